@@ -1,0 +1,171 @@
+//! The devices there are, and the choice among them.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use super::cpu::Cpu;
+use super::{Backend, Session};
+use crate::data::Features;
+use crate::error::{Error, Result};
+
+/// What a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// softreg's own CPU backend.
+    Cpu,
+    /// A GPU with memory of its own.
+    DiscreteGpu,
+    /// A GPU that shares the memory of the CPU.
+    IntegratedGpu,
+    /// A GPU that a virtual machine was given.
+    VirtualGpu,
+    /// A GPU interface that computes on the CPU, such as Mesa's llvmpipe: for tests.
+    SoftwareGpu,
+    /// A GPU interface that does not say what is behind it.
+    OtherGpu,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cpu => "CPU",
+            Self::DiscreteGpu => "discrete GPU",
+            Self::IntegratedGpu => "integrated GPU",
+            Self::VirtualGpu => "virtual GPU",
+            Self::SoftwareGpu => "software GPU",
+            Self::OtherGpu => "GPU of unknown kind",
+        })
+    }
+}
+
+/// What there is to know of a device before it is used.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// Its name, as [`Device::named`] takes it.
+    pub name: String,
+    /// Through what it is reached: `cpu`, `vulkan`, `metal`, `dx12`.
+    pub backend: &'static str,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Driver and version, or the instruction set of the CPU.
+    pub driver: String,
+    /// Memory in bytes, where it can be known: the machine's for the CPU.
+    pub memory: Option<u64>,
+    /// The largest single buffer in bytes.
+    pub max_buffer: Option<u64>,
+    /// The most that a kernel can see of a buffer at once, in bytes. Larger feature matrices are held in chunks.
+    pub max_binding: Option<u64>,
+    /// Workgroup memory in bytes.
+    pub max_workgroup_memory: Option<u32>,
+    /// Why it cannot be used, when it cannot.
+    pub unusable: Option<String>,
+}
+
+/// A device to train and predict on. Cheap to clone.
+///
+/// ```
+/// use softreg::Device;
+/// let device = Device::cpu();
+/// assert_eq!(device.info().name, "cpu");
+/// ```
+#[derive(Clone)]
+pub struct Device {
+    backend: Arc<dyn Backend>,
+    reason: String,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("info", self.info()).field("reason", &self.reason).finish()
+    }
+}
+
+impl Device {
+    /// The CPU, with all cores of the current rayon thread pool.
+    pub fn cpu() -> Self {
+        Self::cpu_because("asked for")
+    }
+
+    fn cpu_because(reason: impl Into<String>) -> Self {
+        static CPU: OnceLock<Arc<Cpu>> = OnceLock::new();
+        Self { backend: CPU.get_or_init(|| Arc::new(Cpu::new())).clone(), reason: reason.into() }
+    }
+
+    /// The best device: a discrete GPU, then an integrated one, else the CPU. A GPU interface that computes on the CPU
+    /// is never taken, nor one that fails its self-check; [`Device::reason`] says why.
+    pub fn auto() -> Self {
+        #[cfg(feature = "gpu")]
+        match super::gpu::open_best() {
+            Ok((backend, reason)) => Self { backend, reason },
+            Err(Error::NoGpu { reason }) => Self::cpu_because(reason),
+            Err(error) => {
+                log::warn!("{error}");
+                Self::cpu_because(error.to_string())
+            }
+        }
+        #[cfg(not(feature = "gpu"))]
+        Self::cpu_because("softreg was built without the feature `gpu`")
+    }
+
+    /// The best GPU.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`] when there is none but software ones, [`Error::SelfCheck`] when it computes wrong results,
+    /// [`Error::Device`] when it cannot be opened.
+    pub fn gpu() -> Result<Self> {
+        #[cfg(feature = "gpu")]
+        return super::gpu::open_best().map(|(backend, reason)| Self { backend, reason });
+        #[cfg(not(feature = "gpu"))]
+        Err(Error::NoGpu { reason: "softreg was built without the feature `gpu`".to_owned() })
+    }
+
+    /// The device of that name: `auto`, `cpu`, `gpu`, or a part of the name of one of [`Device::list`] in any case.
+    /// Software GPUs can be had by name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] with the names there are; otherwise as [`Device::gpu`].
+    pub fn named(name: &str) -> Result<Self> {
+        match name.to_lowercase().as_str() {
+            "auto" => Ok(Self::auto()),
+            "cpu" => Ok(Self::cpu()),
+            "gpu" => Self::gpu(),
+            #[cfg(feature = "gpu")]
+            part if !part.is_empty() => match super::gpu::open_named(part)? {
+                Some(backend) => Ok(Self { backend, reason: "asked for".to_owned() }),
+                None => Err(Self::no_such_device(name)),
+            },
+            _ => Err(Self::no_such_device(name)),
+        }
+    }
+
+    fn no_such_device(asked: &str) -> Error {
+        let names: Vec<String> = Self::list().into_iter().map(|info| info.name).collect();
+        Error::NoSuchDevice { asked: asked.to_owned(), available: names.join(", ") }
+    }
+
+    /// All devices, the CPU first. None is opened by this.
+    pub fn list() -> Vec<DeviceInfo> {
+        #[cfg_attr(not(feature = "gpu"), expect(unused_mut))]
+        let mut devices = vec![Self::cpu().info().clone()];
+        #[cfg(feature = "gpu")]
+        devices.extend(super::gpu::list());
+        devices
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &DeviceInfo {
+        self.backend.info()
+    }
+
+    /// Why it was chosen.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The seam of the solvers.
+    pub(crate) fn session<'a>(&'a self, features: &'a Features<'a>, scale: f32) -> Result<Box<dyn Session + 'a>> {
+        self.backend.session(features, scale)
+    }
+}

@@ -1,0 +1,128 @@
+//! Where arithmetic happens: on the CPU ([`cpu`]) or on a GPU (`gpu`), behind two seams.
+//!
+//! A [`Backend`] takes a feature matrix in and gives a [`Session`], in which the matrix stays where the arithmetic is.
+//! A session computes logits, and starts a [`Stepper`], the seam of the stochastic solvers: many optimizer steps from a
+//! plan, the loss once. The seam of the batch solvers (value, gradient, value along a line) will stand beside it.
+//!
+//! This module is public for benchmarks and tests of single kernels; it is not covered by semantic versioning. Users
+//! need [`Device`](crate::Device) alone.
+
+pub mod cpu;
+mod device;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+
+use std::ops::Range;
+
+pub use device::{Device, DeviceInfo, DeviceKind};
+
+use crate::batch::Plan;
+use crate::data::{Features, Targets};
+use crate::error::Result;
+
+/// The sizes of a linear map from features to logits: h heads of q classes stand side by side as h·q columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// n_features, d.
+    pub n_features: usize,
+    /// n_classes, q.
+    pub n_classes: usize,
+    /// n_heads, h.
+    pub n_heads: usize,
+}
+
+impl Shape {
+    /// Columns of W: h·q. Column `head · q + class`.
+    pub fn n_outputs(&self) -> usize {
+        self.n_heads * self.n_classes
+    }
+
+    /// Values of W and b together: (d + 1)·h·q.
+    pub fn n_parameters(&self) -> usize {
+        (self.n_features + 1) * self.n_outputs()
+    }
+}
+
+/// The parameters of h heads: W, (d × h·q) row-major, and below it the intercept b as row d. The intercept is the weight
+/// of a constant feature 1, so that one product gives the gradient of both.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameters {
+    /// The sizes.
+    pub shape: Shape,
+    /// (d + 1) × (h·q) values.
+    pub values: Vec<f32>,
+}
+
+impl Parameters {
+    /// All zero: every class equally likely.
+    pub fn zeros(shape: Shape) -> Self {
+        Self { shape, values: vec![0.0; shape.n_parameters()] }
+    }
+
+    /// W, (d × h·q) row-major.
+    pub fn weights(&self) -> &[f32] {
+        &self.values[..self.shape.n_features * self.shape.n_outputs()]
+    }
+
+    /// b, (h·q).
+    pub fn bias(&self) -> &[f32] {
+        &self.values[self.shape.n_features * self.shape.n_outputs()..]
+    }
+}
+
+/// What stochastic gradient descent does with the gradient of one head, g = ∂loss + l2·W (the intercept without
+/// penalty): v ← momentum·v + g; W ← W − learning_rate·v, or with Nesterov's momentum W ← W − learning_rate·(g +
+/// momentum·v). This is PyTorch's convention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Head {
+    /// Step size; each step may scale it.
+    pub learning_rate: f32,
+    /// Share of the velocity that a step keeps, 0 ≤ momentum < 1.
+    pub momentum: f32,
+    /// Nesterov's momentum.
+    pub nesterov: bool,
+    /// Penalty (l2/2)·‖W‖².
+    pub l2: f32,
+}
+
+/// Receives logits block after block: the rows of the feature matrix, and their logits (rows × h·q, row-major).
+pub type Sink<'s> = dyn FnMut(Range<usize>, &[f32]) -> Result<()> + 's;
+
+/// A place where arithmetic happens.
+pub trait Backend: Send + Sync {
+    /// What it is, for people.
+    fn info(&self) -> &DeviceInfo;
+
+    /// Takes `features` to where the arithmetic is. Every value counts `scale` times.
+    fn session<'a>(&'a self, features: &'a Features<'a>, scale: f32) -> Result<Box<dyn Session + 'a>>;
+}
+
+/// A feature matrix X̃ = scale·X, where the arithmetic is.
+pub trait Session {
+    /// The ranges of rows that are held separately, without a gap from 0 on; a batch never straddles two.
+    fn chunks(&self) -> &[Range<usize>];
+
+    /// Logits O = X̃·W + b of all rows, block after block in the order of the rows.
+    fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()>;
+
+    /// Prepares to run optimizer steps from `start`, one [`Head`] for each of its heads, in batches of at most
+    /// `batch_size` samples.
+    fn stepper<'s>(
+        &'s mut self,
+        targets: &'s Targets<'s>,
+        start: &Parameters,
+        heads: &[Head],
+        batch_size: usize,
+    ) -> Result<Box<dyn Stepper + 's>>;
+}
+
+/// The seam of the stochastic solvers.
+pub trait Stepper {
+    /// Runs one optimizer step for each batch of `plan`, with the heads' learning rates times `rates[step]`. Returns
+    /// for each head the sum over all samples of the plan of the loss (nats, without penalty), each as it was before
+    /// the step that the sample was part of.
+    fn run(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<f64>>;
+
+    /// The parameters as they are now.
+    fn parameters(&mut self) -> Result<Parameters>;
+}

@@ -1,0 +1,324 @@
+//! The feature matrix X, (n_samples × n_features), row-major, in the precision it came in.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use half::f16;
+use ndarray::ArrayView2;
+
+use crate::error::{Error, Place, Result};
+
+/// The feature matrix X, (n_samples × n_features), row-major. It is checked once, when it is made: at least one sample
+/// and one feature, and every value finite.
+///
+/// The values stay in the precision they came in, on the host and on a device; arithmetic is in `f32`. Values are
+/// borrowed where that is possible, so that nothing is copied.
+#[derive(Debug, Clone)]
+pub struct Features<'a> {
+    n_samples: usize,
+    n_features: usize,
+    values: Values<'a>,
+}
+
+/// The values of a feature matrix, row-major.
+#[derive(Debug, Clone)]
+pub enum Values<'a> {
+    /// Single precision.
+    F32(Cow<'a, [f32]>),
+    /// Half precision.
+    F16(Cow<'a, [f16]>),
+    /// Bytes, as in images.
+    U8(Cow<'a, [u8]>),
+}
+
+impl Values<'_> {
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+            Self::U8(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The name of the type: `f32`, `f16` or `u8`.
+    pub fn dtype(&self) -> &'static str {
+        match self {
+            Self::F32(_) => "f32",
+            Self::F16(_) => "f16",
+            Self::U8(_) => "u8",
+        }
+    }
+
+    /// The size of one value in bytes.
+    pub fn item_size(&self) -> usize {
+        match self {
+            Self::F32(_) => 4,
+            Self::F16(_) => 2,
+            Self::U8(_) => 1,
+        }
+    }
+
+    /// The index and value of the first one that is NaN or infinite.
+    fn first_not_finite(&self) -> Option<(usize, f64)> {
+        // The sum of 0·x is 0 exactly when all are finite; it vectorises, the search does not.
+        match self {
+            Self::F32(values) => values
+                .chunks(4096)
+                .enumerate()
+                .find(|(_, chunk)| chunk.iter().map(|x| x * 0.0).sum::<f32>() != 0.0)
+                .and_then(|(i, chunk)| {
+                    let j = chunk.iter().position(|x| !x.is_finite())?;
+                    Some((i * 4096 + j, chunk[j] as f64))
+                }),
+            Self::F16(values) => values
+                .iter()
+                .position(|x| !x.is_finite())
+                .map(|i| (i, values[i].to_f64())),
+            Self::U8(_) => None,
+        }
+    }
+}
+
+macro_rules! values_from {
+    ($type:ty, $variant:ident) => {
+        impl<'a> From<&'a [$type]> for Values<'a> {
+            fn from(values: &'a [$type]) -> Self {
+                Self::$variant(Cow::Borrowed(values))
+            }
+        }
+        impl<'a> From<&'a Vec<$type>> for Values<'a> {
+            fn from(values: &'a Vec<$type>) -> Self {
+                Self::$variant(Cow::Borrowed(values))
+            }
+        }
+        impl From<Vec<$type>> for Values<'_> {
+            fn from(values: Vec<$type>) -> Self {
+                Self::$variant(Cow::Owned(values))
+            }
+        }
+        impl<'a> TryFrom<ArrayView2<'a, $type>> for Features<'a> {
+            type Error = Error;
+
+            /// Borrows the values of an array in standard (C) order, copies those of any other.
+            fn try_from(array: ArrayView2<'a, $type>) -> Result<Self> {
+                let (n_samples, n_features) = array.dim();
+                let values = match array.to_slice() {
+                    Some(values) => Values::from(values),
+                    None => Values::from(array.iter().copied().collect::<Vec<_>>()),
+                };
+                Features::new(values, n_samples, n_features)
+            }
+        }
+    };
+}
+values_from!(f32, F32);
+values_from!(f16, F16);
+values_from!(u8, U8);
+
+impl<'a> TryFrom<ArrayView2<'a, f64>> for Features<'a> {
+    type Error = Error;
+
+    /// Copies into `f32`, see [`Features::from_f64`].
+    fn try_from(array: ArrayView2<'a, f64>) -> Result<Self> {
+        let (n_samples, n_features) = array.dim();
+        Self::from_f64(array.iter().copied(), n_samples, n_features)
+    }
+}
+
+impl<'a> Features<'a> {
+    /// A feature matrix of `n_samples` rows of `n_features` values.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the number of values is not n_samples · n_features, [`Error::Empty`] when there are no
+    /// samples or no features, [`Error::NotFinite`] with row and column of the first NaN or infinity.
+    pub fn new(values: impl Into<Values<'a>>, n_samples: usize, n_features: usize) -> Result<Self> {
+        let values = values.into();
+        let expected = check_size(n_samples, n_features)?;
+        if values.len() != expected {
+            return Err(Error::Shape {
+                what: format!("values of a {n_samples} × {n_features} feature matrix"),
+                expected,
+                found: values.len(),
+            });
+        }
+        match values.first_not_finite() {
+            Some((index, value)) => Err(not_finite(index, n_features, value)),
+            None => Ok(Self { n_samples, n_features, values }),
+        }
+    }
+
+    /// A feature matrix from double precision. The values are rounded to `f32`; one that is too large for it is an
+    /// error.
+    ///
+    /// # Errors
+    /// As [`Features::new`].
+    pub fn from_f64(values: impl IntoIterator<Item = f64>, n_samples: usize, n_features: usize) -> Result<Self> {
+        check_size(n_samples, n_features)?;
+        let values = values
+            .into_iter()
+            .enumerate()
+            .map(|(index, value)| match value as f32 {
+                rounded if rounded.is_finite() => Ok(rounded),
+                _ => Err(not_finite(index, n_features, value)),
+            })
+            .collect::<Result<Vec<f32>>>()?;
+        Self::new(values, n_samples, n_features)
+    }
+
+    /// The number of samples, n.
+    pub fn n_samples(&self) -> usize {
+        self.n_samples
+    }
+
+    /// The number of features, d.
+    pub fn n_features(&self) -> usize {
+        self.n_features
+    }
+
+    /// The values, row-major.
+    pub fn values(&self) -> &Values<'a> {
+        &self.values
+    }
+
+    /// A view of the rows in `rows`; nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the rows reach past the end, [`Error::Empty`] when there are none.
+    pub fn rows(&self, rows: Range<usize>) -> Result<Features<'_>> {
+        if rows.is_empty() {
+            return Err(Error::Empty { place: Place::default(), what: "samples" });
+        }
+        if rows.end > self.n_samples {
+            return Err(Error::Shape {
+                what: "rows of the feature matrix".to_owned(),
+                expected: self.n_samples,
+                found: rows.end,
+            });
+        }
+        let range = rows.start * self.n_features..rows.end * self.n_features;
+        let values = match &self.values {
+            Values::F32(values) => Values::from(&values[range]),
+            Values::F16(values) => Values::from(&values[range]),
+            Values::U8(values) => Values::from(&values[range]),
+        };
+        Ok(Features { n_samples: rows.len(), n_features: self.n_features, values })
+    }
+
+    /// A copy of the rows that `indices` names, in that order.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when an index is past the end, [`Error::Empty`] when there are none.
+    pub fn select(&self, indices: &[u32]) -> Result<Features<'static>> {
+        fn gather<T: Copy>(values: &[T], width: usize, indices: &[u32]) -> Vec<T> {
+            indices.iter().flat_map(|&i| &values[i as usize * width..][..width]).copied().collect()
+        }
+        check_size(indices.len(), self.n_features)?;
+        if let Some(&index) = indices.iter().find(|&&i| i as usize >= self.n_samples) {
+            return Err(Error::Shape {
+                what: "rows of the feature matrix".to_owned(),
+                expected: self.n_samples,
+                found: index as usize + 1,
+            });
+        }
+        let values = match &self.values {
+            Values::F32(values) => gather(values, self.n_features, indices).into(),
+            Values::F16(values) => gather(values, self.n_features, indices).into(),
+            Values::U8(values) => gather(values, self.n_features, indices).into(),
+        };
+        Ok(Features { n_samples: indices.len(), n_features: self.n_features, values })
+    }
+
+    /// Row `row` as `f32`.
+    pub(crate) fn read_row(&self, row: usize, into: &mut [f32]) {
+        let range = row * self.n_features..(row + 1) * self.n_features;
+        match &self.values {
+            Values::F32(values) => into.copy_from_slice(&values[range]),
+            Values::F16(values) => {
+                for (to, from) in into.iter_mut().zip(&values[range]) {
+                    *to = from.to_f32();
+                }
+            }
+            Values::U8(values) => {
+                for (to, from) in into.iter_mut().zip(&values[range]) {
+                    *to = f32::from(*from);
+                }
+            }
+        }
+    }
+}
+
+fn check_size(n_samples: usize, n_features: usize) -> Result<usize> {
+    for (count, what) in [(n_samples, "samples"), (n_features, "features")] {
+        if count == 0 {
+            return Err(Error::Empty { place: Place::default(), what });
+        }
+    }
+    // Rows are addressed by u32 on every backend.
+    if n_samples > u32::MAX as usize {
+        return Err(Error::Shape {
+            what: "samples (row numbers have 32 bits)".to_owned(),
+            expected: u32::MAX as usize,
+            found: n_samples,
+        });
+    }
+    n_samples.checked_mul(n_features).ok_or(Error::Shape {
+        what: format!("values of a {n_samples} × {n_features} feature matrix"),
+        expected: usize::MAX,
+        found: n_samples,
+    })
+}
+
+fn not_finite(index: usize, n_features: usize, value: f64) -> Error {
+    let place = Place::row(index / n_features + 1).at_column(index % n_features + 1);
+    Error::NotFinite { place, value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nan_is_found_with_its_row_and_column() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = vec![1.0f32; 5000 * 3];
+            values[4321 * 3 + 2] = bad;
+            match Features::new(values, 5000, 3) {
+                Err(Error::NotFinite { place, .. }) => assert_eq!((place.row, place.column), (Some(4322), Some(3))),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_double_too_large_for_single_precision_is_an_error() {
+        assert!(matches!(Features::from_f64([1.0, 1e300], 1, 2), Err(Error::NotFinite { value: 1e300, .. })));
+        assert!(Features::from_f64([1.0, 1e30], 1, 2).is_ok());
+    }
+
+    #[test]
+    fn arrays_in_any_order_read_the_same() {
+        let c = ndarray::arr2(&[[1f32, 2.0, 3.0], [4.0, 5.0, 6.0]]);
+        let f = c.t().as_standard_layout().to_owned().reversed_axes();
+        assert!(!f.is_standard_layout());
+        for array in [c.view(), f.view()] {
+            let features = Features::try_from(array).unwrap();
+            let mut row = [0.0; 3];
+            features.read_row(1, &mut row);
+            assert_eq!(row, [4.0, 5.0, 6.0]);
+        }
+    }
+
+    #[test]
+    fn sizes_must_agree() {
+        assert!(matches!(Features::new(vec![0u8; 5], 2, 3), Err(Error::Shape { expected: 6, found: 5, .. })));
+        assert!(matches!(Features::new(vec![0u8; 0], 0, 3), Err(Error::Empty { what: "samples", .. })));
+        assert!(matches!(Features::new(vec![0u8; 0], 3, 0), Err(Error::Empty { what: "features", .. })));
+        assert!(Features::new(vec![0u8; 0], usize::MAX, 3).is_err());
+    }
+}

@@ -1,0 +1,327 @@
+//! The one error type of the library: what was wrong, where, and what to do.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// `Result` with softreg's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Where in the user's data a problem stands. Rows and columns are counted from 1.
+///
+/// Displayed as `train.csv, row 17, column 3 (age)`; parts that are not known are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The file, when the data came from one.
+    pub file: Option<PathBuf>,
+    /// The row (sample, or line for text files), from 1.
+    pub row: Option<usize>,
+    /// The column (feature), from 1.
+    pub column: Option<usize>,
+    /// The column's name, when it has one.
+    pub name: Option<String>,
+}
+
+impl Place {
+    /// A file as a whole.
+    pub fn file(path: impl AsRef<Path>) -> Self {
+        Self { file: Some(path.as_ref().to_owned()), ..Self::default() }
+    }
+
+    /// A row, counted from 1.
+    pub fn row(row: usize) -> Self {
+        Self { row: Some(row), ..Self::default() }
+    }
+
+    /// The same place with a row, counted from 1.
+    #[must_use]
+    pub fn at_row(mut self, row: usize) -> Self {
+        self.row = Some(row);
+        self
+    }
+
+    /// The same place with a column, counted from 1.
+    #[must_use]
+    pub fn at_column(mut self, column: usize) -> Self {
+        self.column = Some(column);
+        self
+    }
+
+    /// The same place with the column's name.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The same place in `file`, unless it already names one.
+    #[must_use]
+    pub fn in_file(mut self, file: impl AsRef<Path>) -> Self {
+        self.file.get_or_insert_with(|| file.as_ref().to_owned());
+        self
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.file.as_ref().map(|file| file.display().to_string()));
+        parts.extend(self.row.map(|row| format!("row {row}")));
+        match (self.column, &self.name) {
+            (Some(column), Some(name)) => parts.push(format!("column {column} ({name})")),
+            (Some(column), None) => parts.push(format!("column {column}")),
+            (None, Some(name)) => parts.push(format!("column {name}")),
+            (None, None) => {}
+        }
+        if parts.is_empty() {
+            parts.push("the data".to_owned());
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// Everything that can go wrong in softreg.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+
+    /// A data file does not follow its format.
+    #[error("{place}: {problem}")]
+    Malformed {
+        /// Where.
+        place: Place,
+        /// What is wrong and what to do about it.
+        problem: String,
+    },
+
+    /// A feature is NaN or infinite, or too large for single precision.
+    #[error("{place}: the value {value} is not a finite 32-bit number; remove the row or fill the gap before training")]
+    NotFinite {
+        /// Where.
+        place: Place,
+        /// The value.
+        value: f64,
+    },
+
+    /// Two lengths that must agree do not.
+    #[error("{what}: expected {expected}, found {found}")]
+    Shape {
+        /// Which lengths.
+        what: String,
+        /// What it must be.
+        expected: usize,
+        /// What it is.
+        found: usize,
+    },
+
+    /// There are no rows, or no columns.
+    #[error("{place}: there are no {what}")]
+    Empty {
+        /// Where.
+        place: Place,
+        /// `samples` or `features`.
+        what: &'static str,
+    },
+
+    /// All samples have the same label.
+    #[error("every label is {class:?}; a classifier needs at least two classes")]
+    OneClass {
+        /// The one label.
+        class: String,
+    },
+
+    /// More classes than softreg accepts.
+    #[error("{found} different labels, more than the {limit} that softreg accepts; are these labels a measurement rather than a class?")]
+    TooManyClasses {
+        /// How many there are.
+        found: usize,
+        /// How many are accepted.
+        limit: usize,
+    },
+
+    /// A label that the model does not know.
+    #[error("{place}: the label {label:?} is not one of the {n_classes} classes ({known})")]
+    UnknownLabel {
+        /// Where.
+        place: Place,
+        /// The label.
+        label: String,
+        /// The number of known classes.
+        n_classes: usize,
+        /// The first of the known classes, to show what they look like.
+        known: String,
+    },
+
+    /// A row of soft labels is not a distribution.
+    #[error("{place}: soft labels must be non-negative and sum to 1: {problem}")]
+    NotADistribution {
+        /// The row.
+        place: Place,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// The data has another number of features than the model.
+    #[error("the model takes {model} features a sample, the data has {data}")]
+    Width {
+        /// Features that the model was trained on.
+        model: usize,
+        /// Features of the data.
+        data: usize,
+    },
+
+    /// A setting has a value that makes no sense.
+    #[error("{name} is {value}, but must be {expected}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+
+    /// Training diverged.
+    #[error("training diverged in epoch {epoch}: the loss is no longer finite; use a learning rate below {learning_rate}")]
+    Diverged {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The learning rate in use.
+        learning_rate: f64,
+    },
+
+    /// No device has the name asked for.
+    #[error("no device is called {asked:?}; there are: {available}")]
+    NoSuchDevice {
+        /// What was asked for.
+        asked: String,
+        /// The devices there are.
+        available: String,
+    },
+
+    /// A GPU was asked for and there is none.
+    #[error("no GPU that computes was found ({reason}); use the device `cpu`, or `softreg devices` to see what there is")]
+    NoGpu {
+        /// Why there is none.
+        reason: String,
+    },
+
+    /// The data or the model does not fit the device.
+    #[error("{device}: {what} needs {needed} bytes, more than the {limit} that this device {allows}; {advice}")]
+    DeviceLimit {
+        /// The device.
+        device: String,
+        /// What does not fit.
+        what: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there are.
+        limit: u64,
+        /// What the limit is of, as a verb phrase: `can bind at once`, …
+        allows: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+
+    /// The device ran out of memory.
+    #[error("{device}: out of memory for {what} ({bytes} bytes); use less data, a smaller batch, or the device `cpu`")]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// What the memory was for.
+        what: String,
+        /// How much was asked for.
+        bytes: u64,
+    },
+
+    /// The device went away in the middle of the work.
+    #[error("{device}: the device was lost ({reason}); run again, or use the device `cpu`")]
+    DeviceLost {
+        /// The device.
+        device: String,
+        /// The driver's reason.
+        reason: String,
+    },
+
+    /// The device or its driver refused something it should accept.
+    #[error("{device}: {problem}; this is a fault of softreg or of the driver, please report it; the device `cpu` works without")]
+    Device {
+        /// The device.
+        device: String,
+        /// The driver's message.
+        problem: String,
+    },
+
+    /// The device computes wrong results.
+    #[error("{device}: wrong results in the self-check ({detail}); update its driver, or use the device `cpu`")]
+    SelfCheck {
+        /// The device.
+        device: String,
+        /// What differs.
+        detail: String,
+    },
+
+    /// A model file cannot be used.
+    #[error("{}: {problem}", path.display())]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// Which of the three it is.
+        problem: ModelFileProblem,
+    },
+}
+
+/// Why a model file cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelFileProblem {
+    /// It was a model file once, but bytes are missing or wrong.
+    #[error("the model file is damaged: {0}")]
+    Damaged(String),
+    /// It is not a model file of softreg.
+    #[error("this is not a softreg model: {0}")]
+    Foreign(String),
+    /// It was written by a newer softreg.
+    #[error("the model has format version {found}, this softreg reads up to {supported}; use a newer softreg")]
+    Newer {
+        /// The file's version.
+        found: u64,
+        /// The newest version that is understood.
+        supported: u64,
+    },
+}
+
+impl Error {
+    /// The operating system refused `action` on `path`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.as_ref().to_owned(), source }
+    }
+
+    /// A data file does not follow its format.
+    pub fn malformed(place: Place, problem: impl Into<String>) -> Self {
+        Self::Malformed { place, problem: problem.into() }
+    }
+
+    /// The same error, saying that it concerns `file`, where the error has a place that names none.
+    #[must_use]
+    pub fn in_file(mut self, file: impl AsRef<Path>) -> Self {
+        if let Self::Malformed { place, .. }
+        | Self::NotFinite { place, .. }
+        | Self::Empty { place, .. }
+        | Self::UnknownLabel { place, .. }
+        | Self::NotADistribution { place, .. } = &mut self
+        {
+            *place = std::mem::take(place).in_file(file);
+        }
+        self
+    }
+}

@@ -1,0 +1,244 @@
+//! Training: [`SoftmaxRegression`] is the estimator, [`Fit`] what it gives.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+
+use crate::backend::{Device, Parameters, Shape};
+use crate::data::{Dataset, Features, Values};
+use crate::error::{Error, Result};
+use crate::metrics::{Evaluation, Evaluator};
+use crate::model::{Model, Training};
+use crate::objective;
+use crate::solver::{Progress, Solver};
+
+/// What every feature is multiplied by before training.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum FeatureScale {
+    /// 1/max|x| when the largest absolute value of the training data is above 1, otherwise 1: bytes of images come to
+    /// 0..1, embeddings stay as they are.
+    #[default]
+    Auto,
+    /// This number, above 0.
+    Factor(f64),
+}
+
+/// Softmax regression (multinomial logistic regression): minimises the mean cross-entropy of softmax(X·W + b) plus
+/// (l2/2)·‖W‖².
+///
+/// ```
+/// use softreg::{SoftmaxRegression, data};
+/// let (train, test) = data::digits()?.split(0.2, 0)?;
+/// let fit = SoftmaxRegression::new().fit(&train)?;
+/// let evaluation = fit.model.evaluate(&test)?;
+/// assert!(evaluation.accuracy > 0.9);
+/// # Ok::<(), softreg::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct SoftmaxRegression {
+    solver: Solver,
+    l2: f64,
+    seed: u64,
+    feature_scale: FeatureScale,
+    device: Device,
+}
+
+/// A fitted model, and how training went.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Fit {
+    /// The model.
+    pub model: Model,
+    /// The model on the training data.
+    pub train: Evaluation,
+    /// The objective: `train.log_loss` + (l2/2)·‖W‖², with W that of the scaled features.
+    pub objective: f64,
+    /// Each epoch.
+    pub epochs: Vec<Progress>,
+    /// The first step's size.
+    pub learning_rate: f64,
+    /// What the features were multiplied by. The model's weights have taken it in: they are for the features as given.
+    pub feature_scale: f64,
+    /// Time to bring the data to the device.
+    pub upload: Duration,
+    /// Time in the solver.
+    pub training: Duration,
+}
+
+impl Default for SoftmaxRegression {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SoftmaxRegression {
+    /// The default estimator: SGD on the CPU, l2 = 1e-5, seed 0.
+    pub fn new() -> Self {
+        Self {
+            solver: Solver::default(),
+            l2: 1e-5,
+            seed: 0,
+            feature_scale: FeatureScale::default(),
+            device: Device::cpu(),
+        }
+    }
+
+    /// How the objective is minimised.
+    #[must_use]
+    pub fn solver(mut self, solver: impl Into<Solver>) -> Self {
+        self.solver = solver.into();
+        self
+    }
+
+    /// The penalty's factor: the objective is the **mean** loss + (l2/2)·‖W‖², W that of the scaled features, the
+    /// intercept not penalised. scikit-learn's C corresponds to l2 = 1/(C·n_samples).
+    #[must_use]
+    pub fn l2(mut self, l2: f64) -> Self {
+        self.l2 = l2;
+        self
+    }
+
+    /// What the order of the samples follows. The same seed on the same device gives the same model, bit for bit.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// What every feature is multiplied by.
+    #[must_use]
+    pub fn feature_scale(mut self, scale: FeatureScale) -> Self {
+        self.feature_scale = scale;
+        self
+    }
+
+    /// Where to train.
+    #[must_use]
+    pub fn device(mut self, device: &Device) -> Self {
+        self.device = device.clone();
+        self
+    }
+
+    /// Trains on `data`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a setting that makes no sense, [`Error::Diverged`] when the learning rate is too high;
+    /// [`Error::DeviceLimit`], [`Error::OutOfMemory`], [`Error::DeviceLost`], [`Error::Device`] from the device.
+    pub fn fit(&self, data: &Dataset) -> Result<Fit> {
+        self.fit_with(data, |_| ControlFlow::Continue(()))
+    }
+
+    /// Trains on `data` and calls `on_epoch` after each epoch. When it answers [`ControlFlow::Break`], training stops
+    /// and the model is the one reached so far.
+    ///
+    /// # Errors
+    /// As [`SoftmaxRegression::fit`].
+    pub fn fit_with(&self, data: &Dataset, mut on_epoch: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Fit> {
+        let Solver::Sgd(sgd) = &self.solver;
+        sgd.check()?;
+        if !(self.l2 >= 0.0 && self.l2.is_finite()) {
+            return Err(Error::Setting {
+                name: "the penalty l2",
+                value: self.l2.to_string(),
+                expected: "a finite number, at least 0",
+            });
+        }
+        let magnitude = Magnitude::of(data.features());
+        let scale = match self.feature_scale {
+            FeatureScale::Auto if magnitude.max_abs > 1.0 => 1.0 / magnitude.max_abs,
+            FeatureScale::Auto => 1.0,
+            FeatureScale::Factor(factor) if factor > 0.0 && (factor as f32).is_normal() => factor,
+            FeatureScale::Factor(factor) => {
+                return Err(Error::Setting {
+                    name: "the feature scale",
+                    value: factor.to_string(),
+                    expected: "a finite number above 0",
+                });
+            }
+        };
+        // As the kernels have it.
+        let scale = scale as f32;
+        let learning_rate = sgd.first_rate(f64::from(scale).powi(2) * magnitude.mean_square_norm);
+
+        let begin = Instant::now();
+        let mut session = self.device.session(data.features(), scale)?;
+        let upload = begin.elapsed();
+
+        let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
+        let targets = data.labels().targets();
+        let begin = Instant::now();
+        let start = Parameters::zeros(shape);
+        let (parameters, epochs) =
+            sgd.minimise(&mut *session, targets, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
+        let training = begin.elapsed();
+
+        let mut evaluator = Evaluator::new(targets, shape.n_classes);
+        session.logits(&parameters, &mut |rows, logits| {
+            evaluator.add(rows, logits);
+            Ok(())
+        })?;
+        let train = evaluator.finish();
+        let objective = train.log_loss + objective::penalty(self.l2, &parameters);
+
+        let record = Training {
+            solver: self.solver.name().to_owned(),
+            device: self.device.info().name.clone(),
+            n_samples: data.n_samples(),
+            epochs: epochs.len(),
+            batch_size: sgd.batch_size,
+            learning_rate,
+            l2: self.l2,
+            seed: self.seed,
+            feature_scale: f64::from(scale),
+            train_loss: train.log_loss,
+            train_accuracy: train.accuracy,
+            objective,
+        };
+        let model = Model::from_training(&parameters, scale, data, record);
+        Ok(Fit {
+            model,
+            train,
+            objective,
+            epochs,
+            learning_rate,
+            feature_scale: f64::from(scale),
+            upload,
+            training,
+        })
+    }
+}
+
+/// How large the values of a feature matrix are.
+struct Magnitude {
+    max_abs: f64,
+    mean_square_norm: f64,
+}
+
+impl Magnitude {
+    fn of(features: &Features) -> Self {
+        fn rows<T: Copy + Sync>(values: &[T], width: usize, to_f32: impl Fn(T) -> f32 + Sync) -> Magnitude {
+            // One result for each fixed group of rows, added in their order: the same for any number of threads.
+            let groups: Vec<(f32, f64)> = values
+                .par_chunks(width * 256)
+                .map(|group| {
+                    group.chunks_exact(width).fold((0f32, 0f64), |(max, sum), row| {
+                        let max = row.iter().fold(max, |max, &x| max.max(to_f32(x).abs()));
+                        (max, sum + row.iter().map(|&x| f64::from(to_f32(x)).powi(2)).sum::<f64>())
+                    })
+                })
+                .collect();
+            let n_samples = values.len() / width;
+            Magnitude {
+                max_abs: f64::from(groups.iter().fold(0f32, |max, group| max.max(group.0))),
+                mean_square_norm: groups.iter().map(|group| group.1).sum::<f64>() / n_samples as f64,
+            }
+        }
+        let width = features.n_features();
+        match features.values() {
+            Values::F32(values) => rows(values, width, |x| x),
+            Values::F16(values) => rows(values, width, half::f16::to_f32),
+            Values::U8(values) => rows(values, width, f32::from),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Model files: safetensors with `weight` (d × q) f32, `bias` (q) f32, and one metadata entry `softreg`, a JSON object.
+//!
+//! The metadata is one entry because safetensors keeps entries in no fixed order, and equal models must have equal bytes.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use ndarray::{ArrayView1, ArrayView2};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::{Value, json};
+
+use super::Model;
+use crate::error::{Error, ModelFileProblem, Result};
+use crate::write::write_atomically;
+
+/// The newest format version, which is written; all older ones are read.
+const FORMAT_VERSION: u64 = 1;
+const METADATA: &str = "softreg";
+
+impl Model {
+    /// Writes the model to `path`, whole or not at all. Python reads it with `safetensors.numpy.load_file`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let metadata = json!({
+            "format_version": FORMAT_VERSION,
+            "classes": self.classes,
+            "feature_names": self.feature_names,
+            "training": self.training,
+        });
+        let metadata = HashMap::from([(METADATA.to_owned(), metadata.to_string())]);
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let (weight, bias) = (bytes(self.parameters.weights()), bytes(self.parameters.bias()));
+        let bytes = TensorView::new(Dtype::F32, vec![self.n_features(), self.n_classes()], &weight)
+            .and_then(|weight| {
+                let bias = TensorView::new(Dtype::F32, vec![self.n_classes()], &bias)?;
+                safetensors::serialize([("weight", weight), ("bias", bias)], Some(metadata))
+            })
+            .map_err(|error| Error::io("write", &path, std::io::Error::other(error)))?;
+        write_atomically(path, |writer| writer.write_all(&bytes))
+    }
+
+    /// Reads a model that [`Model::save`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read; [`Error::ModelFile`] when it is damaged, is not a model of softreg, or is
+    /// of a newer format.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = fs::read(path).map_err(|source| Error::io("read", path, source))?;
+        Self::from_bytes(&bytes).map_err(|problem| Error::ModelFile { path: path.to_owned(), problem })
+    }
+
+    /// A model from the bytes of a file, for models that are part of a program.
+    ///
+    /// # Errors
+    /// The problem with the bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelFileProblem> {
+        let damaged = |what: &dyn ToString| ModelFileProblem::Damaged(what.to_string());
+        let foreign = |what: &str| ModelFileProblem::Foreign(what.to_owned());
+
+        // Eight bytes of header length, then JSON: what begins otherwise was never a safetensors file.
+        let looks_like_safetensors = bytes.get(8) == Some(&b'{');
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| {
+            if looks_like_safetensors { damaged(&error) } else { foreign("it is not a safetensors file") }
+        })?;
+        let metadata = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA));
+        let metadata = metadata.ok_or_else(|| foreign("it is a safetensors file without softreg's metadata"))?;
+        let metadata: Value = serde_json::from_str(metadata).map_err(|error| damaged(&error))?;
+        match metadata["format_version"].as_u64() {
+            Some(found) if found > FORMAT_VERSION => {
+                return Err(ModelFileProblem::Newer { found, supported: FORMAT_VERSION });
+            }
+            Some(_) => {}
+            None => return Err(damaged(&"it has no format version")),
+        }
+        let names = |value: &Value| -> Option<Vec<String>> {
+            value.as_array()?.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+        };
+        let classes = names(&metadata["classes"]).ok_or_else(|| damaged(&"it has no class names"))?;
+        let feature_names = match &metadata["feature_names"] {
+            Value::Null => None,
+            value => Some(names(value).ok_or_else(|| damaged(&"its feature names are not a list of names"))?),
+        };
+
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?;
+        let (weight_shape, weight) = floats(&tensors, "weight")?;
+        let (bias_shape, bias) = floats(&tensors, "bias")?;
+        let (&[n_features, n_classes], &[n_bias]) = (&*weight_shape, &*bias_shape) else {
+            return Err(damaged(&format!("weight and bias have shapes {weight_shape:?} and {bias_shape:?}")));
+        };
+        let weights = ArrayView2::from_shape((n_features, n_classes), &weight).map_err(|error| damaged(&error))?;
+        let bias = ArrayView1::from_shape(n_bias, &bias).map_err(|error| damaged(&error))?;
+        let model = Self::new(weights, bias, classes).map_err(|error| damaged(&error))?;
+        if let Some(found) = feature_names.as_ref().map(Vec::len).filter(|&found| found != n_features) {
+            return Err(damaged(&format!("it has {found} feature names for {n_features} features")));
+        }
+        Ok(Self { feature_names, training: metadata["training"].clone(), ..model })
+    }
+}
+
+fn floats(tensors: &SafeTensors, name: &str) -> Result<(Vec<usize>, Vec<f32>), ModelFileProblem> {
+    let tensor = tensors.tensor(name).map_err(|error| ModelFileProblem::Damaged(error.to_string()))?;
+    if tensor.dtype() != Dtype::F32 {
+        return Err(ModelFileProblem::Damaged(format!("{name} is {:?}, not F32", tensor.dtype())));
+    }
+    let values = tensor.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    Ok((tensor.shape().to_vec(), values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{arr1, arr2};
+
+    fn model() -> Model {
+        let weights = arr2(&[[1.0, -2.0], [0.5, 0.25], [3.0, 4.0]]);
+        Model::new(weights.view(), arr1(&[0.1, -0.1]).view(), vec!["no".into(), "yes".into()]).unwrap()
+    }
+
+    fn bytes_of(model: &Model) -> Vec<u8> {
+        let path = std::env::temp_dir().join(format!("softreg-{}-{:?}", std::process::id(), std::thread::current().id()));
+        model.save(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_model_survives_save_and_load() {
+        let model = model();
+        assert_eq!(Model::from_bytes(&bytes_of(&model)).unwrap(), model);
+    }
+
+    #[test]
+    fn no_prefix_and_no_flipped_header_byte_panics() {
+        let bytes = bytes_of(&model());
+        for length in 0..bytes.len() {
+            assert!(Model::from_bytes(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
+        }
+        for index in 0..bytes.len() - 32 {
+            for flip in [1, 0x80] {
+                let mut bytes = bytes.clone();
+                bytes[index] ^= flip;
+                // Some flips only rename a class; what counts is that none panics.
+                let _ = Model::from_bytes(&bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_foreign_and_newer_are_told_apart() {
+        let bytes = bytes_of(&model());
+        let problem = |bytes: &[u8]| Model::from_bytes(bytes).unwrap_err();
+        assert!(matches!(problem(&bytes[..bytes.len() - 1]), ModelFileProblem::Damaged(_)));
+        assert!(matches!(problem(b"PK\x03\x04 something else"), ModelFileProblem::Foreign(_)));
+        assert!(matches!(problem(b""), ModelFileProblem::Foreign(_)));
+
+        let one = TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+        let foreign = safetensors::serialize([("weight", one)], None).unwrap();
+        assert!(matches!(problem(&foreign), ModelFileProblem::Foreign(_)));
+
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let at = text.find("format_version").unwrap() + "format_version\\\":".len();
+        let mut newer = bytes.clone();
+        assert_eq!(newer[at], b'1');
+        newer[at] = b'9';
+        assert_eq!(problem(&newer), ModelFileProblem::Newer { found: 9, supported: FORMAT_VERSION });
+
+        let mut not_finite = bytes.clone();
+        let end = not_finite.len();
+        not_finite[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        assert!(matches!(problem(&not_finite), ModelFileProblem::Damaged(_)));
+    }
+}

@@ -1,0 +1,254 @@
+//! The fitted classifier: predict, save and load. It needs no GPU.
+
+mod file;
+mod predictor;
+
+pub use predictor::Predictor;
+
+use ndarray::{Array2, ArrayView1, ArrayView2};
+use serde_json::{Value, json};
+
+use crate::backend::{Device, Parameters, Shape, cpu};
+use crate::data::{Dataset, Features, argmax};
+use crate::error::{Error, Result};
+use crate::metrics::Evaluation;
+
+/// A fitted softmax regression: P = softmax(X·W + b), the features X as they were given to training, not scaled.
+///
+/// ```
+/// use softreg::{SoftmaxRegression, Model, data};
+/// # let folder = std::env::temp_dir().join(format!("softreg-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder).unwrap();
+/// # let path = folder.join("digits.safetensors");
+/// let digits = data::digits()?;
+/// let model = SoftmaxRegression::new().fit(&digits)?.model;
+/// model.save(&path)?;
+/// let model = Model::load(&path)?;
+/// let classes = model.predict(digits.features())?;
+/// println!("the first image shows a {}", model.classes()[classes[0]]);
+/// # std::fs::remove_dir_all(&folder).unwrap();
+/// # Ok::<(), softreg::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    parameters: Parameters,
+    classes: Vec<String>,
+    feature_names: Option<Vec<String>>,
+    /// What trained it, as the file has it: kept whole, so that a newer softreg's records survive load and save.
+    training: Value,
+}
+
+/// What trained a model, for its file.
+#[derive(Debug, Clone)]
+pub(crate) struct Training {
+    pub solver: String,
+    pub device: String,
+    pub n_samples: usize,
+    pub epochs: usize,
+    pub batch_size: usize,
+    pub learning_rate: f64,
+    pub l2: f64,
+    pub seed: u64,
+    pub feature_scale: f64,
+    pub train_loss: f64,
+    pub train_accuracy: f64,
+    pub objective: f64,
+}
+
+impl Training {
+    fn to_json(&self) -> Value {
+        json!({
+            "softreg_version": env!("CARGO_PKG_VERSION"),
+            "solver": self.solver,
+            "device": self.device,
+            "n_samples": self.n_samples,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "l2": self.l2,
+            "seed": self.seed,
+            "feature_scale": self.feature_scale,
+            "train_loss": self.train_loss,
+            "train_accuracy": self.train_accuracy,
+            "objective": self.objective,
+        })
+    }
+}
+
+impl Model {
+    /// A model from weights W, (n_features × n_classes), and intercept b, (n_classes), that something else has fitted.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the sizes do not agree, [`Error::NotFinite`] when a value is NaN or infinite,
+    /// [`Error::OneClass`] when there are fewer than two classes.
+    pub fn new(weights: ArrayView2<f32>, bias: ArrayView1<f32>, classes: Vec<String>) -> Result<Self> {
+        let (n_features, n_classes) = weights.dim();
+        for (what, found) in [("values of the intercept", bias.len()), ("columns of the weights", n_classes)] {
+            if found != classes.len() {
+                return Err(Error::Shape { what: what.to_owned(), expected: classes.len(), found });
+            }
+        }
+        if n_classes < 2 {
+            return Err(Error::OneClass { class: classes.into_iter().next().unwrap_or_default() });
+        }
+        let values: Vec<f32> = weights.iter().chain(bias.iter()).copied().collect();
+        // The same check as that of data: finite, at least one feature.
+        Features::new(&values[..n_features * n_classes], n_features, n_classes)?;
+        Features::new(&values[n_features * n_classes..], 1, n_classes)?;
+        let parameters = Parameters { shape: Shape { n_features, n_classes, n_heads: 1 }, values };
+        Ok(Self { parameters, classes, feature_names: None, training: json!({}) })
+    }
+
+    pub(crate) fn from_training(parameters: &Parameters, scale: f32, data: &Dataset, training: Training) -> Self {
+        let mut parameters = parameters.clone();
+        let n_weights = parameters.weights().len();
+        for weight in &mut parameters.values[..n_weights] {
+            *weight *= scale;
+        }
+        Self {
+            parameters,
+            classes: data.classes().to_vec(),
+            feature_names: data.feature_names().map(<[String]>::to_vec),
+            training: training.to_json(),
+        }
+    }
+
+    /// W, (n_features × n_classes).
+    pub fn weights(&self) -> ArrayView2<'_, f32> {
+        let shape = (self.n_features(), self.n_classes());
+        ArrayView2::from_shape(shape, self.parameters.weights()).expect("the sizes were checked when the model was made")
+    }
+
+    /// b, (n_classes).
+    pub fn bias(&self) -> ArrayView1<'_, f32> {
+        ArrayView1::from(self.parameters.bias())
+    }
+
+    /// The names of the classes; predictions are indices into them.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The names of the features, when they are known.
+    pub fn feature_names(&self) -> Option<&[String]> {
+        self.feature_names.as_deref()
+    }
+
+    /// n_features, d.
+    pub fn n_features(&self) -> usize {
+        self.parameters.shape.n_features
+    }
+
+    /// n_classes, q.
+    pub fn n_classes(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// What trained the model, as a JSON object: solver, device, settings, loss and accuracy on the training data.
+    pub fn training(&self) -> &Value {
+        &self.training
+    }
+
+    /// The logits x·W + b of one sample. Allocates nothing and needs no GPU and no thread.
+    ///
+    /// # Errors
+    /// [`Error::Width`] when the sample has another number of features, [`Error::Shape`] when `logits` has another
+    /// length than there are classes.
+    pub fn logits_into(&self, sample: &[f32], logits: &mut [f32]) -> Result<()> {
+        self.check_width(sample.len())?;
+        if logits.len() != self.n_classes() {
+            return Err(Error::Shape {
+                what: "the output (a value for each class)".to_owned(),
+                expected: self.n_classes(),
+                found: logits.len(),
+            });
+        }
+        cpu::logits_of_row(&self.parameters, sample, logits);
+        Ok(())
+    }
+
+    /// The class of one sample, and into `probabilities` that of each class. Allocates nothing and needs no GPU and no
+    /// thread.
+    ///
+    /// # Errors
+    /// As [`Model::logits_into`].
+    pub fn predict_into(&self, sample: &[f32], probabilities: &mut [f32]) -> Result<usize> {
+        self.logits_into(sample, probabilities)?;
+        let class = argmax(probabilities);
+        softmax_in_place(probabilities);
+        Ok(class)
+    }
+
+    /// The same model, predicting on `device`.
+    pub fn on<'a>(&'a self, device: &'a Device) -> Predictor<'a> {
+        Predictor { model: self, device }
+    }
+
+    /// The index of the most probable class of each sample, the first among equals.
+    ///
+    /// # Errors
+    /// [`Error::Width`] when the data has another number of features than the model.
+    pub fn predict(&self, features: &Features) -> Result<Vec<usize>> {
+        self.on(&Device::cpu()).predict(features)
+    }
+
+    /// The probability of each class for each sample, (n_samples × n_classes).
+    ///
+    /// # Errors
+    /// As [`Model::predict`].
+    pub fn predict_proba(&self, features: &Features) -> Result<Array2<f32>> {
+        self.on(&Device::cpu()).predict_proba(features)
+    }
+
+    /// The logarithm of the probability of each class for each sample, (n_samples × n_classes). Exact where a
+    /// probability is too small for `f32`.
+    ///
+    /// # Errors
+    /// As [`Model::predict`].
+    pub fn predict_log_proba(&self, features: &Features) -> Result<Array2<f32>> {
+        self.on(&Device::cpu()).predict_log_proba(features)
+    }
+
+    /// The logits X·W + b, (n_samples × n_classes).
+    ///
+    /// # Errors
+    /// As [`Model::predict`].
+    pub fn decision_function(&self, features: &Features) -> Result<Array2<f32>> {
+        self.on(&Device::cpu()).decision_function(features)
+    }
+
+    /// Loss, accuracy and the figures of each class on `data`, whose labels are matched by name.
+    ///
+    /// # Errors
+    /// As [`Model::predict`]; [`Error::UnknownLabel`] when the data has a label that the model does not know.
+    pub fn evaluate(&self, data: &Dataset) -> Result<Evaluation> {
+        self.on(&Device::cpu()).evaluate(data)
+    }
+
+    fn check_width(&self, data: usize) -> Result<()> {
+        let model = self.n_features();
+        if data == model { Ok(()) } else { Err(Error::Width { model, data }) }
+    }
+}
+
+/// p_j = exp(o_j − m) / Σ_k exp(o_k − m), m = max_k o_k.
+fn softmax_in_place(row: &mut [f32]) {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for value in row.iter_mut() {
+        *value = (*value - max).exp();
+        sum += *value;
+    }
+    for value in row.iter_mut() {
+        *value /= sum;
+    }
+}
+
+/// log p_j = o_j − m − log Σ_k exp(o_k − m).
+fn log_softmax_in_place(row: &mut [f32]) {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let log_sum = row.iter().map(|value| (value - max).exp()).sum::<f32>().ln();
+    for value in row.iter_mut() {
+        *value = (*value - max) - log_sum;
+    }
+}

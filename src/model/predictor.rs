@@ -1,0 +1,97 @@
+//! Predictions of a model on a device.
+
+use ndarray::Array2;
+
+use super::{Model, log_softmax_in_place, softmax_in_place};
+use crate::backend::{Device, Sink};
+use crate::data::{Dataset, Features, argmax};
+use crate::error::{Error, Result};
+use crate::metrics::{Evaluation, Evaluator};
+
+/// A model that predicts on a device; see [`Model::on`].
+#[derive(Debug, Clone, Copy)]
+pub struct Predictor<'a> {
+    pub(super) model: &'a Model,
+    pub(super) device: &'a Device,
+}
+
+impl Predictor<'_> {
+    fn logits(&self, features: &Features, sink: &mut Sink) -> Result<()> {
+        self.model.check_width(features.n_features())?;
+        self.device.session(features, 1.0)?.logits(&self.model.parameters, sink)
+    }
+
+    fn each_row(&self, features: &Features, transform: impl Fn(&mut [f32])) -> Result<Array2<f32>> {
+        let n_classes = self.model.n_classes();
+        let n_values = features.n_samples().checked_mul(n_classes).ok_or(Error::Shape {
+            what: "values of the predictions".to_owned(),
+            expected: usize::MAX,
+            found: features.n_samples(),
+        })?;
+        let mut values = Vec::with_capacity(n_values);
+        self.logits(features, &mut |_, logits| {
+            let done = values.len();
+            values.extend_from_slice(logits);
+            values[done..].chunks_exact_mut(n_classes).for_each(&transform);
+            Ok(())
+        })?;
+        let found = values.len();
+        Array2::from_shape_vec((features.n_samples(), n_classes), values).map_err(|_| Error::Shape {
+            what: "values of the predictions".to_owned(),
+            expected: n_values,
+            found,
+        })
+    }
+
+    /// See [`Model::predict`].
+    ///
+    /// # Errors
+    /// [`Error::Width`], and those of the device.
+    pub fn predict(&self, features: &Features) -> Result<Vec<usize>> {
+        let mut classes = Vec::with_capacity(features.n_samples());
+        self.logits(features, &mut |_, logits| {
+            classes.extend(logits.chunks_exact(self.model.n_classes()).map(argmax));
+            Ok(())
+        })?;
+        Ok(classes)
+    }
+
+    /// See [`Model::predict_proba`].
+    ///
+    /// # Errors
+    /// As [`Predictor::predict`].
+    pub fn predict_proba(&self, features: &Features) -> Result<Array2<f32>> {
+        self.each_row(features, softmax_in_place)
+    }
+
+    /// See [`Model::predict_log_proba`].
+    ///
+    /// # Errors
+    /// As [`Predictor::predict`].
+    pub fn predict_log_proba(&self, features: &Features) -> Result<Array2<f32>> {
+        self.each_row(features, log_softmax_in_place)
+    }
+
+    /// See [`Model::decision_function`].
+    ///
+    /// # Errors
+    /// As [`Predictor::predict`].
+    pub fn decision_function(&self, features: &Features) -> Result<Array2<f32>> {
+        self.each_row(features, |_| {})
+    }
+
+    /// See [`Model::evaluate`].
+    ///
+    /// # Errors
+    /// As [`Predictor::predict`]; [`Error::UnknownLabel`].
+    pub fn evaluate(&self, data: &Dataset) -> Result<Evaluation> {
+        self.model.check_width(data.n_features())?;
+        let labels = data.labels().with_classes(self.model.classes())?;
+        let mut evaluator = Evaluator::new(labels.targets(), self.model.n_classes());
+        self.logits(data.features(), &mut |rows, logits| {
+            evaluator.add(rows, logits);
+            Ok(())
+        })?;
+        Ok(evaluator.finish())
+    }
+}

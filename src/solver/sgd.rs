@@ -1,0 +1,116 @@
+//! Minibatch stochastic gradient descent with momentum.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use super::Progress;
+use crate::backend::{Head, Parameters, Session};
+use crate::batch::Plan;
+use crate::data::Targets;
+use crate::error::{Error, Result};
+
+/// Minibatch stochastic gradient descent with (Nesterov's) momentum. Each epoch visits every sample once in a new
+/// order; the learning rate falls in a straight line from its start to zero at the last step, so that the noise of the
+/// batches dies out.
+///
+/// ```
+/// use softreg::{Sgd, SoftmaxRegression};
+/// let estimator = SoftmaxRegression::new().solver(Sgd { epochs: 5, ..Sgd::default() });
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sgd {
+    /// How often each sample is visited.
+    pub epochs: usize,
+    /// Samples a step. The loss of a step is their mean.
+    pub batch_size: usize,
+    /// The first step's size; by default 1/L, where L = (mean ‖x‖² + 1)/2 over the scaled samples x bounds the
+    /// curvature of the loss (Böhning 1992, "Multinomial logistic regression algorithm": the Hessian of a softmax is at
+    /// most ½; the trace of XᵀX/n bounds its largest eigenvalue). It makes training independent of the unit of X.
+    pub learning_rate: Option<f64>,
+    /// Share of the velocity that each step keeps, 0 ≤ momentum < 1.
+    pub momentum: f64,
+    /// Nesterov's momentum (as in PyTorch).
+    pub nesterov: bool,
+}
+
+impl Default for Sgd {
+    fn default() -> Self {
+        Self { epochs: 30, batch_size: 128, learning_rate: None, momentum: 0.9, nesterov: true }
+    }
+}
+
+impl Sgd {
+    pub(crate) fn check(&self) -> Result<()> {
+        let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
+        if self.epochs == 0 {
+            return setting("the number of epochs", "0".to_owned(), "at least 1");
+        }
+        if self.batch_size == 0 {
+            return setting("the batch size", "0".to_owned(), "at least 1");
+        }
+        match self.learning_rate {
+            Some(rate) if !(rate > 0.0 && rate.is_finite()) => {
+                return setting("the learning rate", rate.to_string(), "a finite number above 0");
+            }
+            _ => {}
+        }
+        if !(0.0..1.0).contains(&self.momentum) {
+            return setting("the momentum", self.momentum.to_string(), "at least 0 and below 1");
+        }
+        Ok(())
+    }
+
+    /// The first step's size for samples of mean squared norm `mean_square_norm` (scaled).
+    pub(crate) fn first_rate(&self, mean_square_norm: f64) -> f64 {
+        self.learning_rate.unwrap_or(2.0 / (mean_square_norm + 1.0))
+    }
+
+    /// Minimises from `start`; `on_epoch` may stop it. Returns the parameters and what each epoch's progress was.
+    #[expect(clippy::too_many_arguments, reason = "each is a different thing")]
+    pub(crate) fn minimise(
+        &self,
+        session: &mut dyn Session,
+        targets: &Targets,
+        start: &Parameters,
+        l2: f64,
+        first_rate: f64,
+        seed: u64,
+        on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<(Parameters, Vec<Progress>)> {
+        let head = Head {
+            learning_rate: first_rate as f32,
+            momentum: self.momentum as f32,
+            nesterov: self.nesterov,
+            l2: l2 as f32,
+        };
+        let chunks = session.chunks().to_vec();
+        let n_samples = chunks.last().map_or(0, |chunk| chunk.end);
+        let largest_chunk = chunks.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let batch_size = self.batch_size.min(largest_chunk);
+        let mut stepper = session.stepper(targets, start, &[head], batch_size)?;
+        let begin = Instant::now();
+        let mut epochs: Vec<Progress> = Vec::new();
+        for epoch in 0..self.epochs {
+            let plan = Plan::new(&chunks, batch_size, seed, epoch as u64);
+            let n_steps = plan.batches.len();
+            let rates: Vec<f32> = (0..n_steps)
+                .map(|step| 1.0 - (epoch * n_steps + step) as f32 / (self.epochs * n_steps) as f32)
+                .collect();
+            let loss = stepper.run(&plan, &rates)?[0] / n_samples as f64;
+            if !loss.is_finite() {
+                return Err(Error::Diverged { epoch: epoch + 1, learning_rate: first_rate });
+            }
+            let progress = Progress { epoch: epoch + 1, n_epochs: self.epochs, loss, n_samples, elapsed: begin.elapsed() };
+            let flow = on_epoch(&progress);
+            epochs.push(progress);
+            if flow.is_break() {
+                break;
+            }
+        }
+        let parameters = stepper.parameters()?;
+        if parameters.values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Diverged { epoch: epochs.len(), learning_rate: first_rate });
+        }
+        Ok((parameters, epochs))
+    }
+}
