@@ -1,6 +1,7 @@
 //! The feature matrix X, (n_samples × n_features), row-major, in the precision it came in.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 
 use half::f16;
@@ -31,6 +32,38 @@ pub enum Values<'a> {
     U8(Cow<'a, [u8]>),
 }
 
+/// The precision of a feature matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+    /// Bytes.
+    U8,
+}
+
+impl Dtype {
+    /// The size of one value in bytes.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::U8 => 1,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::U8 => "u8",
+        })
+    }
+}
+
 impl Values<'_> {
     /// How many values there are.
     pub fn len(&self) -> usize {
@@ -46,21 +79,12 @@ impl Values<'_> {
         self.len() == 0
     }
 
-    /// The name of the type: `f32`, `f16` or `u8`.
-    pub fn dtype(&self) -> &'static str {
+    /// Their precision.
+    pub fn dtype(&self) -> Dtype {
         match self {
-            Self::F32(_) => "f32",
-            Self::F16(_) => "f16",
-            Self::U8(_) => "u8",
-        }
-    }
-
-    /// The size of one value in bytes.
-    pub fn item_size(&self) -> usize {
-        match self {
-            Self::F32(_) => 4,
-            Self::F16(_) => 2,
-            Self::U8(_) => 1,
+            Self::F32(_) => Dtype::F32,
+            Self::F16(_) => Dtype::F16,
+            Self::U8(_) => Dtype::U8,
         }
     }
 

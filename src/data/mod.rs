@@ -13,7 +13,7 @@ mod npy;
 mod read;
 
 pub use digits::digits;
-pub use features::{Features, Values};
+pub use features::{Dtype, Features, Values};
 pub(crate) use labels::argmax;
 pub use labels::{Labels, MAX_CLASSES, Targets};
 #[cfg(feature = "files")]
