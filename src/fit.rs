@@ -161,16 +161,16 @@ impl SoftmaxRegression {
         let scale = scale as f32;
         let learning_rate = sgd.first_rate(f64::from(scale).powi(2) * magnitude.mean_square_norm);
 
+        let targets = data.labels().targets();
         let begin = Instant::now();
-        let mut session = self.device.session(data.features(), scale)?;
+        let mut session = self.device.session(data.features(), scale, Some(targets))?;
         let upload = begin.elapsed();
 
         let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
-        let targets = data.labels().targets();
         let begin = Instant::now();
         let start = Parameters::zeros(shape);
         let (parameters, epochs) =
-            sgd.minimise(&mut *session, targets, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
+            sgd.minimise(&mut *session, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
         let training = begin.elapsed();
 
         let mut evaluator = Evaluator::new(targets, shape.n_classes);

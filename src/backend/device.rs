@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::cpu::Cpu;
 use super::{Backend, Session};
-use crate::data::Features;
+use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
 
 /// What a device is.
@@ -165,7 +165,12 @@ impl Device {
     }
 
     /// The seam of the solvers.
-    pub(crate) fn session<'a>(&'a self, features: &'a Features<'a>, scale: f32) -> Result<Box<dyn Session + 'a>> {
-        self.backend.session(features, scale)
+    pub(crate) fn session<'a>(
+        &'a self,
+        features: &'a Features<'a>,
+        scale: f32,
+        targets: Option<&'a Targets<'a>>,
+    ) -> Result<Box<dyn Session + 'a>> {
+        self.backend.session(features, scale, targets)
     }
 }

@@ -1,6 +1,6 @@
 //! Where arithmetic happens: on the CPU ([`cpu`]) or on a GPU (`gpu`), behind two seams.
 //!
-//! A [`Backend`] takes a feature matrix in and gives a [`Session`], in which the matrix stays where the arithmetic is.
+//! A [`Backend`] takes features and targets in and gives a [`Session`], in which they stay where the arithmetic is.
 //! A session computes logits, and starts a [`Stepper`], the seam of the stochastic solvers: many optimizer steps from a
 //! plan, the loss once. The seam of the batch solvers (value, gradient, value along a line) will stand beside it.
 //!
@@ -93,11 +93,17 @@ pub trait Backend: Send + Sync {
     /// What it is, for people.
     fn info(&self) -> &DeviceInfo;
 
-    /// Takes `features` to where the arithmetic is. Every value counts `scale` times.
-    fn session<'a>(&'a self, features: &'a Features<'a>, scale: f32) -> Result<Box<dyn Session + 'a>>;
+    /// Takes the data to where the arithmetic is: features, every value of which counts `scale` times, and for training
+    /// the targets, one for each sample.
+    fn session<'a>(
+        &'a self,
+        features: &'a Features<'a>,
+        scale: f32,
+        targets: Option<&'a Targets<'a>>,
+    ) -> Result<Box<dyn Session + 'a>>;
 }
 
-/// A feature matrix X̃ = scale·X, where the arithmetic is.
+/// A feature matrix X̃ = scale·X with its targets, where the arithmetic is.
 pub trait Session {
     /// The ranges of rows that are held separately, without a gap from 0 on; a batch never straddles two.
     fn chunks(&self) -> &[Range<usize>];
@@ -106,10 +112,9 @@ pub trait Session {
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()>;
 
     /// Prepares to run optimizer steps from `start`, one [`Head`] for each of its heads, in batches of at most
-    /// `batch_size` samples.
+    /// `batch_size` samples. A session without targets has none: an error.
     fn stepper<'s>(
         &'s mut self,
-        targets: &'s Targets<'s>,
         start: &Parameters,
         heads: &[Head],
         batch_size: usize,

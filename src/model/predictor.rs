@@ -18,7 +18,7 @@ pub struct Predictor<'a> {
 impl Predictor<'_> {
     fn logits(&self, features: &Features, sink: &mut Sink) -> Result<()> {
         self.model.check_width(features.n_features())?;
-        self.device.session(features, 1.0)?.logits(&self.model.parameters, sink)
+        self.device.session(features, 1.0, None)?.logits(&self.model.parameters, sink)
     }
 
     fn each_row(&self, features: &Features, transform: impl Fn(&mut [f32])) -> Result<Array2<f32>> {

@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::Progress;
 use crate::backend::{Head, Parameters, Session};
 use crate::batch::Plan;
-use crate::data::Targets;
 use crate::error::{Error, Result};
 
 /// Minibatch stochastic gradient descent with (Nesterov's) momentum. Each epoch visits every sample once in a new
@@ -70,7 +69,6 @@ impl Sgd {
     pub(crate) fn minimise(
         &self,
         session: &mut dyn Session,
-        targets: &Targets,
         start: &Parameters,
         l2: f64,
         first_rate: f64,
@@ -87,7 +85,7 @@ impl Sgd {
         let n_samples = chunks.last().map_or(0, |chunk| chunk.end);
         let largest_chunk = chunks.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let batch_size = self.batch_size.min(largest_chunk);
-        let mut stepper = session.stepper(targets, start, &[head], batch_size)?;
+        let mut stepper = session.stepper(start, &[head], batch_size)?;
         let begin = Instant::now();
         let mut epochs: Vec<Progress> = Vec::new();
         for epoch in 0..self.epochs {

@@ -20,7 +20,7 @@ impl Backend for Cpu {
         &self.info
     }
 
-    fn session<'a>(&'a self, _features: &'a Features<'a>, _scale: f32) -> Result<Box<dyn Session + 'a>> {
+    fn session<'a>(&'a self, _features: &'a Features<'a>, _scale: f32, _targets: Option<&'a crate::data::Targets<'a>>) -> Result<Box<dyn Session + 'a>> {
         todo!()
     }
 }
