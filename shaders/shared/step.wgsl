@@ -1,0 +1,34 @@
+// What one optimizer step, or one block of a forward pass, works on. Twin: `Step` in src/backend/gpu/step.rs.
+struct Step {
+    // Samples are positions start..start + n_samples: of the order, or of the chunk where there is no order.
+    start: u32,
+    n_samples: u32,
+    n_features: u32,
+    // Rows of X are padded with zeros to whole blocks of 4 features.
+    feature_blocks: u32,
+    n_classes: u32,
+    n_heads: u32,
+    // Rows of W, O and R are padded with zeros to whole blocks of 4 outputs; n_outputs = n_heads * n_classes of them count.
+    output_blocks: u32,
+    // The gradient sums over parts of samples_per_part samples each.
+    n_parts: u32,
+    samples_per_part: u32,
+    // Where the step's losses begin.
+    losses_start: u32,
+    // Every feature counts scale times.
+    scale: f32,
+    // Weight of a sample: 1 / n_samples.
+    sample_weight: f32,
+    // What the heads' learning rates are multiplied by.
+    rate: f32,
+    padding_0: u32,
+    padding_1: u32,
+    padding_2: u32,
+}
+
+@group(0) @binding(0) var<uniform> step: Step;
+
+// A dimension of a dispatch has at most 65,535 workgroups, so they are counted over two.
+fn workgroup_number(workgroup: vec3<u32>, workgroups: vec3<u32>) -> u32 {
+    return workgroup.y * workgroups.x + workgroup.x;
+}

@@ -1,0 +1,135 @@
+//! The GPUs there are, and the choice among them.
+
+use std::env;
+use std::sync::Arc;
+
+use super::Gpu;
+use crate::backend::{Backend, DeviceInfo, DeviceKind};
+use crate::error::{Error, Result};
+
+/// What the kernels need: (what, needed, found).
+fn needs(limits: &wgpu::Limits) -> [(&'static str, u64, u64); 4] {
+    [
+        ("storage buffers in a kernel", 4, limits.max_storage_buffers_per_shader_stage.into()),
+        ("threads in a workgroup", 256, limits.max_compute_invocations_per_workgroup.into()),
+        ("bytes of workgroup memory", 16_384, limits.max_compute_workgroup_storage_size.into()),
+        ("workgroups in a dimension", 65_535, limits.max_compute_workgroups_per_dimension.into()),
+    ]
+}
+
+/// All adapters, the best first. `WGPU_BACKEND` and `WGPU_ADAPTER_NAME` narrow them down.
+pub(super) fn adapters() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    if let Some(name) = wanted_name() {
+        adapters.retain(|adapter| adapter.get_info().name.to_lowercase().contains(&name));
+    }
+    // A stable sort: among equals the order of the system, which lists each GPU's best interface first.
+    adapters.sort_by_key(|adapter| match kind(&adapter.get_info()) {
+        DeviceKind::DiscreteGpu => 0,
+        DeviceKind::IntegratedGpu => 1,
+        DeviceKind::VirtualGpu => 2,
+        _ => 3,
+    });
+    adapters
+}
+
+fn wanted_name() -> Option<String> {
+    env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty()).map(|name| name.to_lowercase())
+}
+
+fn kind(info: &wgpu::AdapterInfo) -> DeviceKind {
+    match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => DeviceKind::DiscreteGpu,
+        wgpu::DeviceType::IntegratedGpu => DeviceKind::IntegratedGpu,
+        wgpu::DeviceType::VirtualGpu => DeviceKind::VirtualGpu,
+        wgpu::DeviceType::Cpu => DeviceKind::SoftwareGpu,
+        wgpu::DeviceType::Other => DeviceKind::OtherGpu,
+    }
+}
+
+pub(super) fn info(adapter: &wgpu::Adapter) -> DeviceInfo {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    let unusable = needs(&limits)
+        .into_iter()
+        .find(|(_, needed, found)| found < needed)
+        .map(|(what, needed, found)| format!("it has {found} {what}, the kernels need {needed}"));
+    DeviceInfo {
+        kind: kind(&info),
+        backend: info.backend.to_str(),
+        driver: [info.driver.as_str(), info.driver_info.as_str()].join(" ").trim().to_owned(),
+        name: info.name,
+        memory: memory(adapter),
+        max_buffer: Some(limits.max_buffer_size),
+        max_binding: Some(limits.max_storage_buffer_binding_size),
+        max_workgroup_memory: Some(limits.max_compute_workgroup_storage_size),
+        unusable,
+    }
+}
+
+/// The memory of the device's own in bytes, which wgpu does not tell; Vulkan does.
+#[cfg(not(any(target_os = "macos", target_os = "ios")))]
+fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the handles are read and not kept; the adapter outlives their use.
+    let memory = unsafe {
+        let adapter = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = adapter.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(adapter.raw_physical_device())
+    };
+    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+#[cfg(any(target_os = "macos", target_os = "ios"))]
+fn memory(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
+/// All adapters, for people.
+pub(in crate::backend) fn list() -> Vec<DeviceInfo> {
+    adapters().iter().map(info).collect()
+}
+
+/// The best adapter that is a GPU, opened, and why it was taken. Software adapters count only when `WGPU_ADAPTER_NAME`
+/// asks for them.
+pub(in crate::backend) fn open_best() -> Result<(Arc<dyn Backend>, String)> {
+    let adapters = adapters();
+    let by_name = wanted_name();
+    let is_gpu = |info: &DeviceInfo| {
+        let real = !matches!(info.kind, DeviceKind::SoftwareGpu | DeviceKind::OtherGpu);
+        info.unusable.is_none() && (real || by_name.is_some())
+    };
+    match adapters.iter().find(|adapter| is_gpu(&info(adapter))) {
+        Some(adapter) => {
+            let gpu = Gpu::open(adapter)?;
+            let reason = match by_name {
+                Some(_) => "WGPU_ADAPTER_NAME asks for it".to_owned(),
+                None => format!("it is the first {}", gpu.info.kind),
+            };
+            Ok((Arc::new(gpu), reason))
+        }
+        None => {
+            let rest: Vec<String> = adapters.iter().map(info).map(|info| format!("{}: {}", info.name, info.kind)).collect();
+            let reason = match (&by_name, rest.is_empty()) {
+                (Some(name), _) => format!("no adapter has {name:?} of WGPU_ADAPTER_NAME in its name"),
+                (None, true) => "there is no adapter for Vulkan, Metal or DX12".to_owned(),
+                (None, false) => format!("there is only {}, used when asked for by name", rest.join("; ")),
+            };
+            Err(Error::NoGpu { reason })
+        }
+    }
+}
+
+/// The best adapter that has `part` (lower case) in its name, opened; none when there is none.
+pub(in crate::backend) fn open_named(part: &str) -> Result<Option<Arc<dyn Backend>>> {
+    let adapter = adapters().into_iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(part));
+    match adapter {
+        Some(adapter) => Ok(Some(Arc::new(Gpu::open(&adapter)?))),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,209 @@
+//! Buffers on the device: made within its limits, filled, and read back.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+
+use bytemuck::{Pod, cast_slice, pod_collect_to_vec};
+use wgpu::BufferUsages;
+
+use super::Gpu;
+use super::step::BLOCK;
+use crate::data::{Features, Values};
+use crate::error::{Error, Result};
+
+/// Bytes of a write that wait on the host until the device has taken them.
+const WRITE_BYTES: usize = 32 << 20;
+
+/// How much of the device's memory softreg uses.
+pub(super) struct Memory {
+    used: Arc<AtomicU64>,
+    limit: Option<u64>,
+}
+
+impl Memory {
+    pub(super) fn new(limit: Option<u64>) -> Self {
+        Self { used: Arc::default(), limit }
+    }
+}
+
+/// A buffer, which counts as used memory until it is dropped.
+pub(super) struct Buffer {
+    pub(super) raw: wgpu::Buffer,
+    used: Arc<AtomicU64>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.raw.size(), Ordering::Relaxed);
+    }
+}
+
+impl Gpu {
+    /// The most bytes that a kernel can see of one buffer.
+    pub(super) fn max_binding(&self) -> u64 {
+        // Kernels count values in 32 bits.
+        let limits = [self.limits.max_storage_buffer_binding_size, self.limits.max_buffer_size, u32::MAX.into()];
+        let limit = limits.into_iter().chain(self.options.max_binding).min().unwrap_or(0);
+        limit / 16 * 16
+    }
+
+    /// An error when `what`, of `bytes`, is more than a kernel can see.
+    pub(super) fn check_binding(&self, what: &str, bytes: u64, advice: &'static str) -> Result<()> {
+        let limit = self.max_binding();
+        if bytes <= limit {
+            return Ok(());
+        }
+        Err(Error::DeviceLimit {
+            device: self.info.name.clone(),
+            what: what.to_owned(),
+            needed: bytes,
+            limit,
+            allows: "can bind at once",
+            advice,
+        })
+    }
+
+    /// A buffer of `bytes` for `what`.
+    pub(super) fn buffer(&self, what: &str, bytes: u64, usage: BufferUsages) -> Result<Buffer> {
+        // An empty binding is not allowed, and copies are of whole words.
+        let size = bytes.max(4).next_multiple_of(4);
+        let before = self.memory.used.fetch_add(size, Ordering::Relaxed);
+        let made = if self.memory.limit.is_some_and(|limit| before + size > limit) {
+            Err(self.out_of_memory(what, bytes))
+        } else {
+            let descriptor = wgpu::BufferDescriptor { label: Some(what), size, usage, mapped_at_creation: false };
+            self.guarded(what, bytes, || self.device.create_buffer(&descriptor))
+        };
+        match made {
+            Ok(raw) => Ok(Buffer { raw, used: self.memory.used.clone() }),
+            Err(error) => {
+                self.memory.used.fetch_sub(size, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    /// A buffer that kernels read and write, all zeros, and that can be filled and read back.
+    pub(super) fn storage(&self, what: &str, bytes: u64) -> Result<Buffer> {
+        self.buffer(what, bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC)
+    }
+
+    /// A buffer that kernels read and write, with these values.
+    pub(super) fn storage_of<T: Pod>(&self, what: &str, values: &[T]) -> Result<Buffer> {
+        let buffer = self.storage(what, size_of_val(values) as u64)?;
+        self.write(what, &buffer, 0, values)?;
+        Ok(buffer)
+    }
+
+    /// Fills a buffer from byte `offset` on; `offset` and the size of the values in bytes are multiples of 4.
+    pub(super) fn write<T: Pod>(&self, what: &str, buffer: &Buffer, offset: u64, values: &[T]) -> Result<()> {
+        let mut offset = offset;
+        for piece in cast_slice::<T, u8>(values).chunks(WRITE_BYTES) {
+            self.guarded(what, piece.len() as u64, || {
+                self.queue.write_buffer(&buffer.raw, offset, piece);
+                // Without this, all pieces would wait on the host for the first kernel.
+                if piece.len() == WRITE_BYTES {
+                    self.queue.submit([]);
+                }
+            })?;
+            if piece.len() == WRITE_BYTES {
+                self.wait()?;
+            }
+            offset += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Rows of X with whole blocks of features, in the precision they have.
+    pub(super) fn upload_features(&self, features: &Features, rows: Range<usize>) -> Result<Buffer> {
+        let width = features.n_features();
+        match features.values() {
+            Values::F32(values) => self.upload_rows(values, width, rows),
+            Values::F16(values) => {
+                // Half precision is 16 bits to the device.
+                let range = rows.start * width..rows.end * width;
+                let bits: &[u16] = half::slice::HalfFloatSliceExt::reinterpret_cast(&values[range]);
+                self.upload_rows(bits, width, 0..rows.len())
+            }
+            Values::U8(values) => self.upload_rows(values, width, rows),
+        }
+    }
+
+    fn upload_rows<T: Pod>(&self, values: &[T], width: usize, rows: Range<usize>) -> Result<Buffer> {
+        const WHAT: &str = "the features";
+        let row_bytes = width.next_multiple_of(BLOCK) * size_of::<T>();
+        let buffer = self.storage(WHAT, (rows.len() * row_bytes) as u64)?;
+        let rows_at_once = (WRITE_BYTES / row_bytes).max(1);
+        let mut offset = 0;
+        for values in values[rows.start * width..rows.end * width].chunks(rows_at_once * width) {
+            let padded = pad_rows(values, width);
+            self.write(WHAT, &buffer, offset, &padded)?;
+            offset += size_of_val(&*padded) as u64;
+        }
+        Ok(buffer)
+    }
+
+    /// A buffer that the host reads from.
+    pub(super) fn readback(&self, what: &str, bytes: u64) -> Result<Buffer> {
+        self.buffer(what, bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST)
+    }
+
+    /// Runs what `encoder` has, then gives the first `n` values of `buffer`, by way of `readback`.
+    pub(super) fn read<T: Pod>(
+        &self,
+        mut encoder: wgpu::CommandEncoder,
+        buffer: &Buffer,
+        readback: &Buffer,
+        n: usize,
+    ) -> Result<Vec<T>> {
+        let bytes = (n * size_of::<T>()) as u64;
+        let what = "a copy to the host";
+        let (sender, mapped) = mpsc::channel();
+        self.guarded(what, bytes, || {
+            encoder.copy_buffer_to_buffer(&buffer.raw, 0, &readback.raw, 0, bytes);
+            self.queue.submit([encoder.finish()]);
+            readback.raw.map_async(wgpu::MapMode::Read, ..bytes, move |result| {
+                // The receiver is gone only when waiting has failed, which is then the error.
+                let _ = sender.send(result);
+            });
+        })?;
+        self.wait()?;
+        let values = self.guarded(what, bytes, || match mapped.try_recv() {
+            Ok(Ok(())) => readback.raw.get_mapped_range(..bytes).map(|bytes| pod_collect_to_vec(&bytes)).ok(),
+            _ => None,
+        })?;
+        readback.raw.unmap();
+        values.ok_or_else(|| self.fault("results cannot be read back".to_owned()))
+    }
+
+    /// Waits until the device has done all it was given.
+    pub(super) fn wait(&self) -> Result<()> {
+        let waited = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        waited.map(drop).map_err(|error| self.fault(error.to_string()))
+    }
+}
+
+/// Rows of `width` values, padded with zeros to whole blocks.
+pub(super) fn pad_rows<T: Pod>(values: &[T], width: usize) -> Cow<'_, [T]> {
+    let padded = width.next_multiple_of(BLOCK);
+    if padded == width {
+        return values.into();
+    }
+    let mut result = vec![T::zeroed(); values.len() / width * padded];
+    for (to, from) in result.chunks_exact_mut(padded).zip(values.chunks_exact(width)) {
+        to[..width].copy_from_slice(from);
+    }
+    result.into()
+}
+
+/// Rows of `width` values without their padding.
+pub(super) fn unpad_rows<T: Pod>(values: Vec<T>, width: usize) -> Vec<T> {
+    let padded = width.next_multiple_of(BLOCK);
+    if padded == width {
+        return values;
+    }
+    values.chunks_exact(padded).flat_map(|row| &row[..width]).copied().collect()
+}

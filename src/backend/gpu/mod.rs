@@ -1,0 +1,165 @@
+//! The GPU backend: wgpu, and the kernels of shaders/.
+//!
+//! One file for one shader, of the same name: what its variants are, and how many workgroups it needs. [`step`] is what
+//! all of them are told; [`kernel`] compiles and dispatches; [`memory`] makes, fills and reads buffers; [`session`] and
+//! [`stepper`] put the kernels in order. [`adapters`] chooses a device and [`self_check`] tries it out.
+
+mod adapters;
+mod gradient;
+mod kernel;
+mod logits;
+mod memory;
+mod self_check;
+mod session;
+mod single;
+mod softmax;
+mod step;
+mod stepper;
+mod update;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pollster::block_on;
+
+pub(super) use adapters::{list, open_best, open_named};
+pub use kernel::Variant;
+pub use single::Single;
+pub use step::Step;
+pub use update::Head;
+
+use super::{Backend, DeviceInfo, Session};
+use crate::data::{Features, Targets};
+use crate::error::{Error, Result};
+use kernel::Kernel;
+use memory::Memory;
+use session::GpuSession;
+
+/// How a GPU is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Options {
+    /// Let wgpu put checks of bounds and loops into the kernels, which need none.
+    pub checked_shaders: bool,
+    /// Bind no more than this many bytes at once, so that small data is held in several chunks.
+    pub max_binding: Option<u64>,
+    /// Use no more than this many bytes of device memory.
+    pub max_memory: Option<u64>,
+}
+
+/// An open GPU.
+pub struct Gpu {
+    info: DeviceInfo,
+    options: Options,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    limits: wgpu::Limits,
+    faults: Arc<Mutex<Faults>>,
+    memory: Memory,
+    kernels: Mutex<Vec<(Variant, Arc<Kernel>)>>,
+}
+
+/// What the driver reported outside of any call.
+#[derive(Default)]
+struct Faults {
+    lost: Option<String>,
+    uncaptured: Option<String>,
+}
+
+impl Gpu {
+    /// Opens an adapter and tries it out, once for each adapter and process.
+    fn open(adapter: &wgpu::Adapter) -> Result<Self> {
+        let gpu = Self::open_with(adapter, Options::default())?;
+        self_check::once(&gpu)?;
+        Ok(gpu)
+    }
+
+    /// All adapters, opened with `options` and not tried out, in the order of the choice.
+    pub fn open_all(options: Options) -> Vec<Result<Self>> {
+        adapters::adapters().iter().map(|adapter| Self::open_with(adapter, options)).collect()
+    }
+
+    fn open_with(adapter: &wgpu::Adapter, options: Options) -> Result<Self> {
+        let info = adapters::info(adapter);
+        let fault = |problem: String| Error::Device { device: info.name.clone(), problem };
+        if let Some(reason) = &info.unusable {
+            return Err(fault(reason.clone()));
+        }
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("softreg"),
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) =
+            block_on(adapter.request_device(&descriptor)).map_err(|error| fault(format!("it cannot be opened: {error}")))?;
+
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let on_lost = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // `Destroyed` is said when the device is dropped, too.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                let message = if message.is_empty() { format!("{reason:?}") } else { message };
+                on_lost.lock().unwrap_or_else(PoisonError::into_inner).lost = Some(message);
+            }
+        });
+        let on_error = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            log::error!("{error}");
+            on_error.lock().unwrap_or_else(PoisonError::into_inner).uncaptured = Some(error.to_string());
+        }));
+        let memory = Memory::new(options.max_memory.or(info.memory));
+        Ok(Self { info, options, device, queue, limits, faults, memory, kernels: Mutex::default() })
+    }
+
+    /// Runs `work` and gives the first error that the driver reports in it or that was reported before; an out of memory
+    /// is of `bytes` for `what`.
+    fn guarded<T>(&self, what: &str, bytes: u64, work: impl FnOnce() -> T) -> Result<T> {
+        let [memory, validation, internal] =
+            [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal]
+                .map(|filter| self.device.push_error_scope(filter));
+        let result = work();
+        // The innermost scope first.
+        let errors = [internal, validation, memory].map(|scope| block_on(scope.pop()));
+        self.check()?;
+        match errors.into_iter().flatten().next() {
+            None => Ok(result),
+            Some(wgpu::Error::OutOfMemory { .. }) => Err(self.out_of_memory(what, bytes)),
+            Some(error) => Err(self.fault(format!("{what}: {error}"))),
+        }
+    }
+
+    /// Whether the device is still there and without a fault.
+    fn check(&self) -> Result<()> {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = &faults.lost {
+            return Err(Error::DeviceLost { device: self.info.name.clone(), reason: reason.clone() });
+        }
+        match &faults.uncaptured {
+            Some(problem) => Err(self.fault(problem.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn fault(&self, problem: String) -> Error {
+        Error::Device { device: self.info.name.clone(), problem }
+    }
+
+    fn out_of_memory(&self, what: &str, bytes: u64) -> Error {
+        Error::OutOfMemory { device: self.info.name.clone(), what: what.to_owned(), bytes }
+    }
+}
+
+impl Backend for Gpu {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn session<'a>(
+        &'a self,
+        features: &'a Features<'a>,
+        scale: f32,
+        targets: Option<&'a Targets<'a>>,
+    ) -> Result<Box<dyn Session + 'a>> {
+        Ok(Box::new(GpuSession::new(self, features, scale, targets)?))
+    }
+}

@@ -1,0 +1,134 @@
+//! A data set on the device, in chunks that a kernel can see at once.
+
+use std::ops::Range;
+
+use wgpu::BufferUsages;
+
+use super::memory::{Buffer, pad_rows, unpad_rows};
+use super::step::{BLOCK, Step, padded_outputs};
+use super::stepper::GpuStepper;
+use super::{Gpu, logits};
+use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper};
+use crate::data::{Dtype, Features, Targets};
+use crate::error::{Error, Result};
+
+/// Logits come back in blocks of about this many bytes.
+const LOGITS_BYTES: u64 = 16 << 20;
+
+/// Rows that the device holds together.
+pub(super) struct Chunk {
+    /// X, rows padded to whole blocks.
+    pub(super) features: Buffer,
+    /// Class numbers, or the bits of distributions.
+    pub(super) labels: Option<Buffer>,
+}
+
+pub(super) struct GpuSession<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) scale: f32,
+    pub(super) dtype: Dtype,
+    pub(super) soft: bool,
+    pub(super) ranges: Vec<Range<usize>>,
+    pub(super) chunks: Vec<Chunk>,
+    n_features: usize,
+}
+
+impl<'a> GpuSession<'a> {
+    pub(super) fn new(gpu: &'a Gpu, features: &Features, scale: f32, targets: Option<&Targets>) -> Result<Self> {
+        let (n_samples, n_features) = (features.n_samples(), features.n_features());
+        let dtype = features.values().dtype();
+        let row_bytes = n_features.next_multiple_of(BLOCK) as u64 * dtype.size() as u64;
+        gpu.check_binding("one sample's features", row_bytes, "use fewer features or the device `cpu`")?;
+        let label_width = match targets {
+            Some(Targets::Distributions(values)) => values.len() / n_samples,
+            _ => 1,
+        };
+        let label_bytes = 4 * label_width as u64;
+        gpu.check_binding("one sample's soft labels", label_bytes, "use fewer classes or the device `cpu`")?;
+
+        // Chunks of about the same size, so that none has only a few rows, which would weigh too much in a batch.
+        let max_rows = (gpu.max_binding() / row_bytes.max(label_bytes)) as usize;
+        let n_chunks = n_samples.div_ceil(max_rows);
+        let ranges: Vec<_> =
+            (0..n_chunks).map(|chunk| n_samples * chunk / n_chunks..n_samples * (chunk + 1) / n_chunks).collect();
+        let chunks = ranges
+            .iter()
+            .map(|rows| {
+                let labels = match targets {
+                    Some(Targets::Classes(classes)) => Some(gpu.storage_of("the labels", &classes[rows.clone()])?),
+                    Some(Targets::Distributions(values)) => {
+                        let values = &values[rows.start * label_width..rows.end * label_width];
+                        Some(gpu.storage_of("the soft labels", values)?)
+                    }
+                    None => None,
+                };
+                Ok(Chunk { features: gpu.upload_features(features, rows.clone())?, labels })
+            })
+            .collect::<Result<_>>()?;
+        let soft = matches!(targets, Some(Targets::Distributions(_)));
+        gpu.wait()?;
+        Ok(Self { gpu, scale, dtype, soft, ranges, chunks, n_features })
+    }
+
+    /// The parameters on the device, rows padded to whole blocks.
+    pub(super) fn upload_parameters(&self, parameters: &Parameters) -> Result<Buffer> {
+        let shape = parameters.shape;
+        if shape.n_features != self.n_features {
+            return Err(Error::Width { model: shape.n_features, data: self.n_features });
+        }
+        self.gpu.check_binding("the weights", weights_bytes(shape), "use fewer classes or heads, or the device `cpu`")?;
+        self.gpu.storage_of("the weights", &pad_rows(&parameters.values, shape.n_outputs()))
+    }
+}
+
+/// Bytes of W and b on the device.
+pub(super) fn weights_bytes(shape: Shape) -> u64 {
+    (shape.n_features as u64 + 1) * padded_outputs(shape) as u64 * 4
+}
+
+impl Session for GpuSession<'_> {
+    fn chunks(&self) -> &[Range<usize>] {
+        &self.ranges
+    }
+
+    fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()> {
+        let (gpu, shape) = (self.gpu, parameters.shape);
+        let weights = self.upload_parameters(parameters)?;
+        let row_bytes = padded_outputs(shape) as u64 * 4;
+        gpu.check_binding("one sample's logits", row_bytes, "use fewer classes or heads, or the device `cpu`")?;
+        let largest = self.ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let block_rows = ((LOGITS_BYTES.min(gpu.max_binding()) / row_bytes) as usize).clamp(1, largest);
+        let block_bytes = block_rows as u64 * row_bytes;
+
+        let outputs = gpu.storage("the logits", block_bytes)?;
+        let readback = gpu.readback("the logits", block_bytes)?;
+        let step_bytes = size_of::<Step>() as u64;
+        let step = gpu.buffer("the step", step_bytes, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
+        let kernel = gpu.kernel(&logits::variant(shape, self.dtype, false))?;
+        for (range, chunk) in self.ranges.iter().zip(&self.chunks) {
+            // Without an order, its binding is not read.
+            let bindings = kernel.bind(gpu, &step, &[&chunk.features, &weights, &weights, &outputs])?;
+            for start in (0..range.len()).step_by(block_rows) {
+                let n_rows = block_rows.min(range.len() - start);
+                gpu.write("the step", &step, 0, &[Step::new(shape, self.scale, start, n_rows)])?;
+                let mut encoder = gpu.device.create_command_encoder(&Default::default());
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                kernel.dispatch(&mut pass, &bindings, 0, logits::n_workgroups(shape, n_rows));
+                drop(pass);
+                let values = gpu.read(encoder, &outputs, &readback, n_rows * padded_outputs(shape))?;
+                let rows = range.start + start..range.start + start + n_rows;
+                sink(rows, &unpad_rows(values, shape.n_outputs()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stepper<'s>(
+        &'s mut self,
+        start: &Parameters,
+        heads: &[Head],
+        batch_size: usize,
+    ) -> Result<Box<dyn Stepper + 's>> {
+        Ok(Box::new(GpuStepper::new(self, start, heads, batch_size)?))
+    }
+}

@@ -1,0 +1,186 @@
+//! One kernel alone, for tests and benchmarks.
+
+use bytemuck::Pod;
+use wgpu::BufferUsages;
+
+use super::kernel::Variant;
+use super::memory::{Buffer, pad_rows, unpad_rows};
+use super::step::{Step, padded_outputs};
+use super::{Gpu, gradient, logits, softmax, update};
+use crate::backend::{Head, Parameters, Shape};
+use crate::data::{Features, Targets};
+use crate::error::Result;
+
+/// A kernel with its buffers filled, ready to run.
+///
+/// Layouts are those of [`Parameters`], without padding. An `order` names the rows of X, or of the labels, that the
+/// samples are.
+pub struct Single<'g> {
+    gpu: &'g Gpu,
+    /// What is compiled; tests plant errors in its source.
+    pub variant: Variant,
+    step: Step,
+    buffers: Vec<Buffer>,
+    n_workgroups: usize,
+    /// The buffers that the kernel writes: index, rows, and values in a row without padding.
+    results: Vec<(usize, usize, usize)>,
+}
+
+impl<'g> Single<'g> {
+    /// Logits of all rows of X, or of those that `order` names: (n × h·q).
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn logits(
+        gpu: &'g Gpu,
+        features: &Features,
+        scale: f32,
+        parameters: &Parameters,
+        order: Option<&[u32]>,
+    ) -> Result<Self> {
+        let shape = parameters.shape;
+        let n = order.map_or(features.n_samples(), <[u32]>::len);
+        let buffers = vec![
+            gpu.upload_features(features, 0..features.n_samples())?,
+            gpu.storage_of("order", order.unwrap_or(&[]))?,
+            gpu.storage_of("weights", &pad_rows(&parameters.values, shape.n_outputs()))?,
+            gpu.storage("outputs", (n * padded_outputs(shape) * 4) as u64)?,
+        ];
+        Ok(Self {
+            gpu,
+            variant: logits::variant(shape, features.values().dtype(), order.is_some()),
+            step: Step::new(shape, scale, 0, n),
+            buffers,
+            n_workgroups: logits::n_workgroups(shape, n),
+            results: vec![(3, n, shape.n_outputs())],
+        })
+    }
+
+    /// Residual (n × h·q) and losses (groups of samples × h) of logits (n × h·q); each sample weighs 1/n.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn softmax(gpu: &'g Gpu, shape: Shape, logits: &[f32], targets: &Targets, order: &[u32]) -> Result<Self> {
+        let n = order.len();
+        let (labels, soft) = match targets {
+            Targets::Classes(classes) => (gpu.storage_of("labels", classes)?, false),
+            Targets::Distributions(values) => (gpu.storage_of("labels", values)?, true),
+        };
+        let n_groups = softmax::n_groups(shape, n);
+        let buffers = vec![
+            labels,
+            gpu.storage_of("order", order)?,
+            gpu.storage_of("outputs", &pad_rows(logits, shape.n_outputs()))?,
+            gpu.storage("losses", (n_groups * shape.n_heads * 4) as u64)?,
+        ];
+        Ok(Self {
+            gpu,
+            variant: softmax::variant(shape, soft),
+            step: Step::new(shape, 1.0, 0, n),
+            buffers,
+            n_workgroups: softmax::n_workgroups(shape, n),
+            results: vec![(2, n, shape.n_outputs()), (3, n_groups, shape.n_heads)],
+        })
+    }
+
+    /// The parts of the gradient, (parts × (d + 1) × h·q), for a residual (n × h·q).
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn gradient(
+        gpu: &'g Gpu,
+        shape: Shape,
+        features: &Features,
+        scale: f32,
+        residual: &[f32],
+        order: &[u32],
+    ) -> Result<Self> {
+        let n = order.len();
+        let (n_parts, _) = gradient::parts(shape, n);
+        let n_rows = n_parts * (shape.n_features + 1);
+        let buffers = vec![
+            gpu.upload_features(features, 0..features.n_samples())?,
+            gpu.storage_of("order", order)?,
+            gpu.storage_of("residual", &pad_rows(residual, shape.n_outputs()))?,
+            gpu.storage("partials", (n_rows * padded_outputs(shape) * 4) as u64)?,
+        ];
+        Ok(Self {
+            gpu,
+            variant: gradient::variant(shape, features.values().dtype()),
+            step: Step::new(shape, scale, 0, n),
+            buffers,
+            n_workgroups: gradient::n_workgroups(shape, n),
+            results: vec![(3, n_rows, shape.n_outputs())],
+        })
+    }
+
+    /// Parameters and velocity after a step with the gradient in parts (parts × (d + 1) × h·q).
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn update(
+        gpu: &'g Gpu,
+        parameters: &Parameters,
+        velocity: &[f32],
+        partials: &[f32],
+        heads: &[Head],
+        rate: f32,
+    ) -> Result<Self> {
+        let shape = parameters.shape;
+        let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
+        let padded = |what, values| gpu.storage_of(what, &pad_rows(values, shape.n_outputs()));
+        let buffers = vec![
+            padded("partials", partials)?,
+            gpu.storage_of("heads", &heads)?,
+            padded("weights", &parameters.values)?,
+            padded("velocity", velocity)?,
+        ];
+        let n_parts = (partials.len() / shape.n_parameters()) as u32;
+        Ok(Self {
+            gpu,
+            variant: update::variant(),
+            step: Step { rate, n_parts, ..Step::new(shape, 1.0, 0, 1) },
+            buffers,
+            n_workgroups: update::n_workgroups(shape),
+            results: [2, 3].map(|buffer| (buffer, shape.n_features + 1, shape.n_outputs())).to_vec(),
+        })
+    }
+
+    /// Runs the kernel `times` times and waits for it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn run(&self, times: usize) -> Result<()> {
+        let gpu = self.gpu;
+        let kernel = gpu.kernel(&self.variant)?;
+        let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
+        let step = gpu.buffer("the step", size_of::<Step>() as u64, usage)?;
+        gpu.write("the step", &step, 0, &[self.step])?;
+        let bindings = kernel.bind(gpu, &step, &self.buffers.iter().collect::<Vec<_>>())?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for _ in 0..times {
+            kernel.dispatch(&mut pass, &bindings, 0, self.n_workgroups);
+        }
+        drop(pass);
+        gpu.guarded(self.variant.name, 0, || gpu.queue.submit([encoder.finish()]))?;
+        gpu.wait()
+    }
+
+    /// The buffers that the kernel writes, in the order of their bindings.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn results(&self) -> Result<Vec<Vec<f32>>> {
+        self.results.iter().map(|&(buffer, rows, width)| self.read(&self.buffers[buffer], rows, width)).collect()
+    }
+
+    fn read<T: Pod>(&self, buffer: &Buffer, rows: usize, width: usize) -> Result<Vec<T>> {
+        let gpu = self.gpu;
+        let whole_width = buffer.raw.size() as usize / size_of::<T>() / rows;
+        let readback = gpu.readback("results", buffer.raw.size())?;
+        let encoder = gpu.device.create_command_encoder(&Default::default());
+        let values = gpu.read(encoder, buffer, &readback, rows * whole_width)?;
+        Ok(if whole_width == width { values } else { unpad_rows(values, width) })
+    }
+}

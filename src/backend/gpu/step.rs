@@ -1,0 +1,58 @@
+//! What one optimizer step, or one block of a forward pass, works on, as the shaders have it.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::gradient;
+use crate::backend::Shape;
+
+/// Twin of `Step` in shaders/shared/step.wgsl, which says what the fields are.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct Step {
+    pub start: u32,
+    pub n_samples: u32,
+    pub n_features: u32,
+    pub feature_blocks: u32,
+    pub n_classes: u32,
+    pub n_heads: u32,
+    pub output_blocks: u32,
+    pub n_parts: u32,
+    pub samples_per_part: u32,
+    pub losses_start: u32,
+    pub scale: f32,
+    pub sample_weight: f32,
+    pub rate: f32,
+    pub padding: [u32; 3],
+}
+
+/// Values are in blocks of this many, so that kernels load them as vectors.
+pub(super) const BLOCK: usize = 4;
+
+impl Step {
+    /// A step over the samples `start..start + n_samples`. The sizes are below 2³², which [`super::Gpu`] has checked
+    /// against its limits.
+    pub fn new(shape: Shape, scale: f32, start: usize, n_samples: usize) -> Self {
+        let (n_parts, samples_per_part) = gradient::parts(shape, n_samples);
+        Self {
+            start: start as u32,
+            n_samples: n_samples as u32,
+            n_features: shape.n_features as u32,
+            feature_blocks: shape.n_features.div_ceil(BLOCK) as u32,
+            n_classes: shape.n_classes as u32,
+            n_heads: shape.n_heads as u32,
+            output_blocks: shape.n_outputs().div_ceil(BLOCK) as u32,
+            n_parts: n_parts as u32,
+            samples_per_part: samples_per_part as u32,
+            losses_start: 0,
+            scale,
+            sample_weight: 1.0 / n_samples as f32,
+            rate: 1.0,
+            padding: [0; 3],
+        }
+    }
+}
+
+/// The number of outputs with padding.
+pub(super) fn padded_outputs(shape: Shape) -> usize {
+    shape.n_outputs().next_multiple_of(BLOCK)
+}

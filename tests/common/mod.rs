@@ -1,0 +1,59 @@
+//! What several tests share.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::path::PathBuf;
+
+/// Random numbers that are the same in every run: xorshift64* (Vigna 2016).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 33) as usize % bound
+    }
+
+    /// Between -1 and 1.
+    pub fn value(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+}
+
+/// `../shared/data/NAME`; none, said on standard error, when it is not there.
+pub fn shared_data(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {name} is not there, see tests/README.md");
+    None
+}
+
+/// Whether tests must fail, rather than be skipped, where there is no GPU.
+pub fn gpu_is_required() -> bool {
+    std::env::var("SOFTREG_REQUIRE_GPU").is_ok_and(|value| value == "1")
+}
+
+/// Every GPU of this machine, software ones too.
+#[cfg(feature = "gpu")]
+pub fn gpus(options: softreg::backend::gpu::Options) -> Vec<softreg::backend::gpu::Gpu> {
+    let gpus: Vec<_> = softreg::backend::gpu::Gpu::open_all(options).into_iter().map(Result::unwrap).collect();
+    if gpus.is_empty() {
+        assert!(!gpu_is_required(), "SOFTREG_REQUIRE_GPU=1, but there is no adapter for Vulkan, Metal or DX12");
+        eprintln!("skipped: there is no adapter for Vulkan, Metal or DX12");
+    }
+    gpus
+}

@@ -1,0 +1,336 @@
+//! Each kernel alone against its twin in f64, on every adapter, with wgpu's run-time checks and without.
+#![cfg(feature = "gpu")]
+
+mod common;
+
+use common::{Random, gpus};
+use half::f16;
+use softreg::backend::gpu::{Gpu, Options, Single};
+use softreg::backend::{Backend, Head, Parameters, Shape};
+use softreg::data::{Dtype, Features, Targets, Values};
+use softreg::reference;
+
+/// (n_samples, n_features, n_classes, n_heads): 1; tiles ± 1, which are 16 deep and 16, 32 or 64 wide and high; primes;
+/// several heads; more rows than a dispatch has workgroups in a dimension.
+const SHAPES: [(usize, usize, usize, usize); 18] = [
+    (1, 1, 2, 1),
+    (2, 3, 3, 1),
+    (3, 4, 4, 2),
+    (63, 15, 15, 1),
+    (64, 16, 16, 1),
+    (65, 17, 17, 1),
+    (31, 63, 31, 1),
+    (32, 64, 32, 1),
+    (33, 65, 33, 1),
+    (127, 5, 63, 1),
+    (128, 8, 8, 8),
+    (129, 13, 13, 5),
+    (97, 101, 7, 3),
+    (17, 784, 10, 1),
+    (40, 31, 257, 1),
+    (7, 29, 1009, 2),
+    (521, 37, 530, 1),
+    (70_001, 3, 2, 1),
+];
+
+fn shape_of((_, n_features, n_classes, n_heads): (usize, usize, usize, usize)) -> Shape {
+    Shape { n_features, n_classes, n_heads }
+}
+
+fn f64s(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| value.into()).collect()
+}
+
+/// Both ways of compiling, on every adapter.
+fn for_each_gpu(test: impl Fn(&Gpu)) {
+    for checked_shaders in [false, true] {
+        for gpu in gpus(Options { checked_shaders, ..Options::default() }) {
+            eprintln!("on {}, {}", gpu.info().name, if checked_shaders { "checked" } else { "unchecked" });
+            test(&gpu);
+        }
+    }
+}
+
+/// Features whose rows are of wildly different scale, and their values in f64.
+fn features(random: &mut Random, n: usize, d: usize, dtype: Dtype) -> (Features<'static>, Vec<f64>) {
+    let floats = random.values(n * d).into_iter().enumerate().map(|(i, x)| x * 10f32.powi((i / d % 9) as i32 - 4));
+    let values: Values = match dtype {
+        Dtype::F32 => floats.collect::<Vec<_>>().into(),
+        Dtype::F16 => floats.map(f16::from_f32).collect::<Vec<_>>().into(),
+        Dtype::U8 => (0..n * d).map(|_| random.next() as u8).collect::<Vec<_>>().into(),
+    };
+    let exact = match &values {
+        Values::F32(values) => f64s(values),
+        Values::F16(values) => values.iter().map(|x| x.to_f64()).collect(),
+        Values::U8(values) => values.iter().map(|&x| x.into()).collect(),
+    };
+    (Features::new(values, n, d).unwrap(), exact)
+}
+
+/// The rows of `values` that `order` names.
+fn pick(values: &[f64], width: usize, order: &[u32]) -> Vec<f64> {
+    order.iter().flat_map(|&row| &values[row as usize * width..][..width]).copied().collect()
+}
+
+/// `n` of `n_rows` row numbers, in no order, some twice.
+fn some_order(random: &mut Random, n: usize, n_rows: usize) -> Vec<u32> {
+    (0..n).map(|_| random.below(n_rows) as u32).collect()
+}
+
+const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::U8];
+
+/// A single kernel's result against the reference; `plant` changes the kernel's source.
+fn logits_error(gpu: &Gpu, case: (usize, usize, usize, usize), dtype: Dtype, plant: Plant) -> Result<(), String> {
+    let (n, d, ..) = case;
+    let shape = shape_of(case);
+    let mut random = Random::new(1);
+    let (x, x_exact) = features(&mut random, n, d, dtype);
+    let scale = 1.0 / 3.0;
+    let parameters = Parameters { shape, values: random.values(shape.n_parameters()) };
+    let order = some_order(&mut random, n / 2 + 1, n);
+    for order in [None, Some(&order[..])] {
+        let mut single = Single::logits(gpu, &x, scale, &parameters, order).unwrap();
+        plant(&mut single.variant.source);
+        single.run(1).unwrap();
+        let x = order.map_or_else(|| x_exact.clone(), |order| pick(&x_exact, d, order));
+        let x: Vec<f64> = x.iter().map(|x| x * f64::from(scale)).collect();
+        let w = f64s(&parameters.values);
+        let what = format!("logits {case:?} {dtype}");
+        let expected = reference::logits(&x, &w, shape);
+        reference::compare(&what, &single.results().unwrap()[0], &expected, &reference::logits_bound(&x, &w, shape))?;
+    }
+    Ok(())
+}
+
+fn softmax_error(gpu: &Gpu, case: (usize, usize, usize, usize), range: f32, plant: Plant) -> Result<(), String> {
+    let (n, _, q, h) = case;
+    let shape = shape_of(case);
+    let mut random = Random::new(2);
+    let logits: Vec<f32> = random.values(n * h * q).iter().map(|o| o * range).collect();
+    let order = some_order(&mut random, n, n + 3);
+    let classes: Vec<u32> = (0..n + 3).map(|_| random.below(q) as u32).collect();
+    let soft: Vec<f32> = (0..n + 3)
+        .flat_map(|_| {
+            let mut row: Vec<f32> = random.values(q).iter().map(|y| y.abs()).collect();
+            let sum: f32 = row.iter().sum();
+            row.iter_mut().for_each(|y| *y /= sum);
+            row
+        })
+        .collect();
+    let one_hot: Vec<f64> =
+        classes.iter().flat_map(|&class| (0..q).map(move |j| f64::from(u8::from(j == class as usize)))).collect();
+    for (targets, y) in
+        [(Targets::Classes(classes.into()), one_hot), (Targets::Distributions(soft.clone().into()), f64s(&soft))]
+    {
+        let mut single = Single::softmax(gpu, shape, &logits, &targets, &order).unwrap();
+        plant(&mut single.variant.source);
+        single.run(1).unwrap();
+        let results = single.results().unwrap();
+        let (o, y) = (f64s(&logits), pick(&y, q, &order));
+        let weight = f64::from(1.0 / n as f32);
+        let expected = reference::softmax(&o, &y, weight, shape);
+        let bound = reference::softmax_bound(&o, &y, weight, shape);
+        let what = format!("softmax {case:?} ± {range}");
+        reference::compare(&what, &results[0], &expected.residual, &bound.residual)?;
+
+        // Losses come as sums over groups of samples.
+        let n_groups = results[1].len() / h;
+        let group_size = (0..7).map(|power| 1 << power).find(|size| n.div_ceil(*size) == n_groups).unwrap();
+        let by_group = |losses: &[f64]| -> Vec<f64> {
+            let groups = losses.chunks(group_size * h);
+            groups.flat_map(|group| (0..h).map(|head| group.iter().skip(head).step_by(h).sum())).collect()
+        };
+        let sums = by_group(&expected.losses);
+        let rounding = group_size as f64 * reference::UNIT_ROUNDOFF;
+        let bound: Vec<f64> = by_group(&bound.losses).iter().zip(&sums).map(|(b, sum)| b + rounding * sum).collect();
+        reference::compare(&format!("losses of {what}"), &results[1], &sums, &bound)?;
+    }
+    Ok(())
+}
+
+fn gradient_error(gpu: &Gpu, case: (usize, usize, usize, usize), dtype: Dtype, plant: Plant) -> Result<(), String> {
+    let (n, d, ..) = case;
+    let shape = shape_of(case);
+    let mut random = Random::new(3);
+    let (x, x_exact) = features(&mut random, n + 5, d, dtype);
+    let scale = 0.7;
+    let order = some_order(&mut random, n, n + 5);
+    let residual = random.values(n * shape.n_outputs());
+    let mut single = Single::gradient(gpu, shape, &x, scale, &residual, &order).unwrap();
+    plant(&mut single.variant.source);
+    single.run(1).unwrap();
+    // The parts are summed here in f64; update.wgsl, which sums them on the device, has its own test.
+    let mut found = vec![0f64; shape.n_parameters()];
+    for part in single.results().unwrap()[0].chunks_exact(found.len()) {
+        for (sum, &value) in found.iter_mut().zip(part) {
+            *sum += f64::from(value);
+        }
+    }
+    let found: Vec<f32> = found.iter().map(|&value| value as f32).collect();
+    let x: Vec<f64> = pick(&x_exact, d, &order).iter().map(|x| x * f64::from(scale)).collect();
+    let r = f64s(&residual);
+    let bound = reference::gradient_bound(&x, &r, shape);
+    reference::compare(&format!("gradient {case:?} {dtype}"), &found, &reference::gradient(&x, &r, shape), &bound)
+}
+
+fn update_error(gpu: &Gpu, case: (usize, usize, usize, usize), plant: Plant) -> Result<(), String> {
+    const PARTS: usize = 3;
+    let shape = shape_of(case);
+    let mut random = Random::new(4);
+    let heads: Vec<Head> = (0..shape.n_heads)
+        .map(|head| Head {
+            learning_rate: 0.1 + head as f32,
+            momentum: if head == 1 { 0.0 } else { 0.9 },
+            nesterov: head % 2 == 0,
+            l2: 0.01 * (head + 1) as f32,
+        })
+        .collect();
+    let rate = 0.6;
+    let parameters = Parameters { shape, values: random.values(shape.n_parameters()) };
+    let velocity = random.values(shape.n_parameters());
+    let partials = random.values(PARTS * shape.n_parameters());
+    let mut single = Single::update(gpu, &parameters, &velocity, &partials, &heads, rate).unwrap();
+    plant(&mut single.variant.source);
+    single.run(1).unwrap();
+    let results = single.results().unwrap();
+
+    let parts: Vec<f64> = f64s(&partials);
+    let sum_of = |f: fn(f64) -> f64| -> Vec<f64> {
+        (0..shape.n_parameters()).map(|i| parts.iter().skip(i).step_by(shape.n_parameters()).map(|&x| f(x)).sum()).collect()
+    };
+    let gradient = sum_of(|x| x);
+    let gradient_bound: Vec<f64> =
+        sum_of(f64::abs).iter().map(|sum| PARTS as f64 * reference::UNIT_ROUNDOFF * sum).collect();
+    let (mut w, mut v) = (f64s(&parameters.values), f64s(&velocity));
+    let bound = reference::update_bound(&w, &v, &gradient, &gradient_bound, &heads, rate.into(), shape);
+    reference::update(&mut w, &mut v, &gradient, &heads, rate.into(), shape);
+    reference::compare(&format!("weights {case:?}"), &results[0], &w, &bound.0)?;
+    reference::compare(&format!("velocity {case:?}"), &results[1], &v, &bound.1)
+}
+
+type Plant<'a> = &'a dyn Fn(&mut std::borrow::Cow<'static, str>);
+
+const NOTHING: Plant = &|_| {};
+
+/// Replaces a piece of the source, which must be there.
+fn replace(from: &'static str, to: &'static str) -> impl Fn(&mut std::borrow::Cow<'static, str>) {
+    move |source| {
+        assert!(source.contains(from), "{from:?} is no longer in the shader");
+        *source = source.replace(from, to).into();
+    }
+}
+
+#[test]
+fn logits_are_those_of_the_reference() {
+    for_each_gpu(|gpu| {
+        for case in SHAPES {
+            for dtype in DTYPES {
+                logits_error(gpu, case, dtype, NOTHING).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn softmax_is_that_of_the_reference() {
+    for_each_gpu(|gpu| {
+        for case in SHAPES {
+            for range in [1.0, 30.0, 1e4] {
+                softmax_error(gpu, case, range, NOTHING).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn the_gradient_is_that_of_the_reference() {
+    for_each_gpu(|gpu| {
+        for case in SHAPES {
+            for dtype in DTYPES {
+                gradient_error(gpu, case, dtype, NOTHING).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn an_update_is_that_of_the_reference() {
+    for_each_gpu(|gpu| {
+        for case in SHAPES {
+            update_error(gpu, case, NOTHING).unwrap();
+        }
+        // More workgroups than a dispatch has in a dimension: 64 parameters each.
+        update_error(gpu, (1, 4200, 1000, 1), NOTHING).unwrap();
+    });
+}
+
+/// The comparisons above notice an error in each kernel.
+#[test]
+fn a_planted_error_is_noticed() {
+    let case = (97, 101, 7, 3);
+    for_each_gpu(|gpu| {
+        for (from, to) in [
+            ("sum2 += x2.z * w2;", ""),
+            ("sum * step.scale + bias", "sum * step.scale"),
+            ("sum * step.scale + bias", "(sum + bias) * step.scale"),
+            ("row = order[row];", ""),
+            ("feature < step.n_features && w_column", "feature + 1u < step.n_features && w_column"),
+        ] {
+            logits_error(gpu, case, Dtype::F32, &replace(from, to)).unwrap_err();
+        }
+        for (from, to) in [
+            // Without the row's maximum, exp overflows; with that of another row, it underflows.
+            ("highest = scratch[first_thread].x;", "highest = 0.0;"),
+            ("/ sums.x", "/ (sums.x + 0.001)"),
+            ("label = labels[label];", ""),
+            ("log(sums.x) - sums.y", "log(sums.x)"),
+            ("* step.sample_weight", ""),
+            ("let head = number % step.n_heads;", "let head = 0u;"),
+        ] {
+            softmax_error(gpu, case, 1e3, &replace(from, to)).unwrap_err();
+        }
+        for (from, to) in [
+            ("sum3 += x.w * r;", ""),
+            ("first_sample + step.samples_per_part, step.n_samples)", "first_sample + step.samples_per_part, step.n_samples - 1u)"),
+            ("vec4<u32>(step.n_features));", "vec4<u32>(step.n_features + 1u));"),
+            ("order[step.start + sample]", "step.start + sample"),
+            ("let scale = select(step.scale, 1.0, feature == step.n_features);", "let scale = step.scale;"),
+        ] {
+            gradient_error(gpu, case, Dtype::F32, &replace(from, to)).unwrap_err();
+        }
+        for (from, to) in [
+            // The intercept would be penalised.
+            ("i / stride < step.n_features", "i / stride <= step.n_features"),
+            ("part < step.n_parts", "part + 1u < step.n_parts"),
+            ("head.momentum * velocity[i] + g", "head.momentum * velocity[i] + 1.0001 * g"),
+            ("head.nesterov == 1u", "false"),
+            ("head.learning_rate * step.rate", "head.learning_rate"),
+            ("i % stride / step.n_classes", "0u"),
+        ] {
+            update_error(gpu, case, &replace(from, to)).unwrap_err();
+        }
+    });
+}
+
+/// Adding one number to all logits of a row changes neither loss nor residual, and residuals of a row sum to 0.
+#[test]
+fn softmax_does_not_change_with_a_shift() {
+    for_each_gpu(|gpu| {
+        let shape = Shape { n_features: 1, n_classes: 5, n_heads: 1 };
+        let logits = [0.25f32, -1.5, 3.0, 0.0, 2.0];
+        let targets = Targets::Classes(vec![2].into());
+        let run = |shift: f32| {
+            let shifted: Vec<f32> = logits.iter().map(|o| o + shift).collect();
+            let single = Single::softmax(gpu, shape, &shifted, &targets, &[0]).unwrap();
+            single.run(1).unwrap();
+            single.results().unwrap()
+        };
+        let base = run(0.0);
+        assert!(base[0].iter().sum::<f32>().abs() < 1e-6 && base[0][2] < 0.0);
+        // These sums are exact in f32, so the results are equal to the bit.
+        for shift in [1024.0, -1024.0] {
+            assert_eq!(run(shift), base);
+        }
+        assert_ne!(run(0.1), run(0.0).iter().map(|values| values.iter().map(|x| x + 1.0).collect()).collect::<Vec<Vec<f32>>>());
+    });
+}
