@@ -22,7 +22,9 @@ pub struct Step {
     pub scale: f32,
     pub sample_weight: f32,
     pub rate: f32,
-    pub padding: [u32; 3],
+    pub padding_0: u32,
+    pub padding_1: u32,
+    pub padding_2: u32,
 }
 
 /// Values are in blocks of this many, so that kernels load them as vectors.
@@ -47,7 +49,9 @@ impl Step {
             scale,
             sample_weight: 1.0 / n_samples as f32,
             rate: 1.0,
-            padding: [0; 3],
+            padding_0: 0,
+            padding_1: 0,
+            padding_2: 0,
         }
     }
 }

@@ -1,0 +1,121 @@
+//! Every variant of every shader translates to what Vulkan, Metal and DX12 take, within what any of their devices has.
+//! CI can run Vulkan alone; this is what it can know of the others.
+#![cfg(feature = "gpu")]
+
+use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage, TypeInner};
+use softreg::backend::gpu::{Head, Step, Variant};
+
+/// What every device has: the smallest limits that WebGPU allows.
+const STORAGE_BUFFERS: usize = 8;
+const WORKGROUP_BYTES: u32 = 16_384;
+const WORKGROUP_THREADS: u32 = 256;
+
+/// The variant with its constants filled in. No capability is granted but that of unpacking f16, which every adapter of
+/// Vulkan, Metal and DX12 has: not subgroups, not f16 arithmetic, not f64.
+fn compile(variant: &Variant) -> Result<(Module, ModuleInfo), String> {
+    let source = variant.wgsl();
+    let module = naga::front::wgsl::parse_str(&source).map_err(|error| error.emit_to_string(&source))?;
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    let info = validator.validate(&module).map_err(|error| error.emit_to_string(&source))?;
+    let constants = variant.constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+    let entry = Some((ShaderStage::Compute, variant.name));
+    let (module, info) = process_overrides(&module, &info, entry, &constants).map_err(|error| error.to_string())?;
+    Ok((module.into_owned(), info.into_owned()))
+}
+
+#[test]
+fn every_variant_translates() {
+    let variants = Variant::all();
+    assert!(variants.len() > 40, "{}", variants.len());
+    for variant in variants {
+        let what = format!("{} {:?} {:?}", variant.name, variant.features, variant.constants);
+        let (module, info) = compile(&variant).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let entry = (ShaderStage::Compute, variant.name.to_owned());
+
+        // As wgpu compiles them: for Vulkan 1.1, for Metal 2.0, and for both compilers of DX12.
+        let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
+        let pipeline = spv::PipelineOptions { shader_stage: entry.0, entry_point: entry.1.clone() };
+        let words = spv::write_vec(&module, &info, &options, Some(&pipeline));
+        assert!(!words.unwrap_or_else(|error| panic!("{what}: SPIR-V: {error}")).is_empty());
+
+        let options = msl::Options { lang_version: (2, 0), ..msl::Options::default() };
+        let pipeline = msl::PipelineOptions { entry_point: Some(entry.clone()), ..msl::PipelineOptions::default() };
+        let (text, _) = msl::write_string(&module, &info, &options, &pipeline).unwrap_or_else(|e| panic!("{what}: MSL: {e}"));
+        assert!(text.contains("kernel void"));
+
+        for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0] {
+            // Where wgpu puts the number of workgroups.
+            let special_constants_binding = Some(hlsl::BindTarget { space: 1, ..hlsl::BindTarget::default() });
+            let options = hlsl::Options { shader_model, special_constants_binding, ..hlsl::Options::default() };
+            let pipeline = hlsl::PipelineOptions { entry_point: Some(entry.clone()) };
+            let mut text = String::new();
+            hlsl::Writer::new(&mut text, &options, &pipeline)
+                .write(&module, &info, None)
+                .unwrap_or_else(|error| panic!("{what}: HLSL {shader_model:?}: {error}"));
+            assert!(text.contains("numthreads"));
+        }
+    }
+}
+
+#[test]
+fn every_variant_is_within_the_limits_of_every_device() {
+    for variant in Variant::all() {
+        let what = format!("{} {:?} {:?}", variant.name, variant.features, variant.constants);
+        let (module, _) = compile(&variant).unwrap();
+        let size = |space| {
+            let globals = module.global_variables.iter().filter(move |(_, global)| global.space == space);
+            globals.map(|(_, global)| module.types[global.ty].inner.size(module.to_ctx())).sum::<u32>()
+        };
+        assert!(size(AddressSpace::WorkGroup) <= WORKGROUP_BYTES, "{what}: {}", size(AddressSpace::WorkGroup));
+        let is_storage = |space| matches!(space, AddressSpace::Storage { .. });
+        let buffers = module.global_variables.iter().filter(|(_, global)| is_storage(global.space)).count();
+        assert!(buffers <= STORAGE_BUFFERS && buffers == variant.read_only.len(), "{what}: {buffers}");
+        let [x, y, z] = module.entry_points[0].workgroup_size;
+        assert!(x * y * z <= WORKGROUP_THREADS && x.max(y) <= 256, "{what}: {x} × {y} × {z}");
+    }
+}
+
+/// The comparison with the limits sees what it should see.
+#[test]
+fn a_shader_over_the_limits_or_wrong_is_noticed() {
+    let variant = |source: &str| {
+        let mut variant = Variant::all().into_iter().find(|variant| variant.name == "update").unwrap();
+        variant.source = variant.source.replace("const THREADS: u32 = 64u;", source).into();
+        variant
+    };
+    let (module, _) = compile(&variant("const THREADS: u32 = 512u;")).unwrap();
+    assert_eq!(module.entry_points[0].workgroup_size, [512, 1, 1]);
+    assert!(compile(&variant("enable subgroups; const THREADS: u32 = 64u;")).is_err());
+    assert!(compile(&variant("const THREADS: f32 = 64.0;")).is_err());
+}
+
+/// The structs of the host are laid out as the shaders read them.
+#[test]
+fn structs_agree_between_host_and_shaders() {
+    fn layout(name: &str) -> Vec<(String, u32)> {
+        let update = Variant::all().into_iter().find(|variant| variant.name == "update").unwrap();
+        let (module, _) = compile(&update).unwrap();
+        let (_, found) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
+        let TypeInner::Struct { members, span } = &found.inner else { panic!("{name} is not a struct") };
+        let mut layout: Vec<_> = members.iter().map(|member| (member.name.clone().unwrap(), member.offset)).collect();
+        layout.push(("the end".to_owned(), *span));
+        layout
+    }
+    macro_rules! host {
+        ($type:ident: $($field:ident),*) => {
+            vec![
+                $((stringify!($field).to_owned(), std::mem::offset_of!($type, $field) as u32),)*
+                ("the end".to_owned(), size_of::<$type>() as u32),
+            ]
+        };
+    }
+    let step = host!(
+        Step: start, n_samples, n_features, feature_blocks, n_classes, n_heads, output_blocks, n_parts, samples_per_part,
+        losses_start, scale, sample_weight, rate, padding_0, padding_1, padding_2
+    );
+    assert_eq!(layout("Step"), step);
+    assert_eq!(layout("Head"), host!(Head: learning_rate, momentum, nesterov, l2));
+    assert_ne!(layout("Head"), host!(Head: momentum, learning_rate, nesterov, l2));
+}
