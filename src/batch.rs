@@ -24,7 +24,7 @@ impl Shuffle {
     }
 
     /// A number below `bound`. The bias is below bound / 2⁶⁴.
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
 

@@ -11,6 +11,8 @@ pub mod cpu;
 mod device;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 

@@ -44,9 +44,9 @@ impl Gpu {
     /// The most bytes that a kernel can see of one buffer.
     pub(super) fn max_binding(&self) -> u64 {
         // Kernels count values in 32 bits.
-        let limits = [self.limits.max_storage_buffer_binding_size, self.limits.max_buffer_size, u32::MAX.into()];
-        let limit = limits.into_iter().chain(self.options.max_binding).min().unwrap_or(0);
-        limit / 16 * 16
+        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        // Kernels count values in 32 bits.
+        limit.min(u32::MAX.into()) / 16 * 16
     }
 
     /// An error when `what`, of `bytes`, is more than a kernel can see.

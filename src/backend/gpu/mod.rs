@@ -39,8 +39,8 @@ use session::GpuSession;
 pub struct Options {
     /// Let wgpu put checks of bounds and loops into the kernels, which need none.
     pub checked_shaders: bool,
-    /// Bind no more than this many bytes at once, so that small data is held in several chunks.
-    pub max_binding: Option<u64>,
+    /// Hold no more than this many bytes of features in a chunk, or one row.
+    pub max_chunk: Option<u64>,
     /// Use no more than this many bytes of device memory.
     pub max_memory: Option<u64>,
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Gpu;
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, Head, Parameters, Session, Shape};
+use crate::backend::{Backend, Head, Parameters, Shape};
 use crate::batch::Plan;
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};

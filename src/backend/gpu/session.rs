@@ -47,7 +47,8 @@ impl<'a> GpuSession<'a> {
         gpu.check_binding("one sample's soft labels", label_bytes, "use fewer classes or the device `cpu`")?;
 
         // Chunks of about the same size, so that none has only a few rows, which would weigh too much in a batch.
-        let max_rows = (gpu.max_binding() / row_bytes.max(label_bytes)) as usize;
+        let chunk_bytes = gpu.max_binding().min(gpu.options.max_chunk.unwrap_or(u64::MAX));
+        let max_rows = (chunk_bytes / row_bytes.max(label_bytes)).max(1) as usize;
         let n_chunks = n_samples.div_ceil(max_rows);
         let ranges: Vec<_> =
             (0..n_chunks).map(|chunk| n_samples * chunk / n_chunks..n_samples * (chunk + 1) / n_chunks).collect();
