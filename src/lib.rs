@@ -2,7 +2,8 @@
 
 #[doc(hidden)]
 pub mod backend;
-mod batch;
+#[doc(hidden)]
+pub mod batch;
 pub mod data;
 mod error;
 mod fit;

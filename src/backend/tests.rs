@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::{Backend, Head, Parameters, Session, Shape, Stepper};
+use super::{Backend, Head, Parameters, Session, Shape};
 use crate::batch::{Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
-use crate::reference::{self, UNIT_ROUNDOFF, compare};
+use crate::reference::{self, Steps, compare};
 
 /// Every backend of this machine: the CPU with each of its instruction sets, each GPU, and each GPU with chunks so
 /// small that data is held in many of them.
@@ -135,76 +135,26 @@ fn rates(plan: &Plan) -> Vec<f32> {
     (0..plan.batches.len()).map(|step| 1.0 / (step + 1) as f32).collect()
 }
 
-/// Training in f64, and how far single precision may be from it: the bounds of the single operations, carried through.
-struct Exact {
-    w: Vec<f64>,
-    v: Vec<f64>,
-    w_error: Vec<f64>,
-    v_error: Vec<f64>,
-    losses: Vec<f64>,
-    losses_error: Vec<f64>,
-}
-
-impl Exact {
-    fn train(case: &Case, heads: &[Head], plan: &Plan, chunks: &[Range<usize>]) -> Self {
-        let shape = case.shape;
-        let (d, m, h) = (shape.n_features, shape.n_outputs(), shape.n_heads);
-        let w: Vec<f64> = case.start.values.iter().map(|&w| w.into()).collect();
-        let zeros = vec![0.0; w.len()];
-        let (losses, losses_error) = (vec![0.0; h], vec![0.0; h]);
-        let mut exact = Self { v: zeros.clone(), w_error: zeros.clone(), v_error: zeros, w, losses, losses_error };
-        for (batch, rate) in plan.batches.iter().zip(rates(plan)) {
-            let rows = plan.order[batch.start..batch.start + batch.len].iter();
-            let rows: Vec<usize> = rows.map(|&row| chunks[batch.chunk].start + row as usize).collect();
-            let pick = |values: &[f64], width: usize| -> Vec<f64> {
-                rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
-            };
-            let abs = |values: &[f64]| values.iter().map(|value| value.abs()).collect::<Vec<_>>();
-            let (x, y) = (pick(&case.x, d), pick(&case.y, shape.n_classes));
-            let weight = 1.0 / batch.len as f64;
-
-            let o = reference::logits(&x, &exact.w, shape);
-            // |δo| from rounding and from the error of W.
-            let from_w = reference::logits(&abs(&x), &exact.w_error, shape);
-            let o_error: Vec<f64> =
-                reference::logits_bound(&x, &exact.w, shape).iter().zip(from_w).map(|(a, b)| a + b).collect();
-            let softmax = reference::softmax(&o, &y, weight, shape);
-            let bound = reference::softmax_bound(&o, &y, weight, shape);
-            let mut r_error = bound.residual;
-            for (index, loss) in softmax.losses.iter().enumerate() {
-                let range = index * shape.n_classes..(index + 1) * shape.n_classes;
-                let worst = o_error[range.clone()].iter().fold(0.0, |max: f64, &error| max.max(error));
-                // |δp| ≤ p·(exp(2·max|δo|) − 1), and a loss changes by at most 2·max|δo|.
-                for (error, (r, y)) in r_error[range.clone()].iter_mut().zip(
-                    softmax.residual[range].iter().zip(&y[index / h * shape.n_classes..]),
-                ) {
-                    *error += (2.0 * worst).exp_m1() * (r + weight * y).abs();
-                }
-                exact.losses[index % h] += loss;
-                exact.losses_error[index % h] += bound.losses[index] + 2.0 * worst + 70.0 * UNIT_ROUNDOFF * loss;
-            }
-            let g = reference::gradient(&x, &softmax.residual, shape);
-            let from_r = reference::gradient(&abs(&x), &r_error, shape);
-            let g_error: Vec<f64> =
-                reference::gradient_bound(&x, &softmax.residual, shape).iter().zip(from_r).map(|(a, b)| a + b).collect();
-            let rounding = reference::update_bound(&exact.w, &exact.v, &g, &g_error, heads, rate.into(), shape);
-            reference::update(&mut exact.w, &mut exact.v, &g, heads, rate.into(), shape);
-            for index in 0..exact.w.len() {
-                let head = &heads[index % m / shape.n_classes];
-                let (momentum, l2) = (f64::from(head.momentum), f64::from(head.l2));
-                let carried = momentum * exact.v_error[index] + l2 * exact.w_error[index];
-                exact.v_error[index] = rounding.1[index] + carried;
-                exact.w_error[index] += rounding.0[index] + 2.0 * f64::from(head.learning_rate * rate) * carried;
-            }
-        }
-        exact
+/// The plan run in f64 with `heads`, compared with what a backend made of it.
+fn check(
+    what: &str,
+    case: &Case,
+    heads: &[Head],
+    (parameters, losses, plan, chunks): &(Parameters, Vec<f64>, Plan, Vec<Range<usize>>),
+) -> Result<(), String> {
+    let mut steps = Steps::new(&case.start);
+    for (batch, rate) in plan.batches.iter().zip(rates(plan)) {
+        let rows = plan.order[batch.start..batch.start + batch.len].iter();
+        let rows: Vec<usize> = rows.map(|&row| chunks[batch.chunk].start + row as usize).collect();
+        let pick = |values: &[f64], width: usize| -> Vec<f64> {
+            rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
+        };
+        let (x, y) = (pick(&case.x, case.shape.n_features), pick(&case.y, case.shape.n_classes));
+        steps.step(&x, &y, heads, rate.into());
     }
-
-    fn compare(&self, what: &str, parameters: &Parameters, losses: &[f64]) -> Result<(), String> {
-        compare(&format!("{what}: weights"), &parameters.values, &self.w, &self.w_error)?;
-        let losses: Vec<f32> = losses.iter().map(|&loss| loss as f32).collect();
-        compare(&format!("{what}: losses"), &losses, &self.losses, &self.losses_error)
-    }
+    compare(&format!("{what}: weights"), &parameters.values, &steps.parameters, &steps.parameters_bound)?;
+    let losses: Vec<f32> = losses.iter().map(|&loss| loss as f32).collect();
+    compare(&format!("{what}: losses"), &losses, &steps.losses, &steps.losses_bound)
 }
 
 #[test]
@@ -213,9 +163,8 @@ fn an_epoch_is_that_of_the_reference() {
         for sizes in CASES {
             for (dtype, soft) in [(Dtype::F32, false), (Dtype::F16, true), (Dtype::U8, false), (Dtype::F32, true)] {
                 let case = Case::new(sizes, dtype, soft);
-                let (parameters, losses, plan, chunks) = case.train(&*backend);
-                let exact = Exact::train(&case, &case.heads, &plan, &chunks);
-                exact.compare(&format!("{name}: {sizes:?} {dtype}, soft {soft}"), &parameters, &losses).unwrap();
+                let what = format!("{name}: {sizes:?} {dtype}, soft {soft}");
+                check(&what, &case, &case.heads, &case.train(&*backend)).unwrap();
             }
         }
     }
@@ -226,9 +175,9 @@ fn an_epoch_is_that_of_the_reference() {
 fn a_planted_error_is_noticed() {
     for (name, backend) in backends() {
         let case = Case::new((130, 64, 10, 3, 64), Dtype::F32, false);
-        let (parameters, losses, plan, chunks) = case.train(&*backend);
+        let trained = case.train(&*backend);
         let noticed = |case: &Case, heads: &[Head]| {
-            Exact::train(case, heads, &plan, &chunks).compare(&name, &parameters, &losses).unwrap_err();
+            check(&name, case, heads, &trained).unwrap_err();
         };
         let changed = |change: fn(&mut Head)| {
             let mut heads = case.heads.clone();
@@ -307,9 +256,7 @@ fn large_logits_are_fine() {
             let mut case = Case::new((64, 5, n_classes, 1, 64), Dtype::F32, false);
             case.start.values.iter_mut().for_each(|w| *w *= 1e4);
             case.heads[0].learning_rate = 1e-3;
-            let (parameters, losses, plan, chunks) = case.train(&*backend);
-            let exact = Exact::train(&case, &case.heads, &plan, &chunks);
-            exact.compare(&name, &parameters, &losses).unwrap();
+            check(&name, &case, &case.heads, &case.train(&*backend)).unwrap();
         }
     }
 }

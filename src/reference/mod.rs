@@ -1,4 +1,5 @@
-//! The formulas, plainly, in f64: one file for one shader, of the same name, and the comparison with them.
+//! The formulas, plainly, in f64: one file for one shader, of the same name; [`Steps`], which puts them in order; and
+//! the comparison with them.
 //!
 //! Used by tests, and by benchmarks before they time; by nothing else. Layouts are those of
 //! [`Parameters`](crate::backend::Parameters): row-major, W above b, heads side by side.
@@ -7,10 +8,12 @@ mod compare;
 mod gradient;
 mod logits;
 mod softmax;
+mod steps;
 mod update;
 
 pub use compare::{UNIT_ROUNDOFF, compare};
 pub use gradient::{gradient, gradient_bound};
 pub use logits::{logits, logits_bound};
 pub use softmax::{Softmax, softmax, softmax_bound};
+pub use steps::Steps;
 pub use update::{update, update_bound};

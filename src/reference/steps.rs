@@ -1,0 +1,91 @@
+//! Optimizer steps, one after the other: the operations in the order in which a backend runs them.
+
+use super::{
+    Softmax, UNIT_ROUNDOFF, gradient, gradient_bound, logits, logits_bound, softmax, softmax_bound, update, update_bound,
+};
+use crate::backend::{Head, Parameters, Shape};
+
+/// Training in f64, and how far single precision may be from it: the bounds of the single operations, carried through
+/// all steps.
+pub struct Steps {
+    shape: Shape,
+    /// W above b, (d + 1) × (h·q), and its bound.
+    pub parameters: Vec<f64>,
+    pub parameters_bound: Vec<f64>,
+    velocity: Vec<f64>,
+    velocity_bound: Vec<f64>,
+    /// Sums of the losses so far, by head, and their bound.
+    pub losses: Vec<f64>,
+    pub losses_bound: Vec<f64>,
+}
+
+impl Steps {
+    /// No step yet.
+    pub fn new(start: &Parameters) -> Self {
+        let shape = start.shape;
+        let zeros = vec![0.0; shape.n_parameters()];
+        Self {
+            shape,
+            parameters: start.values.iter().map(|&value| value.into()).collect(),
+            parameters_bound: zeros.clone(),
+            velocity: zeros.clone(),
+            velocity_bound: zeros,
+            losses: vec![0.0; shape.n_heads],
+            losses_bound: vec![0.0; shape.n_heads],
+        }
+    }
+
+    /// One step with a batch: X (n × d), scaled; Y (n × q), a distribution a row.
+    pub fn step(&mut self, x: &[f64], y: &[f64], heads: &[Head], rate: f64) {
+        let shape = self.shape;
+        let weight = shape.n_features as f64 / x.len() as f64;
+        let o = logits(x, &self.parameters, shape);
+        let result = softmax(&o, y, weight, shape);
+        let g = gradient(x, &result.residual, shape);
+
+        // |δO| ≤ bound + |X|·|δW|; |δG| ≤ bound + |X|ᵀ·|δR|.
+        let x_abs: Vec<f64> = x.iter().map(|x| x.abs()).collect();
+        let o_bound = sum(logits_bound(x, &self.parameters, shape), &logits(&x_abs, &self.parameters_bound, shape));
+        let bound = self.softmax_bound(&o, &o_bound, y, weight, &result);
+        let g_bound = sum(gradient_bound(x, &result.residual, shape), &gradient(&x_abs, &bound.residual, shape));
+        let (w_bound, v_bound) =
+            update_bound(&self.parameters, &self.velocity, &g, &g_bound, heads, rate, shape);
+
+        update(&mut self.parameters, &mut self.velocity, &g, heads, rate, shape);
+        for index in 0..self.parameters.len() {
+            let head = &heads[index % shape.n_outputs() / shape.n_classes];
+            // Errors of W and v themselves reach the new v, and with it W, at most twice (Nesterov).
+            let carried = f64::from(head.momentum) * self.velocity_bound[index]
+                + f64::from(head.l2) * self.parameters_bound[index];
+            self.velocity_bound[index] = v_bound[index] + carried;
+            self.parameters_bound[index] += w_bound[index] + 2.0 * f64::from(head.learning_rate) * rate * carried;
+        }
+        for (index, (loss, bound)) in result.losses.iter().zip(bound.losses).enumerate() {
+            self.losses[index % shape.n_heads] += loss;
+            // Losses are summed in single precision over at most 64 samples.
+            self.losses_bound[index % shape.n_heads] += bound + 64.0 * UNIT_ROUNDOFF * loss;
+        }
+    }
+
+    /// The bound of softmax for logits that are themselves within `o_bound`: then |δp| ≤ p·(exp(2·max|δo|) − 1), and a
+    /// loss changes by at most 2·max|δo|.
+    fn softmax_bound(&self, o: &[f64], o_bound: &[f64], y: &[f64], weight: f64, result: &Softmax) -> Softmax {
+        let (q, h) = (self.shape.n_classes, self.shape.n_heads);
+        let mut bound = softmax_bound(o, y, weight, self.shape);
+        for (index, loss) in bound.losses.iter_mut().enumerate() {
+            let range = index * q..(index + 1) * q;
+            let worst = o_bound[range.clone()].iter().copied().fold(0.0, f64::max);
+            *loss += 2.0 * worst;
+            let y = &y[index / h * q..][..q];
+            for ((bound, r), y) in bound.residual[range.clone()].iter_mut().zip(&result.residual[range]).zip(y) {
+                let p = r + weight * y;
+                *bound += (2.0 * worst).exp_m1() * p.abs();
+            }
+        }
+        bound
+    }
+}
+
+fn sum(a: Vec<f64>, b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
