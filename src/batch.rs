@@ -84,7 +84,9 @@ mod tests {
 
     #[test]
     fn a_plan_visits_each_sample_once_and_no_batch_straddles_two_chunks() {
-        for (chunks, batch_size) in [(vec![0..10], 3), (vec![0..7, 7..8, 8..29], 4), (vec![0..5], 100), (vec![0..1], 1)] {
+        for (ends, batch_size) in [(vec![10], 3), (vec![7, 8, 29], 4), (vec![5], 100), (vec![1], 1)] {
+            let starts = [0].iter().chain(&ends);
+            let chunks: Vec<_> = starts.zip(&ends).map(|(&start, &end)| start..end).collect();
             let n = chunks.last().unwrap().end;
             let plan = Plan::new(&chunks, batch_size, 1, 2);
             let mut seen = vec![0; n];

@@ -114,6 +114,7 @@ impl Model {
     }
 
     /// W, (n_features × n_classes).
+    #[expect(clippy::expect_used, reason = "not of the input's doing")]
     pub fn weights(&self) -> ArrayView2<'_, f32> {
         let shape = (self.n_features(), self.n_classes());
         ArrayView2::from_shape(shape, self.parameters.weights()).expect("the sizes were checked when the model was made")

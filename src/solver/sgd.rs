@@ -65,7 +65,6 @@ impl Sgd {
     }
 
     /// Minimises from `start`; `on_epoch` may stop it. Returns the parameters and what each epoch's progress was.
-    #[expect(clippy::too_many_arguments, reason = "each is a different thing")]
     pub(crate) fn minimise(
         &self,
         session: &mut dyn Session,

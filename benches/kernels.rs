@@ -1,0 +1,152 @@
+//! Each kernel alone on every device: `cargo bench --bench kernels`. Elements are floating point operations, bytes those
+//! that must be read and written once.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Data, HEAD, backends};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use softreg::reference::{self, compare};
+
+/// What a kernel does at least.
+#[derive(Clone, Copy)]
+struct Work {
+    flops: usize,
+    values: usize,
+}
+
+impl Work {
+    fn throughput(self) -> Throughput {
+        Throughput::ElementsAndBytes { elements: self.flops as u64, bytes: self.values as u64 * 4 }
+    }
+}
+
+fn kernels(criterion: &mut Criterion) {
+    for (n, n_features, n_classes) in [(8192, 784, 10), (1024, 768, 1000)] {
+        let data = Data::new(n, n_features, n_classes);
+        let shape = data.shape;
+        let (x, w, outputs) = (n * n_features, shape.n_parameters(), n * n_classes);
+        let product = 2 * n * w;
+        let works = [
+            ("logits", Work { flops: product, values: x + w + outputs }),
+            // Maximum, difference, exponential (counted as one), sum, division and residual of each output.
+            ("softmax", Work { flops: 6 * outputs, values: 2 * outputs }),
+            ("gradient", Work { flops: product, values: x + outputs + w }),
+            ("update", Work { flops: 8 * w, values: 5 * w }),
+        ];
+        for (kernel, work) in works {
+            let mut group = criterion.benchmark_group(format!("{kernel} {n} × {n_features} × {n_classes}"));
+            group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).sample_size(10);
+            group.throughput(work.throughput());
+            #[cfg(feature = "gpu")]
+            gpu::kernel(&mut group, kernel, &data);
+            if kernel == "logits" {
+                logits_of_backends(&mut group, &data);
+            }
+        }
+
+        // The CPU backend fuses its kernels, so that the step is what it can be compared by.
+        let mut group = criterion.benchmark_group(format!("step {n} × {n_features} × {n_classes}"));
+        group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).sample_size(10);
+        group.throughput(Work { flops: 2 * product, values: x + 4 * w }.throughput());
+        for (name, backend) in backends() {
+            data.verify(&name, &*backend);
+            let mut session = backend.session(&data.features, 1.0, Some(&data.targets)).expect("room for the data");
+            let plan = softreg::batch::Plan::new(session.chunks(), n, 0, 0);
+            let mut stepper = session.stepper(&data.start, &[HEAD], n).expect("room for the batch");
+            group.bench_function(&name, |bencher| bencher.iter(|| stepper.run(&plan, &[1.0]).expect("a step")));
+        }
+    }
+}
+
+/// Logits with their way back to the host, as prediction has it.
+fn logits_of_backends(group: &mut BenchmarkGroup<WallTime>, data: &Data) {
+    for (name, backend) in backends() {
+        data.verify(&name, &*backend);
+        let mut session = backend.session(&data.features, 1.0, None).expect("room for the data");
+        group.bench_function(format!("{name}, to the host"), |bencher| {
+            bencher.iter(|| session.logits(&data.start, &mut |_, _| Ok(())).expect("logits"));
+        });
+    }
+}
+
+#[cfg(feature = "gpu")]
+mod gpu {
+    use super::*;
+    use softreg::backend::gpu::Single;
+
+    /// Runs in one submission, so that its cost is not the kernel's.
+    const RUNS: usize = 16;
+
+    pub fn kernel(group: &mut BenchmarkGroup<WallTime>, kernel: &str, data: &Data) {
+        for gpu in common::gpus() {
+            let n = data.features.n_samples();
+            let order: Vec<u32> = (0..n as u32).collect();
+            let outputs = common::values(n * data.shape.n_outputs());
+            let velocity = common::values(data.shape.n_parameters());
+            let single = match kernel {
+                "logits" => Single::logits(&gpu, &data.features, 1.0, &data.start, Some(&order)),
+                "softmax" => Single::softmax(&gpu, data.shape, &outputs, &data.targets, &order),
+                "gradient" => Single::gradient(&gpu, data.shape, &data.features, 1.0, &outputs, &order),
+                _ => Single::update(&gpu, &data.start, &velocity, &velocity, &[HEAD], 1.0),
+            };
+            let single = single.expect("room for one kernel");
+            single.run(1).expect("a run");
+            verify(kernel, data, &outputs, &single.results().expect("results"));
+            let run = |times: usize| single.run(times).expect("runs");
+            group.bench_function(common::name(&gpu as &dyn softreg::backend::Backend), |bencher| {
+                bencher.iter_custom(|times| {
+                    let begin = std::time::Instant::now();
+                    let mut left = times as usize;
+                    while left > 0 {
+                        run(left.min(RUNS));
+                        left -= left.min(RUNS);
+                    }
+                    begin.elapsed()
+                });
+            });
+        }
+    }
+
+    fn verify(kernel: &str, data: &Data, outputs: &[f32], results: &[Vec<f32>]) {
+        let f64s = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
+        let (x, w, shape) = (f64s(common::values_of(&data.features)), f64s(&data.start.values), data.shape);
+        let n = data.features.n_samples();
+        let outcome = match kernel {
+            "logits" => {
+                let bound = reference::logits_bound(&x, &w, shape);
+                compare(kernel, &results[0], &reference::logits(&x, &w, shape), &bound)
+            }
+            "softmax" => {
+                let y = data.one_hot(0..n);
+                let o = f64s(outputs);
+                let expected = reference::softmax(&o, &y, 1.0 / n as f64, shape);
+                let bound = reference::softmax_bound(&o, &y, 1.0 / n as f64, shape);
+                compare(kernel, &results[0], &expected.residual, &bound.residual)
+            }
+            "gradient" => {
+                let r = f64s(outputs);
+                let mut sum = vec![0f64; shape.n_parameters()];
+                for part in results[0].chunks_exact(sum.len()) {
+                    sum.iter_mut().zip(part).for_each(|(sum, &value)| *sum += f64::from(value));
+                }
+                let sum: Vec<f32> = sum.iter().map(|&value| value as f32).collect();
+                let bound = reference::gradient_bound(&x, &r, shape);
+                compare(kernel, &sum, &reference::gradient(&x, &r, shape), &bound)
+            }
+            _ => {
+                let (mut w, mut v) = (w, f64s(&common::values(shape.n_parameters())));
+                let g = v.clone();
+                let bound = reference::update_bound(&w, &v, &g, &vec![0.0; g.len()], &[HEAD], 1.0, shape);
+                reference::update(&mut w, &mut v, &g, &[HEAD], 1.0, shape);
+                compare(kernel, &results[0], &w, &bound.0)
+            }
+        };
+        outcome.unwrap_or_else(|difference| panic!("{difference}"));
+    }
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);
