@@ -1,0 +1,136 @@
+//! AVX-512F: 16 lanes, 32 registers.
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::{Dot, Element, Kernel, Lanes, Tile, dot_variants, tile_variants};
+
+/// The proof that the processor has these instructions.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+/// # Safety
+/// The processor has these instructions.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
+
+// SAFETY of the blocks below: the instructions are there, which `self` proves; memory is as the caller promised.
+impl Lanes for Avx512 {
+    const N: usize = 16;
+    const TILE: usize = 12;
+    const DOT: usize = 6;
+    type V = __m512;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, v: __m512) {
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn zero_below(self, v: __m512, x: __m512, limit: __m512) -> __m512 {
+        unsafe { _mm512_maskz_mov_ps(!_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, limit), v) }
+    }
+
+    #[inline(always)]
+    fn bits_to_exponent(self, v: __m512) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v))) }
+    }
+
+    #[inline(always)]
+    fn sum4(self, v: [__m512; 4]) -> [f32; 4] {
+        unsafe {
+            // Within each quarter: sums of pairs, then of four, one vector after the other.
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+            let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+            let high = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            let quarters = _mm512_add_ps(low, high);
+            let upper = _mm512_shuffle_f32x4::<0b11_10_11_10>(quarters, quarters);
+            let halves = _mm512_castps512_ps256(_mm512_add_ps(quarters, upper));
+            let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            let mut result = [0.0; 4];
+            _mm_storeu_ps(result.as_mut_ptr(), sums);
+            result
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(self, n_outputs: usize, tile: &Tile) {
+        unsafe { self.tile_variant(n_outputs, tile) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<T: Element>(self, n_outputs: usize, dot: &Dot<T>) {
+        unsafe { self.dot_variant(n_outputs, dot) }
+    }
+}
+
+impl Avx512 {
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile_variant(self, n_outputs: usize, tile: &Tile) {
+        tile_variants!(self, n_outputs, tile, 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn dot_variant<T: Element>(self, n_outputs: usize, dot: &Dot<T>) {
+        dot_variants!(self, n_outputs, dot, 1 2 3 4 5 6);
+    }
+}

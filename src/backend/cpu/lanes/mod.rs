@@ -1,0 +1,283 @@
+//! One abstraction over SIMD instruction sets: a vector of `f32` lanes and the few operations that the kernels need.
+//!
+//! A kernel is written once, generic over [`Lanes`], as a [`Kernel`]. [`Instructions::run`] compiles it once for each
+//! instruction set and runs the one that was chosen when the program started. A value of a type that implements
+//! [`Lanes`] is the proof that the processor has these instructions: only `run` makes them.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use half::f16;
+
+use super::dot::Dot;
+use super::product::Tile;
+
+/// A vector of [`Lanes::N`] values, and what can be done with it.
+pub(super) trait Lanes: Copy {
+    /// How many lanes there are: a divisor of 32.
+    const N: usize;
+    /// How many outputs [`Lanes::tile`] takes at most.
+    const TILE: usize;
+    /// How many outputs [`Lanes::dot`] takes at most.
+    const DOT: usize;
+    /// The vector.
+    type V: Copy;
+
+    /// `x` in each lane.
+    fn splat(self, x: f32) -> Self::V;
+
+    /// # Safety
+    /// N values can be read at `from`.
+    unsafe fn load(self, from: *const f32) -> Self::V;
+
+    /// # Safety
+    /// N values can be read at `from`.
+    unsafe fn load_f16(self, from: *const f16) -> Self::V;
+
+    /// # Safety
+    /// N values can be read at `from`.
+    unsafe fn load_u8(self, from: *const u8) -> Self::V;
+
+    /// # Safety
+    /// N values can be written at `to`.
+    unsafe fn store(self, to: *mut f32, v: Self::V);
+
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+
+    /// The larger of both; `b` when one is NaN (or NaN).
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+
+    /// a·b + c, rounded once where the processor can.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+
+    /// `v`, but 0 in the lanes where `x` is below `limit`. NaN is not below.
+    fn zero_below(self, v: Self::V, x: Self::V, limit: Self::V) -> Self::V;
+
+    /// The value whose bits are those of `v`, moved up by 23: the lowest bits become the exponent.
+    fn bits_to_exponent(self, v: Self::V) -> Self::V;
+
+    /// The sums over the lanes of four vectors.
+    fn sum4(self, v: [Self::V; 4]) -> [f32; 4];
+
+    /// Asks for the cache line at `at`, which need not be readable.
+    fn prefetch(self, at: *const u8);
+
+    /// See [`Tile`]. A function of its own, so that its variants are compiled once.
+    ///
+    /// # Safety
+    /// As [`Tile`] says; 1 ≤ `n_outputs` ≤ TILE.
+    unsafe fn tile(self, n_outputs: usize, tile: &Tile);
+
+    /// See [`Dot`]. A function of its own, so that its variants are compiled once.
+    ///
+    /// # Safety
+    /// As [`Dot`] says; 1 ≤ `n_outputs` ≤ DOT.
+    unsafe fn dot<T: Element>(self, n_outputs: usize, dot: &Dot<T>);
+
+    /// The sum over the lanes.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let zero = self.splat(0.0);
+        self.sum4([v, zero, zero, zero])[0]
+    }
+}
+
+/// The type of a feature in memory. In registers all are `f32`.
+pub(super) trait Element: Copy + Send + Sync + 'static {
+    const ZERO: Self;
+
+    /// # Safety
+    /// N values can be read at `from`.
+    unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V;
+
+    /// The value.
+    fn to_f32(self) -> f32;
+
+    /// The first `count` ≤ N lanes from `from`, the others 0.
+    ///
+    /// # Safety
+    /// `count` values can be read at `from`.
+    #[inline(always)]
+    unsafe fn load_first<L: Lanes>(lanes: L, from: *const Self, count: usize) -> L::V {
+        let mut values = [Self::ZERO; 32];
+        // SAFETY: `count` values can be read, and values has room for 32 ≥ N.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count.min(L::N));
+            Self::load(lanes, values.as_ptr())
+        }
+    }
+}
+
+impl Element for f32 {
+    const ZERO: Self = 0.0;
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.load(from) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Element for f16 {
+    const ZERO: Self = Self::ZERO;
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.load_f16(from) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        Self::to_f32(self)
+    }
+}
+
+impl Element for u8 {
+    const ZERO: Self = 0;
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.load_u8(from) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from(self)
+    }
+}
+
+/// A piece of work written for any instruction set. `run` and all that it calls with vectors must be
+/// `#[inline(always)]`, so that it is compiled with the instructions of its caller.
+pub(super) trait Kernel {
+    type Output;
+
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+/// An instruction set that this processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Instructions(Set);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Set {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Instructions {
+    /// The best.
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if has_avx512() {
+                return Self(Set::Avx512);
+            }
+            if has_avx2() {
+                return Self(Set::Avx2);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Self(Set::Neon);
+        }
+        Self(Set::Portable)
+    }
+
+    /// All that this processor has.
+    #[cfg(test)]
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self(Set::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(has_avx2().then_some(Self(Set::Avx2)));
+            all.extend(has_avx512().then_some(Self(Set::Avx512)));
+        }
+        #[cfg(target_arch = "aarch64")]
+        all.extend(std::arch::is_aarch64_feature_detected!("neon").then_some(Self(Set::Neon)));
+        all
+    }
+
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Set::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => "AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => "AVX-512",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => "NEON",
+        }
+    }
+
+    /// Runs `kernel` with these instructions.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Set::Portable => kernel.run(portable::Portable),
+            // SAFETY: a set other than the portable one is made only where the processor has it.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => unsafe { avx2::run(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => unsafe { avx512::run(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => unsafe { neon::run(kernel) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    has_avx2() && is_x86_feature_detected!("avx512f")
+}
+
+/// The body of [`Lanes::tile`]: the variant for `n_outputs`, which holds `$v` vectors for each output in registers.
+macro_rules! tile_variants {
+    ($lanes:expr, $n_outputs:expr, $tile:expr, $v:literal, $($c:literal)*) => {
+        match $n_outputs {
+            // SAFETY: the caller's promise.
+            $($c => unsafe { crate::backend::cpu::product::tile::<Self, $c, $v>($lanes, $tile) },)*
+            _ => debug_assert!(false, "no tile of {} outputs", $n_outputs),
+        }
+    };
+}
+
+/// The body of [`Lanes::dot`]: the variant for `n_outputs`.
+macro_rules! dot_variants {
+    ($lanes:expr, $n_outputs:expr, $dot:expr, $($c:literal)*) => {
+        match $n_outputs {
+            // SAFETY: the caller's promise.
+            $($c => unsafe { crate::backend::cpu::dot::dot::<Self, T, $c>($lanes, $dot) },)*
+            _ => debug_assert!(false, "no dot products with {} outputs", $n_outputs),
+        }
+    };
+}
+
+use {dot_variants, tile_variants};

@@ -1,0 +1,136 @@
+//! NEON: 4 lanes, 32 registers.
+
+use std::arch::aarch64::*;
+
+use half::f16;
+
+use super::{Dot, Element, Kernel, Lanes, Tile, dot_variants, tile_variants};
+
+/// The proof that the processor has these instructions.
+#[derive(Clone, Copy)]
+pub(super) struct Neon(());
+
+/// # Safety
+/// The processor has these instructions.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Neon(()))
+}
+
+// SAFETY of the blocks below: the instructions are there, which `self` proves; memory is as the caller promised.
+impl Lanes for Neon {
+    const N: usize = 4;
+    const TILE: usize = 6;
+    const DOT: usize = 6;
+    type V = float32x4_t;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> float32x4_t {
+        unsafe { vdupq_n_f32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> float32x4_t {
+        unsafe { vld1q_f32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> float32x4_t {
+        unsafe {
+            let bits = vmovl_u16(vld1_u16(from.cast()));
+            // Exponent and fraction moved to their places in f32; the product corrects the bias of the exponent, and is
+            // exact for subnormal numbers too.
+            let magnitude = vreinterpretq_f32_u32(vshlq_n_u32::<13>(vandq_u32(bits, vdupq_n_u32(0x7FFF))));
+            let magnitude = vmulq_f32(magnitude, vdupq_n_f32(f32::from_bits((127 + 112) << 23)));
+            let sign = vshlq_n_u32::<16>(vandq_u32(bits, vdupq_n_u32(0x8000)));
+            vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(magnitude), sign))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> float32x4_t {
+        unsafe {
+            let bytes = u64::from(from.cast::<u32>().read_unaligned().to_le());
+            vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes)))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, v: float32x4_t) {
+        unsafe { vst1q_f32(to, v) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vaddq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vsubq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmulq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vdivq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmaxq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        unsafe { vfmaq_f32(c, a, b) }
+    }
+
+    #[inline(always)]
+    fn zero_below(self, v: float32x4_t, x: float32x4_t, limit: float32x4_t) -> float32x4_t {
+        unsafe { vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, limit))) }
+    }
+
+    #[inline(always)]
+    fn bits_to_exponent(self, v: float32x4_t) -> float32x4_t {
+        unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<23>(vreinterpretq_u32_f32(v))) }
+    }
+
+    #[inline(always)]
+    fn sum4(self, v: [float32x4_t; 4]) -> [f32; 4] {
+        unsafe {
+            let mut result = [0.0; 4];
+            vst1q_f32(result.as_mut_ptr(), vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3])));
+            result
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn tile(self, n_outputs: usize, tile: &Tile) {
+        unsafe { self.tile_variant(n_outputs, tile) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<T: Element>(self, n_outputs: usize, dot: &Dot<T>) {
+        unsafe { self.dot_variant(n_outputs, dot) }
+    }
+}
+
+impl Neon {
+    #[target_feature(enable = "neon")]
+    unsafe fn tile_variant(self, n_outputs: usize, tile: &Tile) {
+        tile_variants!(self, n_outputs, tile, 4, 1 2 3 4 5 6);
+    }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn dot_variant<T: Element>(self, n_outputs: usize, dot: &Dot<T>) {
+        dot_variants!(self, n_outputs, dot, 1 2 3 4 5 6);
+    }
+}

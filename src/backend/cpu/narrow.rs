@@ -1,0 +1,226 @@
+//! Optimizer steps for few outputs: one pass over the batch, in which each row of X comes from memory once.
+//!
+//! A batch is cut into parts, whose number depends on the batch alone. A part goes through its samples 32 at a time:
+//! logits, softmax, residual, and the part's own gradient while the samples are in the cache. Then the gradients of the
+//! parts are summed in their order. So the result does not depend on the number of threads.
+
+use rayon::prelude::*;
+
+use super::lanes::{Element, Instructions, Kernel, Lanes};
+use super::product::Tile;
+use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
+use super::stepper::{Data, State};
+use super::tiles::{Buffer, DotTile, TILE, groups, pack_rows};
+use super::update::{add_to, update_bias, update_tile};
+use crate::backend::{Head, Shape};
+use crate::error::Result;
+
+/// The most outputs for which this way is the better one.
+const MOST_OUTPUTS: usize = 64;
+/// A larger gradient would not stay in the cache.
+const LARGEST_GRADIENT: usize = 1 << 20;
+/// A part has at least so many samples, so that summing the gradients costs little.
+const LEAST_PART: usize = 64;
+/// At most so many parts.
+const MOST_PARTS: usize = 32;
+/// Multiplications of a phase below which a second thread costs more than it brings.
+const PARALLEL: usize = 1 << 18;
+
+/// A part of a batch.
+struct Part {
+    gradient: Buffer,
+    bias_gradient: Vec<f32>,
+    losses: Vec<f64>,
+    logits: Buffer,
+    slab: Buffer,
+    targets: TargetsOfTile,
+}
+
+pub(super) struct Narrow {
+    parts: Vec<Part>,
+}
+
+/// How many parts a batch has, and how many samples a part.
+fn parts(batch_len: usize) -> (usize, usize) {
+    let n = batch_len.div_ceil(LEAST_PART).clamp(1, MOST_PARTS);
+    let size = batch_len.div_ceil(n).next_multiple_of(TILE);
+    (batch_len.div_ceil(size), size)
+}
+
+impl Narrow {
+    /// Whether this way suits the shape.
+    pub fn suits(shape: Shape) -> bool {
+        shape.n_outputs() <= MOST_OUTPUTS && shape.n_parameters() <= LARGEST_GRADIENT
+    }
+
+    pub fn new<T>(data: &Data<T>, shape: Shape, batch_size: usize) -> Result<Self> {
+        let m = shape.n_outputs();
+        // A shorter batch may have more parts than the longest, whose parts are rounded up.
+        let n_parts = batch_size.div_ceil(LEAST_PART).clamp(1, MOST_PARTS);
+        let part = || {
+            Ok(Part {
+                gradient: Buffer::zeros(shape.n_features.div_ceil(TILE) * TILE, m, "the gradient")?,
+                bias_gradient: vec![0.0; m],
+                losses: vec![0.0; shape.n_heads],
+                logits: Buffer::zeros(m, TILE, "the logits")?,
+                slab: Buffer::zeros(TILE, TILE, "a part of the features")?,
+                targets: TargetsOfTile::new(data.targets, shape.n_classes)?,
+            })
+        };
+        Ok(Self { parts: (0..n_parts).map(|_| part()).collect::<Result<_>>()? })
+    }
+
+    /// Whether threads are worth it for batches of that many samples.
+    pub fn is_parallel(batch_len: usize, shape: Shape) -> bool {
+        batch_len > LEAST_PART && 2 * batch_len * shape.n_parameters() >= PARALLEL
+    }
+
+    /// One step with the samples `rows`; `ahead` comes next. The losses are added to `losses`.
+    pub fn step<T: Element>(
+        &mut self,
+        instructions: Instructions,
+        data: &Data<T>,
+        state: &mut State,
+        rows: &[u32],
+        ahead: &[u32],
+        rate: f32,
+        losses: &mut [f64],
+    ) {
+        let shape = state.weights.shape;
+        let (n_parts, size) = parts(rows.len());
+        let parts = &mut self.parts[..n_parts];
+        let weight = 1.0 / rows.len() as f32;
+        let run = |index: usize, part: &mut Part| {
+            let end = rows.len().min((index + 1) * size);
+            let of_part = &rows[index * size..end];
+            let ahead = if end < rows.len() { &rows[end..] } else { ahead };
+            instructions.run(PartKernel { data, state, rows: of_part, ahead, weight, part });
+        };
+        if Self::is_parallel(rows.len(), shape) {
+            parts.par_iter_mut().enumerate().for_each(|(index, part)| run(index, part));
+        } else {
+            parts.iter_mut().enumerate().for_each(|(index, part)| run(index, part));
+        }
+
+        let Some((first, others)) = parts.split_first_mut() else { return };
+        for part in others.iter() {
+            first.bias_gradient.iter_mut().zip(&part.bias_gradient).for_each(|(sum, &value)| *sum += value);
+            first.losses.iter_mut().zip(&part.losses).for_each(|(sum, &value)| *sum += value);
+        }
+        losses.iter_mut().zip(&first.losses).for_each(|(sum, &value)| *sum += value);
+        update_bias(&mut state.weights.bias, &mut state.bias_velocity, &first.bias_gradient, &state.heads, rate);
+
+        let (others, heads) = (&*others, &state.heads[..]);
+        let size = shape.n_outputs() * TILE;
+        let tiles = |w: &mut [f32], velocity: &mut [f32], gradient: &mut [f32], offset: usize| {
+            instructions.run(UpdateKernel {
+                w,
+                velocity,
+                gradient,
+                others,
+                offset,
+                size,
+                heads,
+                rate,
+                scale: data.scale,
+            });
+        };
+        let length = state.weights.w.len() / size * size;
+        let (w, v, g) = (&mut state.weights.w[..length], &mut state.velocity[..length], &mut first.gradient[..length]);
+        if n_parts * length >= PARALLEL {
+            let chunk = (length / size).div_ceil(rayon::current_num_threads()) * size;
+            let chunks = w.par_chunks_mut(chunk).zip(v.par_chunks_mut(chunk)).zip(g.par_chunks_mut(chunk));
+            chunks.enumerate().for_each(|(index, ((w, v), g))| tiles(w, v, g, index * chunk));
+        } else {
+            tiles(w, v, g, 0);
+        }
+    }
+}
+
+/// Gradient and losses of a part.
+struct PartKernel<'a, T> {
+    data: &'a Data<'a, T>,
+    state: &'a State,
+    rows: &'a [u32],
+    ahead: &'a [u32],
+    weight: f32,
+    part: &'a mut Part,
+}
+
+impl<T: Element> Kernel for PartKernel<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { data, state, rows, ahead, weight, part } = self;
+        let Shape { n_classes, .. } = state.weights.shape;
+        let m = state.weights.bias.len();
+        let x = data.x;
+        part.bias_gradient.fill(0.0);
+        part.losses.fill(0.0);
+        for (index, tile) in rows.chunks(TILE).enumerate() {
+            let ahead = rows.get((index + 1) * TILE..).filter(|next| !next.is_empty()).unwrap_or(ahead);
+            let logits = DotTile { x, rows: tile, weights: &state.weights, ahead, out: &mut part.logits };
+            logits.run(lanes);
+            let o = &mut part.logits[..m * TILE];
+            softmax(
+                lanes,
+                SoftmaxTile {
+                    o,
+                    scale: data.scale,
+                    bias: &state.weights.bias,
+                    n_classes,
+                    n_samples: tile.len(),
+                    weight,
+                    targets: part.targets.of(data.targets, n_classes, tile),
+                    losses: &mut part.losses,
+                    bias_gradient: &mut part.bias_gradient,
+                },
+            );
+            for (slab, gradient) in part.gradient.chunks_exact_mut(m * TILE).take(x.d.div_ceil(TILE)).enumerate() {
+                pack_rows(lanes, x, tile.iter().copied(), slab * TILE, &mut part.slab);
+                for (j, n) in groups(m, L::TILE) {
+                    let product = Tile {
+                        a: part.slab.as_ptr(),
+                        b: part.logits[j * TILE..].as_ptr(),
+                        b_stride: 0,
+                        t: tile.len(),
+                        out: gradient[j * TILE..].as_mut_ptr(),
+                        add: index > 0,
+                    };
+                    // SAFETY: the slab has a row for each of up to 32 samples, logits and gradient have m rows.
+                    unsafe { lanes.tile(n, &product) }
+                }
+            }
+        }
+    }
+}
+
+/// Update of whole tiles of W from the sum of the gradients.
+struct UpdateKernel<'a> {
+    w: &'a mut [f32],
+    velocity: &'a mut [f32],
+    gradient: &'a mut [f32],
+    others: &'a [Part],
+    offset: usize,
+    size: usize,
+    heads: &'a [Head],
+    rate: f32,
+    scale: f32,
+}
+
+impl Kernel for UpdateKernel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { w, velocity, gradient, others, offset, size, heads, rate, scale } = self;
+        let tiles = w.chunks_exact_mut(size).zip(velocity.chunks_exact_mut(size)).zip(gradient.chunks_exact_mut(size));
+        for (index, ((w, velocity), gradient)) in tiles.enumerate() {
+            for part in others {
+                add_to(lanes, gradient, &part.gradient[offset + index * size..][..size]);
+            }
+            update_tile(lanes, w, velocity, gradient, heads, rate, scale);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The tile of a product: C += Aᵀ·B, 32 × n_outputs, over t terms.
+//!
+//! All matrices are cut into tiles 32 wide, and both large products are this one:
+//!
+//! | product             | A, (t × 32)                | B, tiles of (n_outputs × 32)  | C, (n_outputs × 32)       |
+//! |---------------------|----------------------------|-------------------------------|---------------------------|
+//! | logits, t = d       | 32 samples of X, by column | W, 32 features a tile         | logits of 32 samples      |
+//! | gradient, t = batch | 32 features of X, by row   | residual, 32 samples a tile   | gradient of 32 features   |
+//!
+//! The terms are summed in their order. A is read as vectors; each value of B is multiplied with a whole vector.
+
+use super::lanes::Lanes;
+use super::tiles::TILE;
+
+/// The arguments of [`tile`].
+///
+/// Promises: `a` has t × 32 values; `b` has for every 32 terms a tile of (n_outputs × 32) values, `b_stride` values
+/// apart; `out` has (n_outputs × 32) values, and nobody else uses it.
+pub(super) struct Tile {
+    pub a: *const f32,
+    pub b: *const f32,
+    pub b_stride: usize,
+    pub t: usize,
+    pub out: *mut f32,
+    /// Whether to add to `out`; otherwise it is overwritten.
+    pub add: bool,
+}
+
+/// c\[output\]\[lane\] (+)= Σ_i a\[i\]\[lane\] · b\[i / 32\]\[output\]\[i % 32\], `V` vectors of each output at a time.
+///
+/// # Safety
+/// As [`Tile`] says, for `C` outputs.
+#[inline(always)]
+pub(super) unsafe fn tile<L: Lanes, const C: usize, const V: usize>(lanes: L, tile: &Tile) {
+    for first_lane in (0..TILE).step_by(V * L::N) {
+        let mut sums = [[lanes.splat(0.0); V]; C];
+        // SAFETY: all addresses are within what the caller promised.
+        unsafe {
+            if tile.add {
+                for c in 0..C {
+                    for v in 0..V {
+                        sums[c][v] = lanes.load(tile.out.add(c * TILE + first_lane + v * L::N));
+                    }
+                }
+            }
+            let mut a = tile.a.add(first_lane);
+            let mut b = tile.b;
+            let mut left = tile.t;
+            while left > 0 {
+                // The tiles of B lie far apart, where no hardware looks ahead.
+                let next = b.wrapping_add(tile.b_stride);
+                for line in 0..2 * C {
+                    lanes.prefetch(next.wrapping_add(line * 16).cast());
+                }
+                let count = left.min(TILE);
+                for i in 0..count {
+                    let mut x = [lanes.splat(0.0); V];
+                    for v in 0..V {
+                        x[v] = lanes.load(a.add(v * L::N));
+                    }
+                    for c in 0..C {
+                        let factor = lanes.splat(*b.add(c * TILE + i));
+                        for v in 0..V {
+                            sums[c][v] = lanes.mul_add(factor, x[v], sums[c][v]);
+                        }
+                    }
+                    a = a.wrapping_add(TILE);
+                }
+                left -= count;
+                b = next;
+            }
+            for c in 0..C {
+                for v in 0..V {
+                    lanes.store(tile.out.add(c * TILE + first_lane + v * L::N), sums[c][v]);
+                }
+            }
+        }
+    }
+}
