@@ -196,7 +196,9 @@ fn update_error(gpu: &Gpu, case: (usize, usize, usize, usize), plant: Plant) -> 
 
     let parts: Vec<f64> = f64s(&partials);
     let sum_of = |f: fn(f64) -> f64| -> Vec<f64> {
-        (0..shape.n_parameters()).map(|i| parts.iter().skip(i).step_by(shape.n_parameters()).map(|&x| f(x)).sum()).collect()
+        (0..shape.n_parameters())
+            .map(|i| parts.iter().skip(i).step_by(shape.n_parameters()).map(|&x| f(x)).sum())
+            .collect()
     };
     let gradient = sum_of(|x| x);
     let gradient_bound: Vec<f64> =
@@ -291,7 +293,10 @@ fn a_planted_error_is_noticed() {
         }
         for (from, to) in [
             ("sum3 += x.w * r;", ""),
-            ("first_sample + step.samples_per_part, step.n_samples)", "first_sample + step.samples_per_part, step.n_samples - 1u)"),
+            (
+                "first_sample + step.samples_per_part, step.n_samples)",
+                "first_sample + step.samples_per_part, step.n_samples - 1u)",
+            ),
             ("vec4<u32>(step.n_features));", "vec4<u32>(step.n_features + 1u));"),
             ("order[step.start + sample]", "step.start + sample"),
             ("let scale = select(step.scale, 1.0, feature == step.n_features);", "let scale = step.scale;"),
@@ -331,6 +336,9 @@ fn softmax_does_not_change_with_a_shift() {
         for shift in [1024.0, -1024.0] {
             assert_eq!(run(shift), base);
         }
-        assert_ne!(run(0.1), run(0.0).iter().map(|values| values.iter().map(|x| x + 1.0).collect()).collect::<Vec<Vec<f32>>>());
+        assert_ne!(
+            run(0.1),
+            run(0.0).iter().map(|values| values.iter().map(|x| x + 1.0).collect()).collect::<Vec<Vec<f32>>>()
+        );
     });
 }

@@ -42,7 +42,8 @@ fn every_variant_translates() {
 
         let options = msl::Options { lang_version: (2, 0), ..msl::Options::default() };
         let pipeline = msl::PipelineOptions { entry_point: Some(entry.clone()), ..msl::PipelineOptions::default() };
-        let (text, _) = msl::write_string(&module, &info, &options, &pipeline).unwrap_or_else(|e| panic!("{what}: MSL: {e}"));
+        let (text, _) =
+            msl::write_string(&module, &info, &options, &pipeline).unwrap_or_else(|e| panic!("{what}: MSL: {e}"));
         assert!(text.contains("kernel void"));
 
         for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0] {

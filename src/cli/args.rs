@@ -1,0 +1,330 @@
+//! What the command line accepts. Values that make no sense are refused here, with exit status 2.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use softreg::data::Source;
+use softreg::{FeatureScale, Sgd, Solver};
+
+/// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    subcommand_required = true,
+    after_help = "\
+`softreg` alone is `softreg train`; without data it trains on built-in images of
+handwritten digits. `softreg COMMAND --help` has the options.
+
+Examples:
+  softreg
+  softreg train flowers.csv --label-column species --test-split 0.2 \\
+      --out flowers.safetensors
+  softreg predict flowers.safetensors new.csv
+  softreg evaluate flowers.safetensors other.csv --label-column species
+
+Results go to standard output, progress and messages to standard error.
+Exit status: 0 success, 1 failure, 2 wrong usage."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a classifier and measure it
+    Train(Train),
+    /// Measure a model on labelled data
+    Evaluate(Evaluate),
+    /// Predict the class of each sample
+    Predict(Predict),
+    /// List the devices to train on, and which one `auto` takes
+    Devices,
+    /// Show what is in a model file
+    Info(Info),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg train
+  softreg train flowers.csv --label-column species --test-split 0.2 \\
+      --out flowers.safetensors
+  softreg train images.idx3.gz --labels labels.idx1.gz --test-split 0.2
+  softreg train x.npy --labels y.txt --test test_x.npy \\
+      --test-labels test_y.txt --l2 1e-6 --epochs 100")]
+pub struct Train {
+    /// Training data: CSV with a header, IDX or .npy, told apart by content; CSV and IDX may be gzipped. Default: the
+    /// built-in digits
+    pub features: Option<PathBuf>,
+
+    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy
+    #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "label_column")]
+    pub labels: Option<PathBuf>,
+
+    /// The column of FEATURES, a CSV file, that holds the labels
+    #[arg(long, value_name = "NAME", requires = "features")]
+    pub label_column: Option<String>,
+
+    /// Test data, in the form of FEATURES
+    #[arg(long, value_name = "FEATURES", requires = "features", conflicts_with = "test_split")]
+    pub test: Option<PathBuf>,
+
+    /// Labels of the test data, in the form of --labels
+    #[arg(long, value_name = "PATH", requires = "test")]
+    pub test_labels: Option<PathBuf>,
+
+    /// Share of the samples, drawn at random, to keep for testing, between 0 and 1. Default: 0.2 for the built-in digits,
+    /// otherwise none
+    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
+    pub test_split: Option<f64>,
+
+    #[command(flatten)]
+    pub device: Device,
+
+    /// How the objective is minimised: sgd, minibatch stochastic gradient descent with Nesterov's momentum
+    #[arg(long, value_enum, default_value_t = SolverName::Sgd)]
+    pub solver: SolverName,
+
+    /// How often each sample is visited
+    #[arg(long, value_name = "N", value_parser = count, default_value_t = Sgd::default().epochs)]
+    pub epochs: usize,
+
+    /// Samples a step
+    #[arg(long, value_name = "N", value_parser = count, default_value_t = Sgd::default().batch_size)]
+    pub batch_size: usize,
+
+    /// Learning rate of the first step; it falls to 0 in a straight line. Default: chosen from the mean ‖x‖² of the
+    /// scaled samples x; the report has it
+    #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true)]
+    pub lr: Option<f64>,
+
+    /// Share of the velocity that a step keeps, at least 0 and below 1
+    #[arg(long, value_name = "F", value_parser = momentum, allow_negative_numbers = true, default_value_t = Sgd::default().momentum)]
+    pub momentum: f64,
+
+    /// Penalty: the objective is mean loss + l2/2·‖W‖², with W that of the scaled features and the intercept not
+    /// penalised. scikit-learn's C is 1/(l2·n_samples)
+    #[arg(long, value_name = "F", value_parser = not_negative, allow_negative_numbers = true, default_value = "1e-5")]
+    pub l2: f64,
+
+    /// Seed of the order of the samples and of --test-split. One seed on one device gives one model, bit for bit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+
+    /// What every feature is multiplied by in training (the saved model takes features as they are): `auto` is
+    /// 1/max|x| when that is below 1, otherwise 1; `none` is 1
+    #[arg(long, value_name = "auto|none|F", value_parser = feature_scale, allow_negative_numbers = true, default_value = "auto")]
+    pub feature_scale: FeatureScale,
+
+    /// Save the model as this file (safetensors). Default: it is not saved
+    #[arg(long, value_name = "MODEL.safetensors")]
+    pub out: Option<PathBuf>,
+
+    /// Write settings and results as one JSON object to this file; `-` is standard output, the report then goes to
+    /// standard error
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// No progress and no messages, only the report, warnings and errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg evaluate flowers.safetensors other.csv --label-column species
+  softreg evaluate digits.safetensors images.idx3.gz --labels labels.idx1.gz")]
+pub struct Evaluate {
+    /// A model that `softreg train --out` saved
+    pub model: PathBuf,
+
+    /// Data: CSV with a header, IDX or .npy, told apart by content
+    pub features: PathBuf,
+
+    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy
+    #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
+    pub labels: Option<PathBuf>,
+
+    /// The column of FEATURES, a CSV file, that holds the labels
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+
+    #[command(flatten)]
+    pub device: Device,
+
+    /// Write the results as one JSON object to this file; `-` is standard output, the report then goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg predict flowers.safetensors new.csv
+  softreg predict flowers.safetensors new.csv --proba --out probabilities.csv")]
+pub struct Predict {
+    /// A model that `softreg train --out` saved
+    pub model: PathBuf,
+
+    /// Data: CSV with a header, IDX or .npy, told apart by content. Of a CSV file the columns are taken that the model
+    /// was trained on; there may be others
+    pub features: PathBuf,
+
+    /// Write CSV: the predicted class, and the probability of each class
+    #[arg(long)]
+    pub proba: bool,
+
+    /// Write to this file. Default: standard output
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub device: Device,
+}
+
+#[derive(Debug, Args)]
+pub struct Info {
+    /// A model that `softreg train --out` saved
+    pub model: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Device {
+    /// Where to compute: `auto` (the best GPU, or else the CPU), `cpu`, `gpu`, or a part of a name that `softreg
+    /// devices` lists
+    #[arg(long = "device", value_name = "NAME", default_value = "auto")]
+    name: String,
+}
+
+impl Device {
+    pub fn open(&self) -> softreg::Result<softreg::Device> {
+        softreg::Device::named(&self.name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SolverName {
+    Sgd,
+}
+
+impl Train {
+    pub fn solver(&self) -> Solver {
+        match self.solver {
+            SolverName::Sgd => Sgd {
+                epochs: self.epochs,
+                batch_size: self.batch_size,
+                learning_rate: self.lr,
+                momentum: self.momentum,
+                ..Sgd::default()
+            }
+            .into(),
+        }
+    }
+
+    /// The training data; none when it is the built-in digits.
+    pub fn source(&self) -> Option<Source> {
+        Some(Source {
+            features: self.features.clone()?,
+            labels: self.labels.clone(),
+            label_column: self.label_column.clone(),
+            feature_names: None,
+        })
+    }
+
+    /// The test data, with the columns of the training data.
+    pub fn test_source(&self, feature_names: Option<&[String]>) -> Option<Source> {
+        Some(Source {
+            features: self.test.clone()?,
+            labels: self.test_labels.clone(),
+            label_column: self.label_column.clone().filter(|_| self.test_labels.is_none()),
+            feature_names: feature_names.map(<[String]>::to_vec),
+        })
+    }
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err("not a finite number".to_owned()),
+    }
+}
+
+fn number_that(text: &str, accept: impl Fn(f64) -> bool, expected: &str) -> Result<f64, String> {
+    let number = number(text)?;
+    if accept(number) { Ok(number) } else { Err(format!("must be {expected}")) }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number_that(text, |x| x > 0.0, "above 0")
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    number_that(text, |x| x >= 0.0, "at least 0")
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    number_that(text, |x| x > 0.0 && x < 1.0, "above 0 and below 1")
+}
+
+fn momentum(text: &str) -> Result<f64, String> {
+    number_that(text, |x| (0.0..1.0).contains(&x), "at least 0 and below 1")
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number, at least 1".to_owned()),
+        Ok(count) => Ok(count),
+    }
+}
+
+fn feature_scale(text: &str) -> Result<FeatureScale, String> {
+    match text {
+        "auto" => Ok(FeatureScale::Auto),
+        "none" => Ok(FeatureScale::Factor(1.0)),
+        factor => match factor.parse::<f64>() {
+            // Kernels multiply in single precision.
+            Ok(number) if number > 0.0 && (number as f32).is_normal() => Ok(FeatureScale::Factor(number)),
+            _ => Err("must be `auto`, `none` or a number above 0".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_library() {
+        let Command::Train(train) = Cli::parse_from(["softreg", "train"]).command else { panic!("not train") };
+        assert_eq!(train.solver(), Solver::default());
+        let library = format!("{:?}", softreg::SoftmaxRegression::new());
+        assert!(library.contains(&format!("l2: {:?},", train.l2)), "{library}");
+        assert!(library.contains(&format!("seed: {:?},", train.seed)), "{library}");
+        assert!(library.contains(&format!("feature_scale: {:?},", train.feature_scale)), "{library}");
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        type Parser = fn(&str) -> Result<f64, String>;
+        let cases: [(Parser, &[&str], &[&str]); 4] = [
+            (positive, &["1e-9", "3"], &["0", "-1", "inf", "NaN", "", "x"]),
+            (not_negative, &["0", "1e-5"], &["-1e-9", "inf", "NaN"]),
+            (fraction, &["0.2", "0.999"], &["0", "1", "1.5", "-0.2", "NaN"]),
+            (momentum, &["0", "0.99"], &["1", "-0.1", "NaN"]),
+        ];
+        for (parser, good, bad) in cases {
+            assert!(good.iter().all(|text| parser(text).is_ok()), "{good:?}");
+            assert!(bad.iter().all(|text| parser(text).is_err()), "{bad:?}");
+        }
+        assert!(count("0").is_err() && count("-1").is_err() && count("1.5").is_err() && count("1") == Ok(1));
+        assert!(["0", "-1", "inf", "1e-60", "some"].iter().all(|text| feature_scale(text).is_err()));
+    }
+}

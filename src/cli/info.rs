@@ -1,0 +1,86 @@
+//! `softreg info`: what is in a model file.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::Result;
+use indicatif::{HumanBytes, HumanCount};
+use serde_json::Value;
+use softreg::{Error, Model};
+
+use crate::report::{printable, rounded};
+use crate::{args, output};
+
+pub fn run(args: &args::Info) -> Result<()> {
+    let path = &args.model;
+    let bytes = fs::read(path).map_err(|source| Error::io("read", path, source))?;
+    let model = Model::from_bytes(&bytes).map_err(|problem| Error::ModelFile { path: path.clone(), problem })?;
+    output::write(Path::new("-"), |out| write(out, path, &bytes, &model))
+}
+
+fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::Result<()> {
+    let training = model.training();
+    let (d, q) = (model.n_features(), model.n_classes());
+    let version = format_version(bytes).map_or_else(|| "?".to_owned(), |version| version.to_string());
+    writeln!(out, "file       {}, {}, format version {version}", path.display(), HumanBytes(bytes.len() as u64))?;
+    writeln!(out, "shape      weight {d} × {q} and bias {q}, f32: {} parameters", HumanCount(((d + 1) * q) as u64))?;
+    writeln!(out, "classes    {}", first(model.classes(), 20))?;
+    match model.feature_names() {
+        Some(names) => writeln!(out, "features   {}", first(names, 8))?,
+        None => writeln!(out, "features   {d}, without names")?,
+    }
+
+    if let Some(version) = training["softreg_version"].as_str() {
+        let device = training["device"].as_str().unwrap_or("?");
+        writeln!(out, "trained    by softreg {version} on {}", printable(device, usize::MAX))?;
+    }
+    let settings = [
+        ("solver", "solver"),
+        ("n_samples", "samples"),
+        ("epochs", "epochs"),
+        ("batch_size", "batch size"),
+        ("learning_rate", "learning rate"),
+        ("l2", "l2"),
+        ("feature_scale", "feature scale"),
+        ("seed", "seed"),
+    ];
+    section(out, "settings", training, &settings)?;
+    let metrics = [("train_loss", "loss"), ("train_accuracy", "accuracy"), ("objective", "objective")];
+    section(out, "training", training, &metrics)
+}
+
+/// `title  name value, name value, …` of those that the file has.
+fn section(out: &mut dyn Write, title: &str, record: &Value, entries: &[(&str, &str)]) -> io::Result<()> {
+    let texts: Vec<String> = entries
+        .iter()
+        .filter_map(|&(key, name)| {
+            let value = match &record[key] {
+                Value::Null => return None,
+                Value::String(text) => printable(text, usize::MAX),
+                value if value.is_f64() => rounded(value.as_f64()?),
+                value => value.to_string(),
+            };
+            Some(format!("{name} {value}"))
+        })
+        .collect();
+    if !texts.is_empty() {
+        writeln!(out, "{title:9}  {}", texts.join(", "))?;
+    }
+    Ok(())
+}
+
+fn first(names: &[String], limit: usize) -> String {
+    let shown = names.iter().take(limit).map(|name| printable(name, 40)).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(limit) {
+        0 => format!("{}: {shown}", names.len()),
+        more => format!("{}: {shown}, … and {} more", names.len(), HumanCount(more as u64)),
+    }
+}
+
+/// Of bytes that are a model.
+fn format_version(bytes: &[u8]) -> Option<u64> {
+    let (_, header) = safetensors::SafeTensors::read_metadata(bytes).ok()?;
+    let record: Value = serde_json::from_str(header.metadata().as_ref()?.get("softreg")?).ok()?;
+    record["format_version"].as_u64()
+}

@@ -1,0 +1,234 @@
+//! `softreg train`.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use indicatif::{HumanBytes, HumanCount};
+use serde_json::{Value, json};
+use softreg::data::{self, read};
+use softreg::{Dataset, Device, Evaluation, FeatureScale, Fit, SoftmaxRegression};
+
+use crate::progress::Display;
+use crate::report::{self, Stages, rounded};
+use crate::{args, input, output};
+
+/// Of the built-in digits, when nothing else is asked for.
+const DIGITS_TEST_SPLIT: f64 = 0.2;
+
+pub fn run(args: &args::Train) -> Result<()> {
+    let start = Instant::now();
+    check_outputs(args)?;
+    let tell = |text: &str| {
+        if !args.quiet {
+            output::message(text);
+        }
+    };
+    let mut stages = Stages::default();
+    let begin = Instant::now();
+    let device = args.device.open()?;
+    stages.device = begin.elapsed();
+    tell(&format!("device     {}", report::device(&device)));
+
+    let begin = Instant::now();
+    let (train, test) = load(args)?;
+    stages.load = begin.elapsed();
+    tell(&format!("data       {}", describe(args, &train, test.as_ref())));
+    if args.out.is_none() && args.features.is_some() {
+        tell("model      not saved; --out MODEL.safetensors saves it");
+    }
+
+    let estimator = SoftmaxRegression::new()
+        .solver(args.solver())
+        .l2(args.l2)
+        .seed(args.seed)
+        .feature_scale(args.feature_scale)
+        .device(&device);
+    let display = Display::new(args.epochs, args.quiet);
+    let begin = Instant::now();
+    let fit = estimator.fit_with(&train, |progress| {
+        display.show(progress);
+        ControlFlow::Continue(())
+    });
+    display.finish();
+    let fit = fit?;
+    stages.device += fit.upload;
+    stages.train = Some(fit.training);
+    // What is left of the fit is the evaluation on the training data.
+    stages.evaluate = begin.elapsed().saturating_sub(fit.upload + fit.training);
+
+    // Before anything else can fail.
+    if let Some(path) = &args.out {
+        fit.model.save(path)?;
+    }
+    let begin = Instant::now();
+    let test = test.map(|test| fit.model.on(&device).evaluate(&test)).transpose()?;
+    stages.evaluate += begin.elapsed();
+    stages.total = start.elapsed();
+
+    let run = Run { args, device: &device, train: &train, fit: &fit, test: test.as_ref(), stages };
+    if let Some(path) = &args.json {
+        let record = run.to_json();
+        output::write(path, |out| writeln!(out, "{record}"))?;
+    }
+    report::print(args.json.as_deref(), args.quiet, |out| run.report(out))
+}
+
+/// Finds out what cannot be written before anything is trained.
+fn check_outputs(args: &args::Train) -> Result<()> {
+    let paths = [&args.features, &args.labels, &args.test, &args.test_labels];
+    let inputs = paths.map(|path| path.as_deref());
+    if let Some(out) = &args.out {
+        if output::is_stdout(out) || output::is_special(out) {
+            bail!("cannot write the model to {}: --out must be a file", out.display());
+        }
+        if Some(out) == args.json.as_ref() {
+            bail!("--out and --json are the same file {}", out.display());
+        }
+    }
+    for path in [&args.out, &args.json].into_iter().flatten() {
+        output::check_is_no_input(path, &inputs)?;
+        output::check_writable(path)?;
+    }
+    Ok(())
+}
+
+/// The training data and the test data.
+fn load(args: &args::Train) -> Result<(Dataset<'static>, Option<Dataset<'static>>)> {
+    let Some(source) = args.source() else {
+        let (train, test) = data::digits()?.split(args.test_split.unwrap_or(DIGITS_TEST_SPLIT), args.seed)?;
+        return Ok((train, Some(test)));
+    };
+    let data = read(&source)?.into_dataset()?;
+    if let Some(fraction) = args.test_split {
+        let (train, test) = data.split(fraction, args.seed)?;
+        return Ok((train, Some(test)));
+    }
+    let test = match args.test_source(data.feature_names()) {
+        Some(source) => Some(input::labelled(&source, data.classes(), data.n_features())?),
+        None => None,
+    };
+    Ok((data, test))
+}
+
+fn describe(args: &args::Train, train: &Dataset, test: Option<&Dataset>) -> String {
+    let name = args.features.as_deref().map_or_else(|| "built-in digits".to_owned(), |path| path.display().to_string());
+    let n = HumanCount(train.n_samples() as u64);
+    let dtype = train.features().values().dtype();
+    let shape = format!("{name}: {n} × {} {dtype}, {} classes", train.n_features(), train.n_classes());
+    match test {
+        Some(test) => {
+            let n = HumanCount(test.n_samples() as u64);
+            let from = match (&args.test, args.test_split) {
+                (Some(path), _) => format!(" from {}", path.display()),
+                (None, Some(_)) => String::new(),
+                (None, None) => " (--test-split 0.2)".to_owned(),
+            };
+            format!("{shape}; {n} test samples{from}")
+        }
+        None => format!("{shape}; no test data (--test or --test-split)"),
+    }
+}
+
+/// All there is to report.
+struct Run<'a> {
+    args: &'a args::Train,
+    device: &'a Device,
+    train: &'a Dataset<'a>,
+    fit: &'a Fit,
+    test: Option<&'a Evaluation>,
+    stages: Stages,
+}
+
+impl Run<'_> {
+    fn samples_per_second(&self) -> f64 {
+        let seconds = self.fit.training.max(Duration::from_nanos(1)).as_secs_f64();
+        (self.fit.epochs.len() * self.train.n_samples()) as f64 / seconds
+    }
+
+    fn report(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        let mut parts = vec![("training", &self.fit.train)];
+        parts.extend(self.test.map(|test| ("test", test)));
+        report::figures(out, &parts)?;
+        let (title, evaluation) = match self.test {
+            Some(test) => ("class (test data)", test),
+            None => ("class (training data)", &self.fit.train),
+        };
+        report::classes(out, title, self.train.classes(), evaluation)?;
+
+        let args = self.args;
+        let chosen = |automatic: bool| if automatic { " (auto)" } else { "" };
+        writeln!(
+            out,
+            "solver     {}, {} epochs, batch size {}, momentum {}, l2 {}, seed {}",
+            args.solver().name(),
+            self.fit.epochs.len(),
+            args.batch_size,
+            args.momentum,
+            rounded(args.l2),
+            args.seed,
+        )?;
+        writeln!(
+            out,
+            "           learning rate {}{}, feature scale {}{}",
+            rounded(self.fit.learning_rate),
+            chosen(args.lr.is_none()),
+            rounded(self.fit.feature_scale),
+            chosen(args.feature_scale == FeatureScale::Auto),
+        )?;
+        writeln!(out, "speed      {} samples/s", HumanCount(self.samples_per_second() as u64))?;
+        self.stages.write(out)?;
+        writeln!(out, "device     {}", report::device(self.device))?;
+        match &args.out {
+            Some(path) => writeln!(out, "model      saved as {}{}", path.display(), size(path)),
+            None => writeln!(out, "model      not saved (--out)"),
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let Self { args, device, train, fit, test, stages, .. } = self;
+        let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        json!({
+            "softreg_version": env!("CARGO_PKG_VERSION"),
+            "features": path(&args.features).unwrap_or_else(|| "built-in digits".to_owned()),
+            "model": path(&args.out),
+            "device": device.info().name,
+            "backend": device.info().backend,
+            "device_reason": device.reason(),
+            "solver": args.solver().name(),
+            "n_samples": train.n_samples(),
+            "n_test_samples": test.map_or(0, |test| test.n_samples),
+            "n_features": train.n_features(),
+            "n_classes": train.n_classes(),
+            "n_heads": 1,
+            "dtype": train.features().values().dtype().to_string(),
+            "epochs": fit.epochs.len(),
+            "batch_size": args.batch_size,
+            "lr": fit.learning_rate,
+            "momentum": args.momentum,
+            "l2": args.l2,
+            "feature_scale": fit.feature_scale,
+            "seed": args.seed,
+            "seconds_load": stages.load.as_secs_f64(),
+            "seconds_device": stages.device.as_secs_f64(),
+            "seconds_train": fit.training.as_secs_f64(),
+            "seconds_evaluate": stages.evaluate.as_secs_f64(),
+            "seconds_total": stages.total.as_secs_f64(),
+            "samples_per_second": self.samples_per_second(),
+            "train_loss": fit.train.log_loss,
+            "objective": fit.objective,
+            "train_accuracy": fit.train.accuracy,
+            "test_loss": test.map(|test| test.log_loss),
+            "test_accuracy": test.map(|test| test.accuracy),
+            "epoch_losses": fit.epochs.iter().map(|epoch| epoch.loss).collect::<Vec<_>>(),
+            "train_classes": report::classes_json(train.classes(), &fit.train),
+            "test_classes": test.map(|test| report::classes_json(train.classes(), test)),
+        })
+    }
+}
+
+fn size(path: &Path) -> String {
+    std::fs::metadata(path).map_or_else(|_| String::new(), |metadata| format!(" ({})", HumanBytes(metadata.len())))
+}

@@ -1,0 +1,230 @@
+//! Bad input: each kind ends with status 1, one line that says what is wrong, where, and what to do, and nothing is left
+//! behind.
+#![cfg(feature = "cli")]
+
+#[path = "common/program.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod program;
+
+use program::{Folder, gzip, idx_images, points};
+
+/// Runs what must fail. The message is one line with all of `parts`, and the folder is as it was.
+#[track_caller]
+fn fails(folder: &Folder, arguments: &[&str], parts: &[&str]) {
+    let before = folder.names();
+    let run = folder.softreg(arguments);
+    assert_eq!((run.status, &*run.stdout), (Some(1), ""), "{run:#?}");
+    let error = run.stderr.lines().last().unwrap_or_default();
+    assert_eq!(run.stderr.matches("error:").count(), 1, "{}", run.stderr);
+    assert!(error.starts_with("error: ") && !error.contains("panicked"), "{}", run.stderr);
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+    // Nothing was trained for it.
+    assert!(!run.stderr.contains("epoch "), "{}", run.stderr);
+    assert_eq!(folder.names(), before);
+}
+
+/// `softreg train data.csv` with `csv`, which must fail.
+#[track_caller]
+fn csv_fails(csv: &str, parts: &[&str]) {
+    let folder = Folder::new();
+    folder.write("data.csv", csv);
+    let arguments = ["train", "data.csv", "--label-column", "species", "--device", "cpu", "--out", "m", "--json", "j"];
+    fails(&folder, &arguments, parts);
+}
+
+/// The sound file that the bad ones are made from, with a line replaced.
+fn with_line(number: usize, line: &str) -> String {
+    let csv = points(30);
+    let mut lines: Vec<&str> = csv.lines().collect();
+    lines[number - 1] = line;
+    lines.join("\n") + "\n"
+}
+
+#[test]
+fn the_sound_files_are_accepted() {
+    let folder = Folder::new();
+    folder.write("data.csv", points(30));
+    folder.softreg(["train", "data.csv", "--label-column", "species", "--device", "cpu"]).ok();
+    let (images, labels) = idx_images(&[0, 1, 2, 3, 0, 1, 2, 3]);
+    folder.write("images", gzip(&images));
+    folder.write("labels", labels);
+    folder.softreg(["train", "images", "--labels", "labels", "--device", "cpu"]).ok();
+}
+
+#[test]
+fn missing_file() {
+    let folder = Folder::new();
+    fails(&folder, &["train", "nowhere.csv", "--label-column", "y", "--out", "m"], &["cannot read", "nowhere.csv"]);
+    folder.write("data.csv", points(30));
+    fails(&folder, &["train", "data.csv", "--labels", "nowhere.txt"], &["nowhere.txt"]);
+    let test = ["train", "data.csv", "--label-column", "species", "--test", "gone.csv", "--device", "cpu"];
+    fails(&folder, &test, &["cannot read", "gone.csv"]);
+    fails(&folder, &["predict", "nowhere.safetensors", "data.csv"], &["cannot read", "nowhere.safetensors"]);
+    fails(&folder, &["info", "nowhere.safetensors"], &["cannot read", "nowhere.safetensors"]);
+}
+
+#[test]
+fn truncated_gzip() {
+    let folder = Folder::new();
+    let classes: Vec<u8> = (0..200).map(|i| i % 4).collect();
+    let (images, labels) = idx_images(&classes);
+    let whole = gzip(&images);
+    folder.write("labels", labels);
+    folder.write("images.gz", &whole[..whole.len() / 2]);
+    fails(&folder, &["train", "images.gz", "--labels", "labels", "--out", "m"], &["images.gz"]);
+    // Only the checksum is gone.
+    folder.write("images.gz", &whole[..whole.len() - 4]);
+    fails(&folder, &["train", "images.gz", "--labels", "labels", "--out", "m"], &["images.gz"]);
+}
+
+#[test]
+fn wrong_idx_magic() {
+    let folder = Folder::new();
+    let (images, labels) = idx_images(&[0, 1, 2, 3]);
+    folder.write("images", &images);
+    folder.write("labels", &labels);
+    // Labels in the place of images, and the other way round.
+    fails(&folder, &["train", "labels", "--labels", "labels"], &["labels"]);
+    fails(&folder, &["train", "images", "--labels", "images"], &["images"]);
+    for (at, value) in [(0, 1), (1, 7), (2, 0x77), (3, 0)] {
+        let mut wrong = images.clone();
+        wrong[at] = value;
+        folder.write("wrong.idx", wrong);
+        fails(&folder, &["train", "wrong.idx", "--labels", "labels", "--out", "m"], &["wrong.idx"]);
+    }
+}
+
+#[test]
+fn csv_with_a_short_row() {
+    csv_fails(&with_line(8, "1.5,七"), &["data.csv", "row", "2", "3"]);
+}
+
+#[test]
+fn csv_with_text_in_a_number() {
+    csv_fails(&with_line(8, "1.5,七,much"), &["data.csv", "row", "y", "much"]);
+}
+
+#[test]
+fn csv_with_nan() {
+    for value in ["NaN", "inf", "1e300", ""] {
+        csv_fails(&with_line(8, &format!("1.5,七,{value}")), &["data.csv", "row", "y"]);
+    }
+}
+
+#[test]
+fn csv_without_the_label_column() {
+    csv_fails("x,y\n1,2\n3,4\n", &["data.csv", "species", "x", "y"]);
+}
+
+#[test]
+fn no_labels_at_all() {
+    let folder = Folder::new();
+    folder.write("images", idx_images(&[0, 1, 2, 3]).0);
+    fails(&folder, &["train", "images", "--out", "m"], &["images", "--labels"]);
+}
+
+#[test]
+fn label_file_of_another_length() {
+    let folder = Folder::new();
+    folder.write("images", idx_images(&[0, 1, 2, 3]).0);
+    folder.write("labels.txt", "a\nb\na\n");
+    fails(&folder, &["train", "images", "--labels", "labels.txt", "--out", "m"], &["labels", "4", "3"]);
+    folder.write("train-labels.txt", "a\nb\na\nb\n");
+    let test = ["train", "images", "--labels", "train-labels.txt", "--test", "images", "--test-labels", "labels.txt"];
+    fails(&folder, &test, &["labels.txt", "4", "3"]);
+}
+
+#[test]
+fn one_class_only() {
+    csv_fails("x,species,y\n1,a,2\n3,a,4\n", &["\"a\"", "two classes"]);
+}
+
+#[test]
+fn zero_rows() {
+    csv_fails("x,species,y\n", &["data.csv", "no samples"]);
+    csv_fails("", &["data.csv"]);
+    let folder = Folder::new();
+    let (images, labels) = idx_images(&[]);
+    folder.write("images", images);
+    folder.write("labels", labels);
+    fails(&folder, &["train", "images", "--labels", "labels", "--out", "m"], &["images", "no samples"]);
+}
+
+#[test]
+fn more_labels_than_fit() {
+    let n = softreg::data::MAX_CLASSES + 1;
+    let folder = Folder::new();
+    let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({n}, 1), }}");
+    let header = format!("{header:117}\n");
+    let npy = [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes()].concat();
+    folder.write("x.npy", [npy, vec![1; n]].concat());
+    folder.write("y.txt", (0..n).map(|i| format!("{i}\n")).collect::<String>());
+    let parts = [&*n.to_string(), &(n - 1).to_string(), "measurement"];
+    fails(&folder, &["train", "x.npy", "--labels", "y.txt", "--out", "m"], &parts);
+}
+
+#[test]
+fn a_model_given_data_of_another_width() {
+    let folder = Folder::new();
+    let (images, labels) = idx_images(&[0, 1, 2, 3, 0, 1, 2, 3]);
+    folder.write("images", images);
+    folder.write("labels", labels);
+    folder.softreg(["train", "images", "--labels", "labels", "--device", "cpu", "--out", "m"]).ok();
+    folder.write("data.csv", points(8));
+    folder.write("narrow.csv", "x\n1\n2\n3\n4\n5\n6\n7\n8\n");
+    fails(&folder, &["predict", "m", "narrow.csv", "--out", "p"], &["narrow.csv", "16", "1"]);
+    fails(&folder, &["evaluate", "m", "narrow.csv", "--labels", "labels"], &["narrow.csv", "16", "1"]);
+
+    // A model that knows the names of its columns misses them by name.
+    folder.softreg(["train", "data.csv", "--label-column", "species", "--device", "cpu", "--out", "named"]).ok();
+    fails(&folder, &["predict", "named", "narrow.csv"], &["narrow.csv", "y"]);
+    let test = ["train", "images", "--labels", "labels", "--test", "narrow.csv", "--test-labels", "labels"];
+    fails(&folder, &test, &["narrow.csv", "16", "1"]);
+}
+
+#[test]
+fn no_such_device() {
+    let folder = Folder::new();
+    fails(&folder, &["train", "--device", "abacus", "--out", "m"], &["abacus", "cpu"]);
+    fails(&folder, &["train", "--device", "", "--out", "m"], &["cpu"]);
+}
+
+#[test]
+fn unwritable_output() {
+    let folder = Folder::new();
+    folder.write("data.csv", points(30));
+    std::fs::create_dir(folder.path("folder")).unwrap();
+    for flag in ["--out", "--json"] {
+        for path in ["no/such/folder/file", "folder", "data.csv/file"] {
+            fails(&folder, &["train", "--device", "cpu", flag, path], &["cannot write", path]);
+        }
+        let input = ["train", "data.csv", "--label-column", "species", "--device", "cpu", flag, "data.csv"];
+        fails(&folder, &input, &["data.csv", "overwritten"]);
+        assert_eq!(folder.read("data.csv"), points(30).as_bytes());
+    }
+    fails(&folder, &["train", "--device", "cpu", "--out", "x", "--json", "x"], &["--out", "--json", "x"]);
+    fails(&folder, &["train", "--device", "cpu", "--out", "-"], &["--out"]);
+}
+
+#[test]
+fn a_file_that_is_no_model() {
+    let folder = Folder::new();
+    folder.write("data.csv", points(30));
+    fails(&folder, &["info", "data.csv"], &["data.csv", "not a softreg model"]);
+    folder.softreg(["train", "--device", "cpu", "--epochs", "1", "--out", "m"]).ok();
+    let model = folder.read("m");
+    folder.write("half", &model[..model.len() / 2]);
+    fails(&folder, &["predict", "half", "data.csv"], &["half", "damaged"]);
+}
+
+#[test]
+fn a_learning_rate_that_diverges() {
+    let folder = Folder::new();
+    let run = folder.softreg(["train", "--device", "cpu", "--lr", "1e38", "--out", "m", "--json", "j"]);
+    assert_eq!(run.status, Some(1), "{run:#?}");
+    let error = run.stderr.lines().last().unwrap();
+    assert!(error.starts_with("error: training diverged") && error.contains("learning rate"), "{error}");
+    assert!(folder.names().is_empty());
+}

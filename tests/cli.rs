@@ -1,0 +1,349 @@
+//! The program as its users have it: what it prints where, what it writes, and how it ends.
+#![cfg(feature = "cli")]
+
+#[path = "common/program.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod program;
+
+use std::io::Read;
+use std::process::Stdio;
+
+use program::{Folder, gzip, idx_images, points};
+use serde_json::Value;
+
+/// One shortened run on the digits, with its JSON.
+fn digits(folder: &Folder, more: &[&str]) -> Value {
+    let arguments = ["train", "--device", "cpu", "--epochs", "3", "--json", "-", "--quiet"];
+    folder.softreg(arguments.iter().chain(more)).ok().json()
+}
+
+fn number(record: &Value, key: &str) -> f64 {
+    record[key].as_f64().unwrap_or_else(|| panic!("{key} is {}", record[key]))
+}
+
+#[test]
+fn the_main_job_reaches_its_accuracy_and_reports_it() {
+    let folder = Folder::new();
+    let run = folder.softreg(["--device", "cpu", "--json", "run.json"]).ok();
+    let record: Value = serde_json::from_slice(&folder.read("run.json")).unwrap();
+    let accuracy = number(&record, "test_accuracy");
+    assert!(accuracy >= 0.95, "{accuracy}");
+    // The report has the same figures, on lines that fit a terminal, and the messages are elsewhere.
+    let test = run.stdout.lines().find(|line| line.starts_with("test ")).unwrap();
+    let fields: Vec<&str> = test.split_whitespace().collect();
+    assert_eq!(fields, ["test", "359", &format!("{:.6}", number(&record, "test_loss")), &format!("{accuracy:.4}")]);
+    assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
+    assert!(run.stdout.contains("support") && !run.stdout.contains("epoch "), "{}", run.stdout);
+    assert!(run.stderr.contains("built-in digits") && run.stderr.contains("cpu"), "{}", run.stderr);
+    assert_eq!(folder.names(), ["run.json"]);
+}
+
+#[test]
+fn progress_in_a_pipe_is_a_few_lines_and_quiet_has_none() {
+    let folder = Folder::new();
+    let loud = folder.softreg(["train", "--device", "cpu", "--epochs", "57"]).ok();
+    let lines = loud.stderr.lines().filter(|line| line.starts_with("epoch ")).count();
+    assert!((5..=20).contains(&lines), "{}", loud.stderr);
+    assert!(loud.stderr.contains("57/57") && !loud.stderr.contains('\r'), "{}", loud.stderr);
+    let quiet = folder.softreg(["train", "--device", "cpu", "--epochs", "57", "--quiet"]).ok();
+    assert_eq!(quiet.stderr, "");
+    // Times differ, figures do not.
+    let figures = |text: &str| text.lines().take(12).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(figures(&quiet.stdout), figures(&loud.stdout));
+}
+
+#[test]
+fn json_has_its_keys_and_types() {
+    let folder = Folder::new();
+    let record = digits(&folder, &["--seed", "7", "--batch-size", "64"]);
+    for key in ["softreg_version", "device", "backend", "solver", "dtype"] {
+        assert!(record[key].as_str().is_some_and(|text| !text.is_empty()), "{key} is {}", record[key]);
+    }
+    let whole = [
+        ("n_samples", 1438),
+        ("n_test_samples", 359),
+        ("n_features", 64),
+        ("n_classes", 10),
+        ("n_heads", 1),
+        ("epochs", 3),
+        ("batch_size", 64),
+        ("seed", 7),
+    ];
+    for (key, expected) in whole {
+        assert_eq!(record[key].as_u64(), Some(expected), "{key}");
+    }
+    let positive = [
+        "seconds_load",
+        "seconds_train",
+        "seconds_total",
+        "samples_per_second",
+        "lr",
+        "feature_scale",
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+    ];
+    for key in positive {
+        assert!(number(&record, key) > 0.0, "{key}");
+    }
+    assert!(number(&record, "objective") > number(&record, "train_loss"));
+    assert!(number(&record, "seconds_total") >= number(&record, "seconds_train"));
+    assert_eq!(record["epoch_losses"].as_array().unwrap().len(), 3);
+    let classes = record["test_classes"].as_array().unwrap();
+    let support: u64 = classes.iter().map(|class| class["support"].as_u64().unwrap()).sum();
+    assert_eq!((classes.len(), support), (10, 359));
+}
+
+#[test]
+fn without_test_data_there_are_no_test_figures() {
+    let folder = Folder::new();
+    folder.write("points.csv", points(60));
+    let arguments = ["train", "points.csv", "--label-column", "species", "--device", "cpu"];
+    let record = folder.softreg(arguments.iter().chain(&["--json", "-"])).ok().json();
+    assert!(record["test_loss"].is_null() && record["test_accuracy"].is_null() && record["test_classes"].is_null());
+    assert_eq!(record["n_samples"], 60);
+    let report = folder.softreg(arguments).ok().stdout;
+    assert!(!report.lines().any(|line| line.starts_with("test ")), "{report}");
+    assert!(report.contains("long, comma") && report.contains("七"), "{report}");
+}
+
+#[test]
+fn train_evaluate_predict_and_info_agree() {
+    let folder = Folder::new();
+    folder.write("points.csv", points(90));
+    let train =
+        ["train", "points.csv", "--label-column", "species", "--device", "cpu", "--out", "m", "--json", "t.json"];
+    let report = folder.softreg(train).ok().stdout;
+    assert!(report.contains("saved as m"), "{report}");
+    let trained: Value = serde_json::from_slice(&folder.read("t.json")).unwrap();
+
+    let evaluate = ["evaluate", "m", "points.csv", "--label-column", "species", "--device", "cpu"];
+    let evaluated = folder.softreg(evaluate.iter().chain(&["--json", "-"])).ok().json();
+    assert_eq!(evaluated["n_samples"], 90);
+    assert_eq!(evaluated["accuracy"], trained["train_accuracy"]);
+    // The model's weights have taken in the feature scale: the same figures to single precision.
+    assert!((number(&evaluated, "log_loss") - number(&trained, "train_loss")).abs() < 1e-5);
+    assert!(folder.softreg(evaluate).ok().stdout.contains("long, comma"));
+
+    // The label column of the file is in the way of nothing.
+    let predicted = folder.softreg(["predict", "m", "points.csv", "--device", "cpu"]).ok().stdout;
+    let names: Vec<&str> = predicted.lines().collect();
+    let truth = ["Ärmel", "long, comma", "七"];
+    let correct = names.iter().enumerate().filter(|(i, name)| truth[i % 3] == **name).count();
+    assert_eq!(names.len(), 90);
+    assert_eq!(correct as f64 / 90.0, number(&evaluated, "accuracy"));
+    assert!(correct > 80, "{correct}");
+
+    let proba = ["predict", "m", "points.csv", "--device", "cpu", "--proba", "--out", "p.csv"];
+    assert_eq!(folder.softreg(proba).ok().stdout, "");
+    let mut csv = csv::Reader::from_path(folder.path("p.csv")).unwrap();
+    assert_eq!(csv.headers().unwrap(), vec!["predicted", "long, comma", "Ärmel", "七"]);
+    for (row, name) in csv.records().zip(&names) {
+        let row = row.unwrap();
+        let p: Vec<f64> = row.iter().skip(1).map(|p| p.parse().unwrap()).collect();
+        let best = p.iter().position(|&x| p.iter().all(|&y| x >= y)).unwrap();
+        assert_eq!((&row[0], ["long, comma", "Ärmel", "七"][best]), (*name, *name));
+        assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{row:?}");
+    }
+
+    let info = folder.softreg(["info", "m"]).ok().stdout;
+    for part in ["2 × 3", "long, comma, Ärmel, 七", "x, y", "sgd", "on cpu", "samples 90", "format version 1"] {
+        assert!(info.contains(part), "{part} is not in\n{info}");
+    }
+    assert_eq!(folder.names(), ["m", "p.csv", "points.csv", "t.json"]);
+}
+
+#[test]
+fn test_data_is_matched_by_the_names_of_columns_and_classes() {
+    let folder = Folder::new();
+    folder.write("train.csv", points(90));
+    // The same columns in another order, and only the last two classes, so that their numbers differ.
+    let mut test = String::from("species,extra,y,x\n");
+    for i in 0..10 {
+        test += &format!("\"long, comma\",9,0.{i},4.1\n七,9,4.{i},0.2\n");
+    }
+    folder.write("test.csv", test);
+    let train = ["train", "train.csv", "--label-column", "species", "--device", "cpu", "--test"];
+    let record = folder.softreg(train.iter().chain(&["test.csv", "--json", "-"])).ok().json();
+    assert_eq!(record["n_test_samples"], 20);
+    assert_eq!(number(&record, "test_accuracy"), 1.0);
+
+    folder.write("other.csv", "species,y,x\n七,4,0\nunheard,4,0\n");
+    let run = folder.softreg(train.iter().chain(&["other.csv"]));
+    assert_eq!(run.status, Some(1));
+    let error = run.stderr.lines().last().unwrap();
+    assert!(["other.csv", "unheard", "row "].iter().all(|part| error.contains(part)), "{error}");
+    assert!(!run.stderr.contains("epoch "), "it was found out after training: {}", run.stderr);
+}
+
+#[test]
+fn images_and_labels_may_be_gzipped_and_one_class_alone_can_be_evaluated() {
+    let folder = Folder::new();
+    let classes: Vec<u8> = (0..80).map(|i| i % 4).collect();
+    let (images, labels) = idx_images(&classes);
+    folder.write("images.gz", gzip(&images));
+    folder.write("labels", labels);
+    let train = ["train", "images.gz", "--labels", "labels", "--test-split", "0.25", "--device", "cpu", "--out", "m"];
+    let record = folder.softreg(train.iter().chain(&["--json", "-"])).ok().json();
+    assert_eq!((record["n_samples"].as_u64(), record["n_test_samples"].as_u64()), (Some(60), Some(20)));
+    assert_eq!(record["dtype"], "u8");
+    assert_eq!(number(&record, "test_accuracy"), 1.0);
+
+    let (images, labels) = idx_images(&[2; 5]);
+    folder.write("twos", images);
+    folder.write("twos-labels", labels);
+    let evaluate = ["evaluate", "m", "twos", "--labels", "twos-labels", "--device", "cpu", "--json", "-"];
+    let record = folder.softreg(evaluate).ok().json();
+    assert_eq!((record["n_samples"].as_u64(), number(&record, "accuracy")), (Some(5), 1.0));
+}
+
+#[test]
+fn the_seed_decides_the_model_and_the_split() {
+    let folder = Folder::new();
+    let train = |seed: &str, out: &str| digits(&folder, &["--seed", seed, "--out", out]);
+    let (a, b, other) = (train("3", "a"), train("3", "b"), train("4", "c"));
+    assert!(folder.read("a") == folder.read("b"));
+    assert_eq!(a["test_loss"], b["test_loss"]);
+    assert!(folder.read("a") != folder.read("c"));
+    assert_ne!(a["test_classes"], other["test_classes"]);
+
+    let half = digits(&folder, &["--test-split", "0.5"]);
+    assert_eq!((half["n_samples"].as_u64(), half["n_test_samples"].as_u64()), (Some(898), Some(899)));
+}
+
+#[test]
+fn json_to_standard_output_is_alone_there() {
+    let folder = Folder::new();
+    let run = folder.softreg(["train", "--device", "cpu", "--epochs", "2", "--json", "-"]).ok();
+    run.json();
+    assert_eq!(run.stdout.lines().count(), 1);
+    assert!(run.stderr.contains("accuracy") && run.stderr.contains("epoch "), "{}", run.stderr);
+}
+
+#[test]
+fn usage_errors_have_status_2_and_name_the_flag() {
+    let folder = Folder::new();
+    folder.write("x.csv", points(30));
+    let cases: &[(&[&str], &str)] = &[
+        (&["train", "--epochs", "0"], "--epochs"),
+        (&["train", "--batch-size", "0"], "--batch-size"),
+        (&["train", "--lr", "-1"], "--lr"),
+        (&["train", "--lr", "NaN"], "--lr"),
+        (&["train", "--momentum", "1"], "--momentum"),
+        (&["train", "--l2", "-0.1"], "--l2"),
+        (&["train", "--l2", "inf"], "--l2"),
+        (&["train", "--test-split", "1"], "--test-split"),
+        (&["train", "--feature-scale", "0"], "--feature-scale"),
+        (&["train", "--solver", "magic"], "--solver"),
+        (&["train", "--seed", "x"], "--seed"),
+        (&["--epochs", "0"], "--epochs"),
+        (&["train", "--labels", "y.txt"], "FEATURES"),
+        (&["train", "--label-column", "y"], "FEATURES"),
+        (&["train", "--test", "x.csv"], "FEATURES"),
+        (&["train", "x.csv", "--test-labels", "y"], "--test"),
+        (&["train", "x.csv", "--labels", "y", "--label-column", "z"], "--label-column"),
+        (&["train", "x.csv", "--test", "x.csv", "--test-split", "0.2"], "--test-split"),
+        (&["evaluate", "m"], "FEATURES"),
+        (&["predict"], "MODEL"),
+        (&["frobnicate"], "frobnicate"),
+    ];
+    for (arguments, named) in cases {
+        let run = folder.softreg(*arguments);
+        assert_eq!((run.status, &*run.stdout), (Some(2), ""), "{arguments:?}: {run:#?}");
+        assert!(run.stderr.contains(named), "{arguments:?}: {}", run.stderr);
+    }
+    assert_eq!(folder.names(), ["x.csv"]);
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let folder = Folder::new();
+    for arguments in [&["--help"][..], &["train", "--help"], &["predict", "-h"], &["--version"], &["help", "evaluate"]]
+    {
+        let run = folder.softreg(arguments).ok();
+        assert!(!run.stdout.is_empty() && run.stderr.is_empty(), "{arguments:?}: {run:#?}");
+    }
+}
+
+#[test]
+fn the_examples_of_the_help_are_accepted() {
+    let folder = Folder::new();
+    folder.write("flowers.csv", points(60));
+    for name in ["new.csv", "other.csv"] {
+        folder.write(name, points(30));
+    }
+    let classes: Vec<u8> = (0..40).map(|i| i % 4).collect();
+    let (images, labels) = idx_images(&classes);
+    folder.write("images.idx3.gz", gzip(&images));
+    folder.write("labels.idx1.gz", gzip(&labels));
+    let mut n_examples = 0;
+    for help in [&["--help"][..], &["train", "--help"], &["predict", "--help"]] {
+        let text = folder.softreg(help).ok().stdout;
+        let (_, examples) = text.split_once("Examples:").unwrap();
+        for line in examples.replace("\\\n", " ").lines().filter(|line| line.starts_with("  softreg")) {
+            let arguments: Vec<&str> = line.split_whitespace().skip(1).collect();
+            // There is no .npy file here; the readers' tests have them.
+            if !arguments.contains(&"x.npy") {
+                folder.softreg(arguments).ok();
+                n_examples += 1;
+            }
+        }
+    }
+    assert!(n_examples >= 8, "{n_examples}");
+}
+
+#[test]
+fn devices_lists_the_cpu_and_marks_one() {
+    let run = Folder::new().softreg(["devices"]).ok();
+    let cpu = |line: &str| line.split_whitespace().any(|word| word == "cpu");
+    assert!(run.stdout.lines().skip(1).any(cpu), "{}", run.stdout);
+    let (table, explanation) = run.stdout.split_once("\n\n").unwrap();
+    assert_eq!(table.lines().filter(|line| line.starts_with('*')).count(), 1, "{table}");
+    assert!(explanation.starts_with("* "), "{explanation}");
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let folder = Folder::new();
+    folder.write("points.csv", points(9));
+    folder.softreg(["train", "points.csv", "--label-column", "species", "--device", "cpu", "--out", "m"]).ok();
+    // Far more than a pipe holds.
+    folder.write("many.csv", points(60_000));
+    for more in [&[][..], &["--proba"]] {
+        let mut child = folder
+            .command()
+            .args(["predict", "m", "many.csv", "--device", "cpu"])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0; 8];
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_that_says_so() {
+    let folder = Folder::new();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = folder.command().args(["devices"]).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let output = output.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.starts_with("error: cannot write to standard output: "), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_device_file_is_written_to_and_not_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let folder = Folder::new();
+    folder.softreg(["train", "--device", "cpu", "--epochs", "1", "--json", "/dev/null"]).ok();
+    assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+}
