@@ -67,11 +67,11 @@ impl Plan {
         for (chunk, rows) in chunks.iter().enumerate() {
             order.extend(0..rows.len() as u32);
             random.shuffle(&mut order[rows.start..]);
-            batches.extend(
-                rows.clone()
-                    .step_by(batch_size.max(1))
-                    .map(|start| Batch { chunk, start, len: batch_size.min(rows.end - start) }),
-            );
+            batches.extend(rows.clone().step_by(batch_size.max(1)).map(|start| Batch {
+                chunk,
+                start,
+                len: batch_size.min(rows.end - start),
+            }));
         }
         random.shuffle(&mut batches);
         Self { order, batches }

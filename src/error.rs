@@ -140,7 +140,9 @@ pub enum Error {
     },
 
     /// More classes than softreg accepts.
-    #[error("{found} different labels, more than the {limit} that softreg accepts; are these labels a measurement rather than a class?")]
+    #[error(
+        "{found} different labels, more than the {limit} that softreg accepts; are these labels a measurement rather than a class?"
+    )]
     TooManyClasses {
         /// How many there are.
         found: usize,
@@ -191,7 +193,9 @@ pub enum Error {
     },
 
     /// Training diverged.
-    #[error("training diverged in epoch {epoch}: the loss is no longer finite; use a learning rate below {learning_rate}")]
+    #[error(
+        "training diverged in epoch {epoch}: the loss is no longer finite; use a learning rate below {learning_rate}"
+    )]
     Diverged {
         /// The epoch, from 1.
         epoch: usize,
@@ -209,7 +213,9 @@ pub enum Error {
     },
 
     /// A GPU was asked for and there is none.
-    #[error("no GPU that computes was found ({reason}); use the device `cpu`, or `softreg devices` to see what there is")]
+    #[error(
+        "no GPU that computes was found ({reason}); use the device `cpu`, or `softreg devices` to see what there is"
+    )]
     NoGpu {
         /// Why there is none.
         reason: String,
@@ -253,7 +259,9 @@ pub enum Error {
     },
 
     /// The device or its driver refused something it should accept.
-    #[error("{device}: {problem}; this is a fault of softreg or of the driver, please report it; the device `cpu` works without")]
+    #[error(
+        "{device}: {problem}; this is a fault of softreg or of the driver, please report it; the device `cpu` works without"
+    )]
     Device {
         /// The device.
         device: String,

@@ -196,16 +196,7 @@ impl SoftmaxRegression {
             objective,
         };
         let model = Model::from_training(&parameters, scale, data, record);
-        Ok(Fit {
-            model,
-            train,
-            objective,
-            epochs,
-            learning_rate,
-            feature_scale: f64::from(scale),
-            upload,
-            training,
-        })
+        Ok(Fit { model, train, objective, epochs, learning_rate, feature_scale: f64::from(scale), upload, training })
     }
 }
 

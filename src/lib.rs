@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 // The library does not panic on any input.
-#![cfg_attr(not(test), warn(clippy::expect_used, clippy::panic, clippy::todo, clippy::unreachable, clippy::unwrap_used))]
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::todo, clippy::unreachable, clippy::unwrap_used)
+)]
 
 #[doc(hidden)]
 pub mod backend;

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 pub fn write_atomically(path: impl AsRef<Path>, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     let failed = |source| Error::io("write", path, source);
-    let name = path.file_name().ok_or_else(|| failed(io::Error::new(io::ErrorKind::InvalidInput, "not a file name")))?;
+    let name =
+        path.file_name().ok_or_else(|| failed(io::Error::new(io::ErrorKind::InvalidInput, "not a file name")))?;
     if path.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }

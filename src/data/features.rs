@@ -100,10 +100,7 @@ impl Values<'_> {
                     let j = chunk.iter().position(|x| !x.is_finite())?;
                     Some((i * 4096 + j, chunk[j] as f64))
                 }),
-            Self::F16(values) => values
-                .iter()
-                .position(|x| !x.is_finite())
-                .map(|i| (i, values[i].to_f64())),
+            Self::F16(values) => values.iter().position(|x| !x.is_finite()).map(|i| (i, values[i].to_f64())),
             Self::U8(_) => None,
         }
     }

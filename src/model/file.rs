@@ -121,7 +121,8 @@ mod tests {
     }
 
     fn bytes_of(model: &Model) -> Vec<u8> {
-        let path = std::env::temp_dir().join(format!("softreg-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let path =
+            std::env::temp_dir().join(format!("softreg-{}-{:?}", std::process::id(), std::thread::current().id()));
         model.save(&path).unwrap();
         let bytes = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();

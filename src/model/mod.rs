@@ -117,7 +117,8 @@ impl Model {
     #[expect(clippy::expect_used, reason = "not of the input's doing")]
     pub fn weights(&self) -> ArrayView2<'_, f32> {
         let shape = (self.n_features(), self.n_classes());
-        ArrayView2::from_shape(shape, self.parameters.weights()).expect("the sizes were checked when the model was made")
+        ArrayView2::from_shape(shape, self.parameters.weights())
+            .expect("the sizes were checked when the model was made")
     }
 
     /// b, (n_classes).

@@ -1,7 +1,8 @@
 //! Optimizer steps, one after the other: the operations in the order in which a backend runs them.
 
 use super::{
-    Softmax, UNIT_ROUNDOFF, gradient, gradient_bound, logits, logits_bound, softmax, softmax_bound, update, update_bound,
+    Softmax, UNIT_ROUNDOFF, gradient, gradient_bound, logits, logits_bound, softmax, softmax_bound, update,
+    update_bound,
 };
 use crate::backend::{Head, Parameters, Shape};
 
@@ -48,8 +49,7 @@ impl Steps {
         let o_bound = sum(logits_bound(x, &self.parameters, shape), &logits(&x_abs, &self.parameters_bound, shape));
         let bound = self.softmax_bound(&o, &o_bound, y, weight, &result);
         let g_bound = sum(gradient_bound(x, &result.residual, shape), &gradient(&x_abs, &bound.residual, shape));
-        let (w_bound, v_bound) =
-            update_bound(&self.parameters, &self.velocity, &g, &g_bound, heads, rate, shape);
+        let (w_bound, v_bound) = update_bound(&self.parameters, &self.velocity, &g, &g_bound, heads, rate, shape);
 
         update(&mut self.parameters, &mut self.velocity, &g, heads, rate, shape);
         for index in 0..self.parameters.len() {

@@ -37,7 +37,9 @@ pub fn update_bound(
         let v = momentum * velocity[index].abs() + g;
         let step = f64::from(head.learning_rate) * rate;
         let v_bound = gradient_bound[index] + 5.0 * UNIT_ROUNDOFF * v;
-        bounds.0.push(step * (2.0 * v_bound + 10.0 * UNIT_ROUNDOFF * (g + v)) + 2.0 * UNIT_ROUNDOFF * parameters[index].abs());
+        bounds.0.push(
+            step * (2.0 * v_bound + 10.0 * UNIT_ROUNDOFF * (g + v)) + 2.0 * UNIT_ROUNDOFF * parameters[index].abs(),
+        );
         bounds.1.push(v_bound);
     }
     bounds

@@ -114,7 +114,8 @@ pub(in crate::backend) fn open_best() -> Result<(Arc<dyn Backend>, String)> {
             Ok((Arc::new(gpu), reason))
         }
         None => {
-            let rest: Vec<String> = adapters.iter().map(info).map(|info| format!("{}: {}", info.name, info.kind)).collect();
+            let rest: Vec<String> =
+                adapters.iter().map(info).map(|info| format!("{}: {}", info.name, info.kind)).collect();
             let reason = match (&by_name, rest.is_empty()) {
                 (Some(name), _) => format!("no adapter has {name:?} of WGPU_ADAPTER_NAME in its name"),
                 (None, true) => "there is no adapter for Vulkan, Metal or DX12".to_owned(),

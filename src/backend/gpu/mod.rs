@@ -90,8 +90,8 @@ impl Gpu {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
-        let (device, queue) =
-            block_on(adapter.request_device(&descriptor)).map_err(|error| fault(format!("it cannot be opened: {error}")))?;
+        let (device, queue) = block_on(adapter.request_device(&descriptor))
+            .map_err(|error| fault(format!("it cannot be opened: {error}")))?;
 
         let faults = Arc::new(Mutex::new(Faults::default()));
         let on_lost = faults.clone();

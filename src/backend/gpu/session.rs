@@ -77,7 +77,11 @@ impl<'a> GpuSession<'a> {
         if shape.n_features != self.n_features {
             return Err(Error::Width { model: shape.n_features, data: self.n_features });
         }
-        self.gpu.check_binding("the weights", weights_bytes(shape), "use fewer classes or heads, or the device `cpu`")?;
+        self.gpu.check_binding(
+            "the weights",
+            weights_bytes(shape),
+            "use fewer classes or heads, or the device `cpu`",
+        )?;
         self.gpu.storage_of("the weights", &pad_rows(&parameters.values, shape.n_outputs()))
     }
 }

@@ -174,7 +174,12 @@ impl Stepper for GpuStepper<'_> {
                 let (kernels, bindings, offset) = (&self.kernels, &self.bindings[batch.chunk], offset as u32);
                 kernels.logits.dispatch(&mut pass, &bindings.logits, offset, logits::n_workgroups(shape, batch.len));
                 kernels.softmax.dispatch(&mut pass, &bindings.softmax, offset, softmax::n_workgroups(shape, batch.len));
-                kernels.gradient.dispatch(&mut pass, &bindings.gradient, offset, gradient::n_workgroups(shape, batch.len));
+                kernels.gradient.dispatch(
+                    &mut pass,
+                    &bindings.gradient,
+                    offset,
+                    gradient::n_workgroups(shape, batch.len),
+                );
                 kernels.update.dispatch(&mut pass, &self.update_bindings, offset, update::n_workgroups(shape));
                 n_losses_held += n_losses;
             }
