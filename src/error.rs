@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 /// `Result` with softreg's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Where in the user's data a problem stands. Rows and columns are counted from 1.
+/// Where in the user's data a problem stands. Rows, lines and columns are counted from 1.
 ///
-/// Displayed as `train.csv, row 17, column 3 (age)`; parts that are not known are left out.
+/// Displayed as `train.csv, row 17 (line 18), column 3 (age)`; parts that are not known are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
     /// The file, when the data came from one.
     pub file: Option<PathBuf>,
-    /// The row (sample, or line for text files), from 1.
+    /// The row, from 1: the number of the sample, so that a header is not one.
     pub row: Option<usize>,
+    /// The line of a text file, from 1, where it is not that of the row.
+    pub line: Option<usize>,
     /// The column (feature), from 1.
     pub column: Option<usize>,
     /// The column's name, when it has one.
@@ -36,6 +38,13 @@ impl Place {
     #[must_use]
     pub fn at_row(mut self, row: usize) -> Self {
         self.row = Some(row);
+        self
+    }
+
+    /// The same place with a line, counted from 1.
+    #[must_use]
+    pub fn at_line(mut self, line: usize) -> Self {
+        self.line = Some(line);
         self
     }
 
@@ -65,7 +74,12 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         parts.extend(self.file.as_ref().map(|file| file.display().to_string()));
-        parts.extend(self.row.map(|row| format!("row {row}")));
+        match (self.row, self.line) {
+            (Some(row), Some(line)) => parts.push(format!("row {row} (line {line})")),
+            (Some(row), None) => parts.push(format!("row {row}")),
+            (None, Some(line)) => parts.push(format!("line {line}")),
+            (None, None) => {}
+        }
         match (self.column, &self.name) {
             (Some(column), Some(name)) => parts.push(format!("column {column} ({name})")),
             (Some(column), None) => parts.push(format!("column {column}")),
@@ -104,7 +118,7 @@ pub enum Error {
     },
 
     /// A feature is NaN or infinite, or too large for single precision.
-    #[error("{place}: the value {value} is not a finite 32-bit number; remove the row or fill the gap before training")]
+    #[error("{place}: the value {value:?} is not a finite 32-bit number; remove the row or fill the gap before training")]
     NotFinite {
         /// Where.
         place: Place,
@@ -123,27 +137,31 @@ pub enum Error {
         found: usize,
     },
 
-    /// There are no rows, or no columns.
+    /// There are no rows, no columns, or no labels.
     #[error("{place}: there are no {what}")]
     Empty {
         /// Where.
         place: Place,
-        /// `samples` or `features`.
+        /// `samples`, `features` or `labels`.
         what: &'static str,
     },
 
     /// All samples have the same label.
-    #[error("every label is {class:?}; a classifier needs at least two classes")]
+    #[error("{place}: every label is {class:?}; a classifier needs at least two classes")]
     OneClass {
+        /// Where.
+        place: Place,
         /// The one label.
         class: String,
     },
 
     /// More classes than softreg accepts.
     #[error(
-        "{found} different labels, more than the {limit} that softreg accepts; are these labels a measurement rather than a class?"
+        "{place}: {found} different labels, more than the {limit} that softreg accepts; are they a measurement rather than a class?"
     )]
     TooManyClasses {
+        /// Where.
+        place: Place,
         /// How many there are.
         found: usize,
         /// How many are accepted.
@@ -325,6 +343,8 @@ impl Error {
         if let Self::Malformed { place, .. }
         | Self::NotFinite { place, .. }
         | Self::Empty { place, .. }
+        | Self::OneClass { place, .. }
+        | Self::TooManyClasses { place, .. }
         | Self::UnknownLabel { place, .. }
         | Self::NotADistribution { place, .. } = &mut self
         {

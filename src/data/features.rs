@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use half::f16;
 use ndarray::ArrayView2;
+use rayon::prelude::*;
 
 use crate::error::{Error, Place, Result};
 
@@ -253,6 +254,19 @@ impl<'a> Features<'a> {
             Values::U8(values) => gather(values, self.n_features, indices).into(),
         };
         Ok(Features { n_samples: indices.len(), n_features: self.n_features, values })
+    }
+
+    /// The largest absolute value.
+    pub fn max_abs(&self) -> f32 {
+        fn largest<T: Copy + Sync>(values: &[T], abs: impl Fn(T) -> f32 + Sync) -> f32 {
+            let of_part = |part: &[T]| part.iter().fold(0f32, |max, &x| max.max(abs(x)));
+            values.par_chunks(1 << 16).map(of_part).reduce(|| 0.0, f32::max)
+        }
+        match &self.values {
+            Values::F32(values) => largest(values, f32::abs),
+            Values::F16(values) => largest(values, |x| x.to_f32().abs()),
+            Values::U8(values) => f32::from(values.iter().copied().max().unwrap_or(0)),
+        }
     }
 
     /// Row `row` as `f32`.

@@ -65,7 +65,7 @@ impl<'a> Labels<'a> {
             numbers.entry(key(label)).or_insert(0);
         }
         if numbers.len() > MAX_CLASSES {
-            return Err(Error::TooManyClasses { found: numbers.len(), limit: MAX_CLASSES });
+            return Err(Error::TooManyClasses { place: Place::default(), found: numbers.len(), limit: MAX_CLASSES });
         }
         let mut classes: Vec<K> = numbers.keys().cloned().collect();
         classes.sort_unstable();
@@ -225,7 +225,7 @@ pub(crate) fn argmax(values: &[f32]) -> usize {
 
 fn check_class_count(found: usize) -> Result<()> {
     if found > MAX_CLASSES {
-        return Err(Error::TooManyClasses { found, limit: MAX_CLASSES });
+        return Err(Error::TooManyClasses { place: Place::default(), found, limit: MAX_CLASSES });
     }
     Ok(())
 }

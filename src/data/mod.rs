@@ -1,26 +1,20 @@
 //! Data: files and arrays become a [`Dataset`], which is checked once, here, and trusted from here on.
 
-#[cfg(feature = "files")]
-mod csv;
 mod digits;
 mod features;
 #[cfg(feature = "files")]
-mod idx;
+mod files;
 mod labels;
-#[cfg(feature = "files")]
-mod npy;
-#[cfg(feature = "files")]
-mod read;
 
 pub use digits::digits;
 pub use features::{Dtype, Features, Values};
+#[cfg(feature = "files")]
+pub use files::{Source, Table, read};
 pub(crate) use labels::argmax;
 pub use labels::{Labels, MAX_CLASSES, Targets};
-#[cfg(feature = "files")]
-pub use read::{Source, read};
 
 use crate::batch::Shuffle;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// Samples with their labels: features X, (n_samples × n_features), and the class of each sample.
 #[derive(Debug, Clone)]
@@ -45,7 +39,10 @@ impl<'a> Dataset<'a> {
             });
         }
         if labels.classes().len() < 2 {
-            return Err(Error::OneClass { class: labels.classes().first().cloned().unwrap_or_default() });
+            return Err(Error::OneClass {
+                place: Place::default(),
+                class: labels.classes().first().cloned().unwrap_or_default(),
+            });
         }
         Ok(Self { features, labels, feature_names: None })
     }

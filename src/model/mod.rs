@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{Device, Parameters, Shape, cpu};
 use crate::data::{Dataset, Features, argmax};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::metrics::Evaluation;
 
 /// A fitted softmax regression: P = softmax(X·W + b), the features X as they were given to training, not scaled.
@@ -89,7 +89,10 @@ impl Model {
             }
         }
         if n_classes < 2 {
-            return Err(Error::OneClass { class: classes.into_iter().next().unwrap_or_default() });
+            return Err(Error::OneClass {
+                place: Place::default(),
+                class: classes.into_iter().next().unwrap_or_default(),
+            });
         }
         let values: Vec<f32> = weights.iter().chain(bias.iter()).copied().collect();
         // The same check as that of data: finite, at least one feature.
