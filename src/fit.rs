@@ -3,10 +3,8 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-
 use crate::backend::{Device, Parameters, Shape};
-use crate::data::{Dataset, Features, Values};
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
@@ -60,7 +58,7 @@ pub struct Fit {
     pub learning_rate: f64,
     /// What the features were multiplied by. The model's weights have taken it in: they are for the features as given.
     pub feature_scale: f64,
-    /// Time to bring the data to the device.
+    /// Time to scale the data and bring it to the device.
     pub upload: Duration,
     /// Time in the solver.
     pub training: Duration,
@@ -144,10 +142,9 @@ impl SoftmaxRegression {
                 expected: "a finite number, at least 0",
             });
         }
-        let magnitude = Magnitude::of(data.features());
+        let begin = Instant::now();
         let scale = match self.feature_scale {
-            FeatureScale::Auto if magnitude.max_abs > 1.0 => 1.0 / magnitude.max_abs,
-            FeatureScale::Auto => 1.0,
+            FeatureScale::Auto => 1.0 / f64::from(data.features().max_abs().max(1.0)),
             FeatureScale::Factor(factor) if factor > 0.0 && (factor as f32).is_normal() => factor,
             FeatureScale::Factor(factor) => {
                 return Err(Error::Setting {
@@ -159,15 +156,13 @@ impl SoftmaxRegression {
         };
         // As the kernels have it.
         let scale = scale as f32;
-        let learning_rate = sgd.first_rate(f64::from(scale).powi(2) * magnitude.mean_square_norm);
-
         let targets = data.labels().targets();
-        let begin = Instant::now();
         let mut session = self.device.session(data.features(), scale, Some(targets))?;
         let upload = begin.elapsed();
 
         let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
         let begin = Instant::now();
+        let learning_rate = sgd.first_rate(data, scale);
         let start = Parameters::zeros(shape);
         let (parameters, epochs) =
             sgd.minimise(&mut *session, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
@@ -197,39 +192,5 @@ impl SoftmaxRegression {
         };
         let model = Model::from_training(&parameters, scale, data, record);
         Ok(Fit { model, train, objective, epochs, learning_rate, feature_scale: f64::from(scale), upload, training })
-    }
-}
-
-/// How large the values of a feature matrix are.
-struct Magnitude {
-    max_abs: f64,
-    mean_square_norm: f64,
-}
-
-impl Magnitude {
-    fn of(features: &Features) -> Self {
-        fn rows<T: Copy + Sync>(values: &[T], width: usize, to_f32: impl Fn(T) -> f32 + Sync) -> Magnitude {
-            // One result for each fixed group of rows, added in their order: the same for any number of threads.
-            let groups: Vec<(f32, f64)> = values
-                .par_chunks(width * 256)
-                .map(|group| {
-                    group.chunks_exact(width).fold((0f32, 0f64), |(max, sum), row| {
-                        let max = row.iter().fold(max, |max, &x| max.max(to_f32(x).abs()));
-                        (max, sum + row.iter().map(|&x| f64::from(to_f32(x)).powi(2)).sum::<f64>())
-                    })
-                })
-                .collect();
-            let n_samples = values.len() / width;
-            Magnitude {
-                max_abs: f64::from(groups.iter().fold(0f32, |max, group| max.max(group.0))),
-                mean_square_norm: groups.iter().map(|group| group.1).sum::<f64>() / n_samples as f64,
-            }
-        }
-        let width = features.n_features();
-        match features.values() {
-            Values::F32(values) => rows(values, width, |x| x),
-            Values::F16(values) => rows(values, width, half::f16::to_f32),
-            Values::U8(values) => rows(values, width, f32::from),
-        }
     }
 }

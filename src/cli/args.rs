@@ -94,8 +94,8 @@ pub struct Train {
     #[arg(long, value_name = "N", value_parser = count, default_value_t = Sgd::default().batch_size)]
     pub batch_size: usize,
 
-    /// Learning rate of the first step; it falls to 0 in a straight line. Default: chosen from the mean ‖x‖² of the
-    /// scaled samples x; the report has it
+    /// Learning rate of the first step; it falls to 0 in a straight line. Default: chosen from the data; the
+    /// report has it
     #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true)]
     pub lr: Option<f64>,
 

@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, HumanCount};
 use serde_json::Value;
 use softreg::{Error, Model};
 
-use crate::report::{printable, rounded};
+use crate::report::{first, printable, rounded};
 use crate::{args, output};
 
 pub fn run(args: &args::Info) -> Result<()> {
@@ -25,9 +25,9 @@ fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::R
     let version = format_version(bytes).map_or_else(|| "?".to_owned(), |version| version.to_string());
     writeln!(out, "file       {}, {}, format version {version}", path.display(), HumanBytes(bytes.len() as u64))?;
     writeln!(out, "shape      weight {d} × {q} and bias {q}, f32: {} parameters", HumanCount(((d + 1) * q) as u64))?;
-    writeln!(out, "classes    {}", first(model.classes(), 20))?;
+    writeln!(out, "classes    {q}: {}", first(model.classes(), 20))?;
     match model.feature_names() {
-        Some(names) => writeln!(out, "features   {}", first(names, 8))?,
+        Some(names) => writeln!(out, "features   {d}: {}", first(names, 8))?,
         None => writeln!(out, "features   {d}, without names")?,
     }
 
@@ -68,14 +68,6 @@ fn section(out: &mut dyn Write, title: &str, record: &Value, entries: &[(&str, &
         writeln!(out, "{title:9}  {}", texts.join(", "))?;
     }
     Ok(())
-}
-
-fn first(names: &[String], limit: usize) -> String {
-    let shown = names.iter().take(limit).map(|name| printable(name, 40)).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(limit) {
-        0 => format!("{}: {shown}", names.len()),
-        more => format!("{}: {shown}, … and {} more", names.len(), HumanCount(more as u64)),
-    }
 }
 
 /// Of bytes that are a model.

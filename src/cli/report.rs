@@ -136,6 +136,15 @@ pub fn rounded(value: f64) -> String {
     if value == 0.0 || (1e-4..1e6).contains(&value.abs()) { value.to_string() } else { format!("{value:e}") }
 }
 
+/// The first of many names.
+pub fn first(names: &[String], limit: usize) -> String {
+    let shown = names.iter().take(limit).map(|name| printable(name, 40)).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(limit) {
+        0 => shown,
+        more => format!("{shown}, … and {} more", HumanCount(more as u64)),
+    }
+}
+
 /// A name on one line: at most `limit` characters, none that a terminal acts on.
 pub fn printable(name: &str, limit: usize) -> String {
     let mut text = String::new();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
-use softreg::data::{self, read};
+use softreg::data;
 use softreg::{Dataset, Device, Evaluation, FeatureScale, Fit, SoftmaxRegression};
 
 use crate::progress::Display;
@@ -101,13 +101,13 @@ fn load(args: &args::Train) -> Result<(Dataset<'static>, Option<Dataset<'static>
         let (train, test) = data::digits()?.split(args.test_split.unwrap_or(DIGITS_TEST_SPLIT), args.seed)?;
         return Ok((train, Some(test)));
     };
-    let data = read(&source)?.into_dataset()?;
+    let data = input::labelled(&source)?.into_dataset()?;
     if let Some(fraction) = args.test_split {
         let (train, test) = data.split(fraction, args.seed)?;
         return Ok((train, Some(test)));
     }
     let test = match args.test_source(data.feature_names()) {
-        Some(source) => Some(input::labelled(&source, data.classes(), data.n_features())?),
+        Some(source) => Some(input::labelled_for(&source, data.classes(), data.n_features())?),
         None => None,
     };
     Ok((data, test))

@@ -1,6 +1,7 @@
 //! How the objective is minimised. A solver asks a backend for steps or values; it neither knows nor cares where they
 //! are computed.
 
+mod curvature;
 mod sgd;
 
 pub use sgd::Sgd;

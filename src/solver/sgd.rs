@@ -4,8 +4,10 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::Progress;
+use super::curvature::curvature;
 use crate::backend::{Head, Parameters, Session};
 use crate::batch::Plan;
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 
 /// Minibatch stochastic gradient descent with (Nesterov's) momentum. Each epoch visits every sample once in a new
@@ -22,9 +24,9 @@ pub struct Sgd {
     pub epochs: usize,
     /// Samples a step. The loss of a step is their mean.
     pub batch_size: usize,
-    /// The first step's size; by default 1/L, where L = (mean ‖x‖² + 1)/2 over the scaled samples x bounds the
-    /// curvature of the loss (Böhning 1992, "Multinomial logistic regression algorithm": the Hessian of a softmax is at
-    /// most ½; the trace of XᵀX/n bounds its largest eigenvalue). It makes training independent of the unit of X.
+    /// The first step's size; by default 1/L, where L estimates how strongly the loss curves: the largest eigenvalue of
+    /// the second moments of the scaled samples with a constant 1, times the share of the most frequent class, or ½ if
+    /// that is smaller. It makes training independent of the unit of X.
     pub learning_rate: Option<f64>,
     /// Share of the velocity that each step keeps, 0 ≤ momentum < 1.
     pub momentum: f64,
@@ -59,9 +61,10 @@ impl Sgd {
         Ok(())
     }
 
-    /// The first step's size for samples of mean squared norm `mean_square_norm` (scaled).
-    pub(crate) fn first_rate(&self, mean_square_norm: f64) -> f64 {
-        self.learning_rate.unwrap_or(2.0 / (mean_square_norm + 1.0))
+    /// The first step's size on that data.
+    pub(crate) fn first_rate(&self, data: &Dataset, scale: f32) -> f64 {
+        let curvature = || curvature(data.features(), scale, data.labels().targets(), data.n_classes());
+        self.learning_rate.unwrap_or_else(|| 1.0 / curvature())
     }
 
     /// Minimises from `start`; `on_epoch` may stop it. Returns the parameters and what each epoch's progress was.
