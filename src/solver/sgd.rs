@@ -24,9 +24,9 @@ pub struct Sgd {
     pub epochs: usize,
     /// Samples a step. The loss of a step is their mean.
     pub batch_size: usize,
-    /// The first step's size; by default 1/L, where L estimates how strongly the loss curves: the largest eigenvalue of
-    /// the second moments of the scaled samples with a constant 1, times the share of the most frequent class, or ½ if
-    /// that is smaller. It makes training independent of the unit of X.
+    /// The first step's size; by default 1/L, where L estimates how strongly the loss of a batch curves, from the second
+    /// moments of the scaled samples, the share of the most frequent class, batch size and momentum. It makes training
+    /// independent of the unit of X.
     pub learning_rate: Option<f64>,
     /// Share of the velocity that each step keeps, 0 ≤ momentum < 1.
     pub momentum: f64,
@@ -63,7 +63,9 @@ impl Sgd {
 
     /// The first step's size on that data.
     pub(crate) fn first_rate(&self, data: &Dataset, scale: f32) -> f64 {
-        let curvature = || curvature(data.features(), scale, data.labels().targets(), data.n_classes());
+        // Momentum adds up about 1/(1 − momentum) steps, with the noise of their batches.
+        let b = (self.batch_size.min(data.n_samples()) as f64 * (1.0 - self.momentum)).max(f64::MIN_POSITIVE);
+        let curvature = || curvature(data.features(), scale, data.labels().targets(), data.n_classes(), b);
         self.learning_rate.unwrap_or_else(|| 1.0 / curvature())
     }
 
