@@ -1,6 +1,7 @@
 //! The program as its users have it: what it prints where, what it writes, and how it ends.
 #![cfg(feature = "cli")]
 
+mod common;
 #[path = "common/program.rs"]
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod program;
@@ -210,6 +211,29 @@ fn the_seed_decides_the_model_and_the_split() {
 
     let half = digits(&folder, &["--test-split", "0.5"]);
     assert_eq!((half["n_samples"].as_u64(), half["n_test_samples"].as_u64()), (Some(898), Some(899)));
+}
+
+/// Two runs with one seed give equal model files, byte for byte, on each device.
+#[cfg(feature = "gpu")]
+#[test]
+fn models_are_equal_to_the_byte_on_each_gpu() {
+    for device in common::gpu_names() {
+        let folder = Folder::new();
+        let train = |seed: &str, out: &str| {
+            let arguments =
+                ["train", "--device", &*device, "--epochs", "3", "--seed", seed, "--out", out, "--json", "-"];
+            folder.softreg(arguments).ok().json()
+        };
+        let (a, _, _) = (train("3", "a"), train("3", "b"), train("4", "c"));
+        assert!(folder.read("a") == folder.read("b"), "{device}");
+        assert!(folder.read("a") != folder.read("c"), "{device}");
+        // The same steps as on the CPU, rounded in another way.
+        let on_cpu = digits(&folder, &["--seed", "3", "--out", "cpu"]);
+        assert!(folder.read("a") != folder.read("cpu"), "{device}");
+        let ratio = number(&a, "train_loss") / number(&on_cpu, "train_loss");
+        assert!((ratio - 1.0).abs() < 1e-4, "{device}: {ratio}");
+        assert!((number(&a, "test_accuracy") - number(&on_cpu, "test_accuracy")).abs() <= 0.01, "{device}");
+    }
 }
 
 #[test]

@@ -38,12 +38,13 @@ fn mnist_reaches_its_accuracy(device: &str) {
     assert!(accuracy >= 0.90, "{device}: {accuracy}");
 }
 
-fn banking77_reaches_its_accuracy(device: &str) {
-    let Some(record) = train(device, BANKING, &["--lr", "8"]) else { return };
+fn banking77_reaches_its_accuracy(device: &str, settings: &[&str]) -> Option<Value> {
+    let record = train(device, BANKING, settings)?;
     assert_eq!((record["n_samples"].as_u64(), record["n_test_samples"].as_u64()), (Some(10003), Some(3080)));
     assert_eq!((record["n_features"].as_u64(), record["n_classes"].as_u64()), (Some(384), Some(77)));
     let accuracy = record["test_accuracy"].as_f64().unwrap();
     assert!(accuracy >= 0.92, "{device}: {accuracy}");
+    Some(record)
 }
 
 #[test]
@@ -53,5 +54,28 @@ fn mnist_on_the_cpu() {
 
 #[test]
 fn banking77_on_the_cpu() {
-    banking77_reaches_its_accuracy("cpu");
+    banking77_reaches_its_accuracy("cpu", &[]);
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn mnist_on_every_gpu() {
+    common::gpu_names().iter().for_each(|name| mnist_reaches_its_accuracy(name));
+}
+
+/// Few epochs, since this may be a software GPU.
+#[cfg(feature = "gpu")]
+#[test]
+fn banking77_on_every_gpu_as_on_the_cpu() {
+    let epochs = ["--epochs", "5"];
+    let Some(on_cpu) = banking77_reaches_its_accuracy("cpu", &epochs) else { return };
+    for name in common::gpu_names() {
+        let Some(here) = banking77_reaches_its_accuracy(&name, &epochs) else { return };
+        let loss = |record: &Value| record["train_loss"].as_f64().unwrap();
+        let ratio = loss(&here) / loss(&on_cpu);
+        assert!((ratio - 1.0).abs() <= 1e-4, "{name}: {} and {}", loss(&here), loss(&on_cpu));
+        // Another seed is not as close: the comparison is of the same steps.
+        let other = train("cpu", BANKING, &["--epochs", "5", "--seed", "1"]).unwrap();
+        assert!((loss(&other) / loss(&on_cpu) - 1.0).abs() > 1e-4);
+    }
 }

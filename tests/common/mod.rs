@@ -38,12 +38,13 @@ pub fn shared_data(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {name} is not there, see tests/README.md");
+    eprintln!("skipped: ../shared/data/{name} is not there");
     None
 }
 
 /// Whether tests must fail, rather than be skipped, where there is no GPU.
-pub fn gpu_is_required() -> bool {
+#[cfg(feature = "gpu")]
+fn gpu_is_required() -> bool {
     std::env::var("SOFTREG_REQUIRE_GPU").is_ok_and(|value| value == "1")
 }
 
@@ -51,9 +52,24 @@ pub fn gpu_is_required() -> bool {
 #[cfg(feature = "gpu")]
 pub fn gpus(options: softreg::backend::gpu::Options) -> Vec<softreg::backend::gpu::Gpu> {
     let gpus: Vec<_> = softreg::backend::gpu::Gpu::open_all(options).into_iter().map(Result::unwrap).collect();
-    if gpus.is_empty() {
+    require_gpu(gpus.is_empty());
+    gpus
+}
+
+/// The names of all GPUs, as `--device` takes them.
+#[cfg(feature = "gpu")]
+pub fn gpu_names() -> Vec<String> {
+    let devices = softreg::Device::list().into_iter().filter(|info| info.kind != softreg::DeviceKind::Cpu);
+    let names: Vec<String> = devices.map(|info| info.name).collect();
+    require_gpu(names.is_empty());
+    names
+}
+
+/// Fails or tells when there is no GPU.
+#[cfg(feature = "gpu")]
+fn require_gpu(none: bool) {
+    if none {
         assert!(!gpu_is_required(), "SOFTREG_REQUIRE_GPU=1, but there is no adapter for Vulkan, Metal or DX12");
         eprintln!("skipped: there is no adapter for Vulkan, Metal or DX12");
     }
-    gpus
 }
