@@ -9,6 +9,8 @@ mod gradient;
 mod logits;
 mod softmax;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod update;
 
 pub use compare::{UNIT_ROUNDOFF, compare};

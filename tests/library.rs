@@ -1,0 +1,249 @@
+//! The library as an application uses it.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
+use half::f16;
+use ndarray::{Array2, Axis};
+use softreg::{Dataset, Device, Error, FeatureScale, Features, Labels, Model, Sgd, SoftmaxRegression, data};
+
+/// Counts what this thread allocates.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: the system's allocator does all the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+fn digits_model() -> (Model, Dataset<'static>) {
+    let (train, test) = data::digits().unwrap().split(0.2, 0).unwrap();
+    (SoftmaxRegression::new().fit(&train).unwrap().model, test)
+}
+
+fn row(features: &Features, row: usize) -> Vec<f32> {
+    match features.values() {
+        data::Values::U8(values) => values.iter().skip(row * 64).take(64).map(|&x| x.into()).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn all_ways_to_predict_agree() {
+    let (model, test) = digits_model();
+    let features = test.features();
+    let classes = model.predict(features).unwrap();
+    let logits = model.decision_function(features).unwrap();
+    let p = model.predict_proba(features).unwrap();
+    let log_p = model.predict_log_proba(features).unwrap();
+    assert_eq!(p.dim(), (test.n_samples(), 10));
+    for i in 0..test.n_samples() {
+        let sum: f64 = p.row(i).iter().map(|&p| f64::from(p)).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "row {i} sums to {sum}");
+        let best = |values: ndarray::ArrayView1<f32>| (0..10).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap();
+        assert_eq!((best(p.row(i)), best(logits.row(i))), (classes[i], classes[i]));
+        for j in 0..10 {
+            assert!((log_p[[i, j]].exp() - p[[i, j]]).abs() < 1e-6);
+            // log p_j − log p_k = o_j − o_k
+            let difference = (log_p[[i, j]] - log_p[[i, 0]]) - (logits[[i, j]] - logits[[i, 0]]);
+            assert!(difference.abs() < 1e-4, "{difference}");
+        }
+        let mut one = [0.0; 10];
+        assert_eq!(model.predict_into(&row(features, i), &mut one).unwrap(), classes[i]);
+        assert!(one.iter().zip(p.row(i)).all(|(a, b)| (a - b).abs() < 1e-5));
+    }
+    let correct =
+        classes.iter().enumerate().filter(|&(i, &class)| test.labels().targets().class(i, 10) == class).count();
+    let evaluation = model.evaluate(&test).unwrap();
+    assert_eq!(evaluation.accuracy, correct as f64 / test.n_samples() as f64);
+}
+
+#[test]
+fn one_row_is_classified_without_an_allocation() {
+    let (model, test) = digits_model();
+    let sample = row(test.features(), 0);
+    let mut probabilities = [0.0; 10];
+    // What is found out about the processor is kept.
+    model.predict_into(&sample, &mut probabilities).unwrap();
+    let n = allocations(|| {
+        for _ in 0..100 {
+            model.predict_into(&sample, &mut probabilities).unwrap();
+            model.logits_into(&sample, &mut probabilities).unwrap();
+        }
+    });
+    assert_eq!(n, 0);
+    assert!(allocations(|| drop(std::hint::black_box(vec![1]))) > 0, "the count counts");
+
+    assert!(matches!(model.predict_into(&sample[1..], &mut probabilities), Err(Error::Width { model: 64, data: 63 })));
+    assert!(matches!(model.predict_into(&sample, &mut probabilities[1..]), Err(Error::Shape { expected: 10, .. })));
+}
+
+#[test]
+fn progress_is_told_and_training_stops_when_asked() {
+    let digits = data::digits().unwrap();
+    let estimator = SoftmaxRegression::new().solver(Sgd { epochs: 50, ..Sgd::default() });
+    let mut seen = Vec::new();
+    let fit = estimator
+        .fit_with(&digits, |progress| {
+            seen.push(progress.clone());
+            if progress.epoch == 7 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    assert_eq!(seen, fit.epochs);
+    assert_eq!(seen.iter().map(|progress| progress.epoch).collect::<Vec<_>>(), (1..=7).collect::<Vec<_>>());
+    assert!(seen[6].loss < seen[0].loss && seen.windows(2).all(|pair| pair[0].elapsed <= pair[1].elapsed));
+    // The model so far.
+    assert!(fit.train.accuracy > 0.9);
+    assert_eq!(fit.model.training()["epochs"], 7);
+}
+
+/// Half precision holds the digits exactly, so that all precisions train to the same model.
+#[test]
+fn features_of_every_precision_and_order_train_alike() {
+    let digits = data::digits().unwrap();
+    let bytes = match digits.features().values() {
+        data::Values::U8(values) => values.to_vec(),
+        other => panic!("{other:?}"),
+    };
+    let (n, d) = (digits.n_samples(), digits.n_features());
+    let bytes = Array2::from_shape_vec((n, d), bytes).unwrap();
+    let halves = bytes.mapv(|x| f16::from_f32(x.into()));
+    let floats = bytes.mapv(f32::from);
+    let doubles = bytes.mapv(f64::from);
+    let columns = floats.t().as_standard_layout().into_owned().reversed_axes();
+    assert!(!columns.is_standard_layout());
+    let train = |features: Features| {
+        let data = Dataset::new(features, digits.labels().clone()).unwrap();
+        SoftmaxRegression::new().fit(&data).unwrap().model
+    };
+    let expected = train(Features::try_from(bytes.view()).unwrap());
+    for features in [
+        Features::try_from(halves.view()).unwrap(),
+        Features::try_from(floats.view()).unwrap(),
+        Features::try_from(doubles.view()).unwrap(),
+        Features::try_from(columns.view()).unwrap(),
+    ] {
+        assert_eq!(train(features).weights(), expected.weights());
+    }
+    assert_ne!(train(Features::try_from((&floats + 0.5).view()).unwrap()).weights(), expected.weights());
+}
+
+#[test]
+fn one_hot_soft_labels_train_as_hard_ones_do() {
+    let digits = data::digits().unwrap();
+    let n = digits.n_samples();
+    let one_hot = |smoothing: f32| -> Vec<f32> {
+        (0..n)
+            .flat_map(|i| {
+                let class = digits.labels().targets().class(i, 10);
+                (0..10).map(move |j| if j == class { 1.0 - 0.9 * smoothing } else { smoothing / 10.0 })
+            })
+            .collect()
+    };
+    let train = |soft: Vec<f32>| {
+        let labels = Labels::from_distributions(soft, digits.classes().to_vec()).unwrap();
+        let data = Dataset::new(digits.features().clone(), labels).unwrap();
+        SoftmaxRegression::new().fit(&data).unwrap()
+    };
+    let hard = SoftmaxRegression::new().fit(&digits).unwrap();
+    let soft = train(one_hot(0.0));
+    assert!((soft.train.log_loss - hard.train.log_loss).abs() < 1e-5 * hard.train.log_loss);
+    // Smoothed labels have an entropy, which no model can go below.
+    let smooth = train(one_hot(0.2));
+    let entropy = -(0.82 * 0.82f64.ln() + 9.0 * 0.02 * 0.02f64.ln());
+    assert!(smooth.train.log_loss > entropy && smooth.train.log_loss < entropy + 0.3, "{}", smooth.train.log_loss);
+}
+
+#[test]
+fn a_class_without_a_sample_is_never_likely() {
+    let digits = data::digits().unwrap();
+    let mut classes = digits.classes().to_vec();
+    classes.push("ten".to_owned());
+    let numbers: Vec<u32> = (0..digits.n_samples()).map(|i| digits.labels().targets().class(i, 10) as u32).collect();
+    let labels = Labels::from_indices(numbers, classes).unwrap();
+    let data = Dataset::new(digits.features().clone(), labels).unwrap();
+    let fit = SoftmaxRegression::new().fit(&data).unwrap();
+    assert!(fit.train.accuracy > 0.95);
+    let p = fit.model.predict_proba(digits.features()).unwrap();
+    assert!(p.index_axis(Axis(1), 10).iter().all(|&p| p < 0.05));
+}
+
+#[test]
+fn the_scale_of_the_features_is_no_matter() {
+    let digits = data::digits().unwrap();
+    let (n, d) = (digits.n_samples(), digits.n_features());
+    let data::Values::U8(values) = digits.features().values() else { panic!("not bytes") };
+    let loss = |factor: f32| {
+        let scaled: Vec<f32> = values.iter().map(|&x| f32::from(x) * factor).collect();
+        let data = Dataset::new(Features::new(scaled, n, d).unwrap(), digits.labels().clone()).unwrap();
+        SoftmaxRegression::new().fit(&data).unwrap().train.log_loss
+    };
+    let usual = loss(1.0);
+    for factor in [1e-3, 1e3, 1e6] {
+        let ratio = loss(factor) / usual;
+        // Small values are not scaled up, and their weights meet the penalty.
+        assert!(if factor < 1.0 { ratio > 0.99 } else { (ratio - 1.0).abs() < 1e-3 }, "{factor}: {ratio}");
+    }
+    let estimator = SoftmaxRegression::new().feature_scale(FeatureScale::Factor(1.0 / 16.0));
+    let ratio = estimator.fit(&digits).unwrap().train.log_loss / usual;
+    assert!((ratio - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn settings_that_make_no_sense_are_errors() {
+    let digits = data::digits().unwrap();
+    let estimator = SoftmaxRegression::new;
+    let sgd = |change: fn(&mut Sgd)| {
+        let mut sgd = Sgd::default();
+        change(&mut sgd);
+        estimator().solver(sgd)
+    };
+    for wrong in [
+        estimator().l2(-1.0),
+        estimator().l2(f64::NAN),
+        estimator().feature_scale(FeatureScale::Factor(0.0)),
+        estimator().feature_scale(FeatureScale::Factor(f64::INFINITY)),
+        sgd(|sgd| sgd.epochs = 0),
+        sgd(|sgd| sgd.batch_size = 0),
+        sgd(|sgd| sgd.learning_rate = Some(-1.0)),
+        sgd(|sgd| sgd.momentum = 1.0),
+    ] {
+        assert!(matches!(wrong.fit(&digits), Err(Error::Setting { .. })), "{wrong:?}");
+    }
+    let wild = sgd(|sgd| sgd.learning_rate = Some(1e38));
+    assert!(matches!(wild.fit(&digits), Err(Error::Diverged { .. })));
+    for fraction in [0.0, 1.0, -0.5, f64::NAN, 1e-9] {
+        assert!(matches!(digits.split(fraction, 0), Err(Error::Setting { .. })), "{fraction}");
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_with_those_that_are() {
+    let error = Device::named("abacus").unwrap_err();
+    assert!(matches!(&error, Error::NoSuchDevice { asked, .. } if asked == "abacus"));
+    assert!(error.to_string().contains("cpu"), "{error}");
+    assert_eq!(Device::named("CPU").unwrap().info().name, "cpu");
+    assert!(!Device::auto().reason().is_empty());
+}
