@@ -21,6 +21,7 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
+    silence_device_selection();
     let cli = Cli::parse_from(arguments());
     start_logging();
     let result = match cli.command {
@@ -38,6 +39,15 @@ fn main() -> ExitCode {
             output::message(&format!("error: {}", one_line(&error)));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Without a desktop's run-time folder, a Vulkan layer of Mesa complains to standard error each time that devices are
+/// listed. The layer only puts them in another order, which is not the one used here.
+fn silence_device_selection() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: there is no other thread yet.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }
 

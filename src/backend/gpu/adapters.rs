@@ -114,12 +114,14 @@ pub(in crate::backend) fn open_best() -> Result<(Arc<dyn Backend>, String)> {
             Ok((Arc::new(gpu), reason))
         }
         None => {
-            let rest: Vec<String> =
-                adapters.iter().map(info).map(|info| format!("{}: {}", info.name, info.kind)).collect();
-            let reason = match (&by_name, rest.is_empty()) {
-                (Some(name), _) => format!("no adapter has {name:?} of WGPU_ADAPTER_NAME in its name"),
-                (None, true) => "there is no adapter for Vulkan, Metal or DX12".to_owned(),
-                (None, false) => format!("there is only {}, used when asked for by name", rest.join("; ")),
+            let why_not = |info: DeviceInfo| match info.unusable {
+                Some(reason) => format!("{}: {reason}", info.name),
+                None => format!("{} is a {}, taken only when asked for by name", info.name, info.kind),
+            };
+            let reason = match by_name {
+                Some(name) => format!("no usable adapter has {name:?} of WGPU_ADAPTER_NAME in its name"),
+                None if adapters.is_empty() => "there is no adapter for Vulkan, Metal or DX12".to_owned(),
+                None => adapters.iter().map(info).map(why_not).collect::<Vec<_>>().join("; "),
             };
             Err(Error::NoGpu { reason })
         }
