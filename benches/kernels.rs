@@ -8,7 +8,6 @@ use std::time::Duration;
 use common::{Data, HEAD, backends};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use softreg::reference::{self, compare};
 
 /// What a kernel does at least.
 #[derive(Clone, Copy)]
@@ -76,6 +75,7 @@ fn logits_of_backends(group: &mut BenchmarkGroup<WallTime>, data: &Data) {
 mod gpu {
     use super::*;
     use softreg::backend::gpu::Single;
+    use softreg::reference::{self, compare};
 
     /// Runs in one submission, so that its cost is not the kernel's.
     const RUNS: usize = 16;

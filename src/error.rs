@@ -118,7 +118,9 @@ pub enum Error {
     },
 
     /// A feature is NaN or infinite, or too large for single precision.
-    #[error("{place}: the value {value:?} is not a finite 32-bit number; remove the row or fill the gap before training")]
+    #[error(
+        "{place}: the value {value:?} is not a finite 32-bit number; remove the row or fill the gap before training"
+    )]
     NotFinite {
         /// Where.
         place: Place,

@@ -9,6 +9,7 @@ use softreg::reference::{Steps, compare};
 
 /// The CPU backend and every GPU, software ones too, with the name that results are recorded under.
 pub fn backends() -> Vec<(String, Box<dyn Backend>)> {
+    #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "there is the CPU alone"))]
     let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new())];
     #[cfg(feature = "gpu")]
     backends.extend(gpus().into_iter().map(|gpu| Box::new(gpu) as Box<dyn Backend>));

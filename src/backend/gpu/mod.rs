@@ -1,8 +1,8 @@
 //! The GPU backend: wgpu, and the kernels of shaders/.
 //!
-//! One file for one shader, of the same name: what its variants are, and how many workgroups it needs. [`step`] is what
-//! all of them are told; [`kernel`] compiles and dispatches; [`memory`] makes, fills and reads buffers; [`session`] and
-//! [`stepper`] put the kernels in order. [`adapters`] chooses a device and [`self_check`] tries it out.
+//! One file for one shader, of the same name: what its variants are, and how many workgroups it needs. `step` is what
+//! all of them are told; `kernel` compiles and dispatches; `memory` makes, fills and reads buffers; `session` and
+//! `stepper` put the kernels in order. `adapters` chooses a device and `self_check` tries it out.
 
 mod adapters;
 mod gradient;
