@@ -17,7 +17,7 @@ fn main() -> softreg::Result<()> {
 
     let stopped = stop.clone();
     let training = thread::spawn(move || {
-        let estimator = SoftmaxRegression::new().solver(Sgd { epochs: 10_000, ..Sgd::default() });
+        let estimator = SoftmaxRegression::new().solver(Sgd { epochs: Some(10_000), ..Sgd::default() });
         estimator.fit_with(&digits, |progress| {
             // A window that was closed is a reason to stop, too.
             let closed = send.send(progress.clone()).is_err();

@@ -25,7 +25,7 @@ fn main() -> softreg::Result<()> {
     println!("training on {} ({})", device.info().name, device.reason());
     let fit = SoftmaxRegression::new()
         .device(&device)
-        .solver(Sgd { epochs: 100, batch_size: 32, ..Sgd::default() })
+        .solver(Sgd { batch_size: 32, ..Sgd::default() })
         .l2(1e-4)
         .fit(&train)?;
     println!("training loss {:.4} nats, accuracy {:.3}", fit.train.log_loss, fit.train.accuracy);

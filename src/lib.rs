@@ -14,7 +14,7 @@
 //! let data = Dataset::new(Features::try_from(lengths.view())?, labels)?;
 //!
 //! // A GPU where there is one; everything has a default.
-//! let estimator = SoftmaxRegression::new().device(&Device::auto()).l2(1e-4).solver(Sgd { epochs: 100, ..Sgd::default() });
+//! let estimator = SoftmaxRegression::new().device(&Device::auto()).l2(1e-4).solver(Sgd { epochs: Some(100), ..Sgd::default() });
 //! let fit = estimator.fit(&data)?;
 //! assert_eq!(fit.train.accuracy, 1.0);
 //!

@@ -29,7 +29,7 @@ fn data_larger_than_a_binding_trains() {
     let data = Dataset::new(Features::new(values, N, D).unwrap(), labels).unwrap();
 
     let train = |device: &Device| {
-        let sgd = Sgd { epochs: 2, batch_size: 512, ..Sgd::default() };
+        let sgd = Sgd { epochs: Some(2), batch_size: 512, ..Sgd::default() };
         SoftmaxRegression::new().solver(sgd).device(device).fit(&data).unwrap()
     };
     let on_cpu = train(&Device::cpu());

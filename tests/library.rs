@@ -103,7 +103,7 @@ fn one_row_is_classified_without_an_allocation() {
 #[test]
 fn progress_is_told_and_training_stops_when_asked() {
     let digits = data::digits().unwrap();
-    let estimator = SoftmaxRegression::new().solver(Sgd { epochs: 50, ..Sgd::default() });
+    let estimator = SoftmaxRegression::new().solver(Sgd { epochs: Some(50), ..Sgd::default() });
     let mut seen = Vec::new();
     let fit = estimator
         .fit_with(&digits, |progress| {
@@ -225,7 +225,7 @@ fn settings_that_make_no_sense_are_errors() {
         estimator().l2(f64::NAN),
         estimator().feature_scale(FeatureScale::Factor(0.0)),
         estimator().feature_scale(FeatureScale::Factor(f64::INFINITY)),
-        sgd(|sgd| sgd.epochs = 0),
+        sgd(|sgd| sgd.epochs = Some(0)),
         sgd(|sgd| sgd.batch_size = 0),
         sgd(|sgd| sgd.learning_rate = Some(-1.0)),
         sgd(|sgd| sgd.momentum = 1.0),

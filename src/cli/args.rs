@@ -86,9 +86,9 @@ pub struct Train {
     #[arg(long, value_enum, default_value_t = SolverName::Sgd)]
     pub solver: SolverName,
 
-    /// How often each sample is visited
-    #[arg(long, value_name = "N", value_parser = count, default_value_t = Sgd::default().epochs)]
-    pub epochs: usize,
+    /// How often each sample is visited. Default: 30, on small data as often as makes 1,000 steps
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub epochs: Option<usize>,
 
     /// Samples a step
     #[arg(long, value_name = "N", value_parser = count, default_value_t = Sgd::default().batch_size)]
@@ -212,14 +212,17 @@ pub enum SolverName {
 impl Train {
     pub fn solver(&self) -> Solver {
         match self.solver {
-            SolverName::Sgd => Sgd {
-                epochs: self.epochs,
-                batch_size: self.batch_size,
-                learning_rate: self.lr,
-                momentum: self.momentum,
-                ..Sgd::default()
-            }
-            .into(),
+            SolverName::Sgd => self.sgd().into(),
+        }
+    }
+
+    pub fn sgd(&self) -> Sgd {
+        Sgd {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            learning_rate: self.lr,
+            momentum: self.momentum,
+            ..Sgd::default()
         }
     }
 

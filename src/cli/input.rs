@@ -10,7 +10,19 @@ use crate::report::first;
 
 /// A table with labels.
 pub fn labelled(source: &Source) -> Result<Table> {
-    let table = read(source)?;
+    let table = match read(source) {
+        // The column of labels, not known as such, is likely the reason.
+        Err(error)
+            if source.labels.is_none() && source.label_column.is_none() && !matches!(error, Error::Io { .. }) =>
+        {
+            bail!(
+                "{} has no labels: name their column with --label-column, or give a file of them with --labels (without, \
+                 every column is a feature: {error})",
+                source.features.display()
+            )
+        }
+        table => table?,
+    };
     if table.labels.is_none() {
         let path = source.features.display();
         match &table.feature_names {

@@ -46,7 +46,7 @@ pub fn run(args: &args::Train) -> Result<()> {
         .seed(args.seed)
         .feature_scale(args.feature_scale)
         .device(&device);
-    let display = Display::new(args.epochs, args.quiet);
+    let display = Display::new(args.sgd().n_epochs(train.n_samples()), args.quiet);
     let begin = Instant::now();
     let fit = estimator.fit_with(&train, |progress| {
         display.show(progress);
@@ -162,9 +162,10 @@ impl Run<'_> {
         let chosen = |automatic: bool| if automatic { " (auto)" } else { "" };
         writeln!(
             out,
-            "solver     {}, {} epochs, batch size {}, momentum {}, l2 {}, seed {}",
+            "solver     {}, {} epochs{}, batch size {}, momentum {}, l2 {}, seed {}",
             args.solver().name(),
             self.fit.epochs.len(),
+            chosen(args.epochs.is_none()),
             args.batch_size,
             args.momentum,
             rounded(args.l2),

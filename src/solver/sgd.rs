@@ -16,12 +16,12 @@ use crate::error::{Error, Result};
 ///
 /// ```
 /// use softreg::{Sgd, SoftmaxRegression};
-/// let estimator = SoftmaxRegression::new().solver(Sgd { epochs: 5, ..Sgd::default() });
+/// let estimator = SoftmaxRegression::new().solver(Sgd { epochs: Some(5), ..Sgd::default() });
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sgd {
-    /// How often each sample is visited.
-    pub epochs: usize,
+    /// How often each sample is visited; by default 30 times, on small data as often as makes 1,000 steps.
+    pub epochs: Option<usize>,
     /// Samples a step. The loss of a step is their mean.
     pub batch_size: usize,
     /// The first step's size; by default 1/L, where L estimates how strongly the loss of a batch curves, from the second
@@ -34,16 +34,20 @@ pub struct Sgd {
     pub nesterov: bool,
 }
 
+/// Epochs by default, and steps at least.
+const EPOCHS: usize = 30;
+const STEPS: usize = 1000;
+
 impl Default for Sgd {
     fn default() -> Self {
-        Self { epochs: 30, batch_size: 128, learning_rate: None, momentum: 0.9, nesterov: true }
+        Self { epochs: None, batch_size: 128, learning_rate: None, momentum: 0.9, nesterov: true }
     }
 }
 
 impl Sgd {
     pub(crate) fn check(&self) -> Result<()> {
         let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
-        if self.epochs == 0 {
+        if self.epochs == Some(0) {
             return setting("the number of epochs", "0".to_owned(), "at least 1");
         }
         if self.batch_size == 0 {
@@ -59,6 +63,12 @@ impl Sgd {
             return setting("the momentum", self.momentum.to_string(), "at least 0 and below 1");
         }
         Ok(())
+    }
+
+    /// How often each of `n_samples` samples is visited.
+    pub fn n_epochs(&self, n_samples: usize) -> usize {
+        let steps_per_epoch = n_samples.div_ceil(self.batch_size.max(1)).max(1);
+        self.epochs.unwrap_or_else(|| EPOCHS.max(STEPS.div_ceil(steps_per_epoch)))
     }
 
     /// The first step's size on that data.
@@ -91,19 +101,18 @@ impl Sgd {
         let batch_size = self.batch_size.min(largest_chunk);
         let mut stepper = session.stepper(start, &[head], batch_size)?;
         let begin = Instant::now();
+        let n_epochs = self.n_epochs(n_samples);
         let mut epochs: Vec<Progress> = Vec::new();
-        for epoch in 0..self.epochs {
+        for epoch in 0..n_epochs {
             let plan = Plan::new(&chunks, batch_size, seed, epoch as u64);
             let n_steps = plan.batches.len();
-            let rates: Vec<f32> = (0..n_steps)
-                .map(|step| 1.0 - (epoch * n_steps + step) as f32 / (self.epochs * n_steps) as f32)
-                .collect();
+            let rates: Vec<f32> =
+                (0..n_steps).map(|step| 1.0 - (epoch * n_steps + step) as f32 / (n_epochs * n_steps) as f32).collect();
             let loss = stepper.run(&plan, &rates)?[0] / n_samples as f64;
             if !loss.is_finite() {
                 return Err(Error::Diverged { epoch: epoch + 1, learning_rate: first_rate });
             }
-            let progress =
-                Progress { epoch: epoch + 1, n_epochs: self.epochs, loss, n_samples, elapsed: begin.elapsed() };
+            let progress = Progress { epoch: epoch + 1, n_epochs, loss, n_samples, elapsed: begin.elapsed() };
             let flow = on_epoch(&progress);
             epochs.push(progress);
             if flow.is_break() {

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use csv::{ByteRecord, ReaderBuilder, Trim};
+use csv::{ByteRecord, ReaderBuilder, Terminator, Trim};
 
 use super::input::Input;
 use super::{Source, Table};
@@ -12,8 +12,11 @@ use crate::error::{Error, Place, Result};
 pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
     // Every row ends with a line break then, from which its line is known.
     let input = input.chain(&b"\n"[..]);
-    // Rows of another length are found here, with a message of our own.
-    let mut reader = ReaderBuilder::new().trim(Trim::All).flexible(true).from_reader(input);
+    // Only then is the line of a row known: where two characters end it, the second counts as of the next row. Trimming
+    // removes the first. Rows of another length are found here, with a message of our own.
+    let mut builder = ReaderBuilder::new();
+    builder.terminator(Terminator::Any(b'\n')).trim(Trim::All).flexible(true);
+    let mut reader = builder.from_reader(input);
     let failed = |error: csv::Error, input: &Input| match error.into_kind() {
         csv::ErrorKind::Io(source) => input.failed(source),
         other => input.malformed(format!("it is not CSV: {other:?}")),
@@ -30,6 +33,8 @@ pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
     let mut n_rows = 0;
     loop {
         match reader.read_byte_record(&mut record) {
+            // An empty line.
+            Ok(true) if record.len() == 1 && record[0].is_empty() => continue,
             Ok(true) => n_rows += 1,
             Ok(false) => break,
             Err(error) => return Err(failed(error, reader.get_ref().get_ref().0)),
@@ -218,8 +223,11 @@ mod tests {
         ];
         for (row, expected) in cases {
             for row in [row, row.trim_end(), &format!("{row}3,z,4\n")] {
-                let found = error(&format!("{start}{row}"));
-                assert!(found.starts_with(expected), "{found}");
+                let content = format!("{start}{row}");
+                for content in [content.replace('\n', "\r\n"), content] {
+                    let found = error(&content);
+                    assert!(found.starts_with(expected), "{found}");
+                }
             }
         }
         assert_eq!(error(""), "file: the file is empty; CSV begins with a header");
