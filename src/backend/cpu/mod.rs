@@ -1,8 +1,11 @@
 //! The CPU backend: every core, with the vector instructions that the processor has.
 //!
-//! Fast, not the reference. Few outputs (h·q ≤ 64) take one fused pass over each batch ([`narrow`]), many take two tiled
-//! products ([`wide`]). Features stay in the precision they came in; they become `f32` in registers, or a tile at a time.
-//! Results do not depend on the number of threads. They do depend, in their last bits, on the instruction set.
+//! Fast, not the reference. Few outputs take one fused pass over each batch (`narrow`), many take two tiled products
+//! (`wide`); how many are few depends on the instruction set. Features stay in the precision they came in; they become
+//! `f32` in registers, or a tile at a time. Results do not depend on the number of threads. They do depend, in their last
+//! bits, on the instruction set.
+
+#![allow(clippy::needless_range_loop, reason = "registers and memory are indexed side by side in the kernels")]
 
 mod dot;
 mod lanes;
@@ -33,9 +36,22 @@ pub struct Cpu {
     instructions: Instructions,
 }
 
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Cpu {
-    pub(super) fn new() -> Self {
+    /// With the best instructions that this processor has.
+    pub fn new() -> Self {
         Self::with_instructions(Instructions::best())
+    }
+
+    /// One with each of the instruction sets that this processor has.
+    #[cfg(test)]
+    pub(super) fn all() -> Vec<Self> {
+        Instructions::all().into_iter().map(Self::with_instructions).collect()
     }
 
     fn with_instructions(instructions: Instructions) -> Self {
@@ -87,14 +103,14 @@ struct CpuSession<'a, T> {
     x: Matrix<'a, T>,
     scale: f32,
     targets: Option<&'a Targets<'a>>,
-    /// All rows: nothing here limits how much is seen at once.
-    chunks: [Range<usize>; 1],
+    /// All rows, in one chunk: nothing here limits how much is seen at once.
+    rows: Range<usize>,
 }
 
 impl<'a, T: Element> CpuSession<'a, T> {
     fn new(cpu: &Cpu, features: &Features, x: &'a [T], scale: f32, targets: Option<&'a Targets<'a>>) -> Self {
         let x = Matrix { x, d: features.n_features() };
-        Self { instructions: cpu.instructions, x, scale, targets, chunks: [0..features.n_samples()] }
+        Self { instructions: cpu.instructions, x, scale, targets, rows: 0..features.n_samples() }
     }
 
     /// That parameters have the number of values that their shape says, and suit the features.
@@ -114,12 +130,12 @@ const BLOCK: usize = 16 << 20 >> 2;
 
 impl<T: Element> Session for CpuSession<'_, T> {
     fn chunks(&self) -> &[Range<usize>] {
-        &self.chunks
+        std::slice::from_ref(&self.rows)
     }
 
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()> {
         self.check(parameters)?;
-        let (m, n) = (parameters.shape.n_outputs(), self.chunks[0].end);
+        let (m, n) = (parameters.shape.n_outputs(), self.rows.end);
         let weights = Weights::new(parameters)?;
         let block = match BLOCK / m {
             rows if rows >= TILE => rows / TILE * TILE,
@@ -132,7 +148,7 @@ impl<T: Element> Session for CpuSession<'_, T> {
             columns: Buffer,
             tile: Buffer,
         }
-        let is_narrow = m <= 64;
+        let is_narrow = m <= self.instructions.most_narrow_outputs();
         let columns = if is_narrow { 0 } else { self.x.d.div_ceil(TILE) * TILE };
         let n_threads = rayon::current_num_threads().min(block.div_ceil(TILE));
         let scratch = || {
@@ -148,12 +164,14 @@ impl<T: Element> Session for CpuSession<'_, T> {
             let out = &mut logits[..(end - first) * m];
             let tiles = (first..end).step_by(TILE).zip(out.chunks_mut(TILE * m));
             wide::each(&mut scratch, tiles, |scratch, (first, out)| {
-                let mut rows = [0; TILE];
-                let rows = &mut rows[..out.len() / m];
-                rows.iter_mut().zip(first..).for_each(|(row, index)| *row = index as u32);
-                let (x, weights, rows, tile) = (self.x, &weights, &*rows, &mut *scratch.tile);
+                // The rows of this tile and of the next. None has a number past u32, see `Features`.
+                let mut numbers = [0; 2 * TILE];
+                let numbers = &mut numbers[..(2 * TILE).min(n - first)];
+                numbers.iter_mut().zip(first..).for_each(|(row, index)| *row = index as u32);
+                let (rows, ahead) = numbers.split_at(out.len() / m);
+                let (x, weights, tile) = (self.x, &weights, &mut *scratch.tile);
                 if is_narrow {
-                    self.instructions.run(DotTile { x, rows, weights, ahead: &[], out: tile });
+                    self.instructions.run(DotTile { x, rows, weights, ahead, out: tile });
                 } else {
                     let columns = &mut *scratch.columns;
                     self.instructions.run(wide::ProductTile { x, rows, weights, columns, out: tile });
@@ -177,12 +195,9 @@ impl<T: Element> Session for CpuSession<'_, T> {
     ) -> Result<Box<dyn Stepper + 's>> {
         self.check(start)?;
         let Some(targets) = self.targets else {
-            return Err(Error::Device {
-                device: "cpu".to_owned(),
-                problem: "training was asked for without targets".to_owned(),
-            });
+            return Err(Error::Shape { what: "targets for training".to_owned(), expected: self.rows.end, found: 0 });
         };
         let data = Data { x: self.x, scale: self.scale, targets };
-        Ok(Box::new(CpuStepper::new(self.instructions, data, self.chunks[0].end, start, heads, batch_size)?))
+        Ok(Box::new(CpuStepper::new(self.instructions, data, self.rows.end, start, heads, batch_size)?))
     }
 }

@@ -15,8 +15,6 @@ use super::update::{add_to, update_bias, update_tile};
 use crate::backend::{Head, Shape};
 use crate::error::Result;
 
-/// The most outputs for which this way is the better one.
-const MOST_OUTPUTS: usize = 64;
 /// A larger gradient would not stay in the cache.
 const LARGEST_GRADIENT: usize = 1 << 20;
 /// A part has at least so many samples, so that summing the gradients costs little.
@@ -47,10 +45,20 @@ fn parts(batch_len: usize) -> (usize, usize) {
     (batch_len.div_ceil(size), size)
 }
 
+/// Whether threads are worth it for losses and gradients of a batch.
+fn is_gradient_parallel(batch_len: usize, shape: Shape) -> bool {
+    batch_len > LEAST_PART && 2 * batch_len * shape.n_parameters() >= PARALLEL
+}
+
+/// Whether threads are worth it for the sum of the parts' gradients and the update.
+fn is_update_parallel(n_parts: usize, shape: Shape) -> bool {
+    n_parts * shape.n_parameters() >= PARALLEL
+}
+
 impl Narrow {
     /// Whether this way suits the shape.
-    pub fn suits(shape: Shape) -> bool {
-        shape.n_outputs() <= MOST_OUTPUTS && shape.n_parameters() <= LARGEST_GRADIENT
+    pub fn suits(instructions: Instructions, shape: Shape) -> bool {
+        shape.n_outputs() <= instructions.most_narrow_outputs() && shape.n_parameters() <= LARGEST_GRADIENT
     }
 
     pub fn new<T>(data: &Data<T>, shape: Shape, batch_size: usize) -> Result<Self> {
@@ -70,12 +78,12 @@ impl Narrow {
         Ok(Self { parts: (0..n_parts).map(|_| part()).collect::<Result<_>>()? })
     }
 
-    /// Whether threads are worth it for batches of that many samples.
-    pub fn is_parallel(batch_len: usize, shape: Shape) -> bool {
-        batch_len > LEAST_PART && 2 * batch_len * shape.n_parameters() >= PARALLEL
+    /// Whether threads are worth it for some phase of steps with that many samples.
+    pub fn is_parallel(&self, batch_len: usize, shape: Shape) -> bool {
+        is_gradient_parallel(batch_len, shape) || is_update_parallel(self.parts.len(), shape)
     }
 
-    /// One step with the samples `rows`; `ahead` comes next. The losses are added to `losses`.
+    /// One step with the samples `rows`; `ahead` comes next.
     pub fn step<T: Element>(
         &mut self,
         instructions: Instructions,
@@ -84,7 +92,6 @@ impl Narrow {
         rows: &[u32],
         ahead: &[u32],
         rate: f32,
-        losses: &mut [f64],
     ) {
         let shape = state.weights.shape;
         let (n_parts, size) = parts(rows.len());
@@ -96,7 +103,7 @@ impl Narrow {
             let ahead = if end < rows.len() { &rows[end..] } else { ahead };
             instructions.run(PartKernel { data, state, rows: of_part, ahead, weight, part });
         };
-        if Self::is_parallel(rows.len(), shape) {
+        if is_gradient_parallel(rows.len(), shape) {
             parts.par_iter_mut().enumerate().for_each(|(index, part)| run(index, part));
         } else {
             parts.iter_mut().enumerate().for_each(|(index, part)| run(index, part));
@@ -107,7 +114,7 @@ impl Narrow {
             first.bias_gradient.iter_mut().zip(&part.bias_gradient).for_each(|(sum, &value)| *sum += value);
             first.losses.iter_mut().zip(&part.losses).for_each(|(sum, &value)| *sum += value);
         }
-        losses.iter_mut().zip(&first.losses).for_each(|(sum, &value)| *sum += value);
+        state.losses.iter_mut().zip(&first.losses).for_each(|(sum, &value)| *sum += value);
         update_bias(&mut state.weights.bias, &mut state.bias_velocity, &first.bias_gradient, &state.heads, rate);
 
         let (others, heads) = (&*others, &state.heads[..]);
@@ -127,7 +134,7 @@ impl Narrow {
         };
         let length = state.weights.w.len() / size * size;
         let (w, v, g) = (&mut state.weights.w[..length], &mut state.velocity[..length], &mut first.gradient[..length]);
-        if n_parts * length >= PARALLEL {
+        if is_update_parallel(n_parts, shape) {
             let chunk = (length / size).div_ceil(rayon::current_num_threads()) * size;
             let chunks = w.par_chunks_mut(chunk).zip(v.par_chunks_mut(chunk)).zip(g.par_chunks_mut(chunk));
             chunks.enumerate().for_each(|(index, ((w, v), g))| tiles(w, v, g, index * chunk));
@@ -156,6 +163,7 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
         let Shape { n_classes, .. } = state.weights.shape;
         let m = state.weights.bias.len();
         let x = data.x;
+        assert!(part.slab.len() >= TILE * TILE);
         part.bias_gradient.fill(0.0);
         part.losses.fill(0.0);
         for (index, tile) in rows.chunks(TILE).enumerate() {

@@ -17,11 +17,11 @@ pub(crate) fn logits_of_row(parameters: &Parameters, sample: &[f32], logits: &mu
     Instructions::best().run(RowKernel { parameters: &parameters.values, sample, logits });
 }
 
-struct RowKernel<'a> {
+pub(super) struct RowKernel<'a> {
     /// (d + 1) × m values.
-    parameters: &'a [f32],
-    sample: &'a [f32],
-    logits: &'a mut [f32],
+    pub parameters: &'a [f32],
+    pub sample: &'a [f32],
+    pub logits: &'a mut [f32],
 }
 
 impl Kernel for RowKernel<'_> {

@@ -23,6 +23,8 @@ pub(super) struct State {
     pub velocity: Buffer,
     pub bias_velocity: Vec<f32>,
     pub heads: Vec<Head>,
+    /// The sum of the losses of each head so far.
+    pub losses: Vec<f64>,
 }
 
 enum Way {
@@ -58,8 +60,9 @@ impl<'a, T: Element> CpuStepper<'a, T> {
             velocity: Buffer::zeros(shape.n_features.div_ceil(TILE) * TILE, shape.n_outputs(), "the velocity")?,
             bias_velocity: vec![0.0; shape.n_outputs()],
             heads: heads.to_vec(),
+            losses: vec![0.0; shape.n_heads],
         };
-        let way = if Narrow::suits(shape) {
+        let way = if Narrow::suits(instructions, shape) {
             Way::Narrow(Narrow::new(&data, shape, batch_size)?)
         } else {
             Way::Wide(Wide::new(&data, shape, batch_size)?)
@@ -70,50 +73,48 @@ impl<'a, T: Element> CpuStepper<'a, T> {
     fn check_plan(&self, plan: &Plan, rates: &[f32]) -> Result<()> {
         check("learning rates (one for each step)", plan.batches.len(), rates.len())?;
         for batch in &plan.batches {
-            let inside = batch.start.checked_add(batch.len).is_some_and(|end| end <= plan.order.len());
-            if batch.chunk != 0 || batch.len == 0 || batch.len > self.batch_size || !inside {
+            check_below("chunks", 1, batch.chunk)?;
+            if batch.len == 0 || batch.len > self.batch_size {
                 return Err(Error::Shape {
                     what: "samples of a batch".to_owned(),
                     expected: self.batch_size,
                     found: batch.len,
                 });
             }
+            check_below("samples of the plan", plan.order.len(), batch.start.saturating_add(batch.len - 1))?;
         }
-        match plan.order.iter().max() {
-            Some(&row) if row as usize >= self.n_samples => Err(Error::Shape {
-                what: "rows of the feature matrix".to_owned(),
-                expected: self.n_samples,
-                found: row as usize + 1,
-            }),
-            _ => Ok(()),
-        }
+        check_below("rows of the feature matrix", self.n_samples, largest(&plan.order))
     }
 
-    fn run_steps(&mut self, plan: &Plan, rates: &[f32]) -> Vec<f64> {
-        let mut losses = vec![0.0; self.state.heads.len()];
+    fn run_steps(&mut self, plan: &Plan, rates: &[f32]) {
+        self.state.losses.fill(0.0);
         let Self { instructions, data, state, way, .. } = self;
         let rows =
             |step: usize| plan.batches.get(step).map_or(&[][..], |batch| &plan.order[batch.start..][..batch.len]);
         for (step, &rate) in rates.iter().enumerate() {
             let (batch, ahead) = (rows(step), rows(step + 1));
             match way {
-                Way::Narrow(narrow) => narrow.step(*instructions, data, state, batch, ahead, rate, &mut losses),
-                Way::Wide(wide) => wide.step(*instructions, data, state, batch, rate, &mut losses),
+                Way::Narrow(narrow) => narrow.step(*instructions, data, state, batch, ahead, rate),
+                Way::Wide(wide) => wide.step(*instructions, data, state, batch, rate),
             }
         }
-        losses
     }
 }
 
 impl<T: Element> Stepper for CpuStepper<'_, T> {
     fn run(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<f64>> {
         self.check_plan(plan, rates)?;
-        let parallel = match self.way {
-            Way::Narrow(_) => Narrow::is_parallel(self.batch_size, self.state.weights.shape),
+        let is_parallel = match &self.way {
+            Way::Narrow(narrow) => narrow.is_parallel(self.batch_size, self.state.weights.shape),
             Way::Wide(_) => true,
         };
         // Once into the thread pool rather than at each step.
-        Ok(if parallel { rayon::scope(|_| self.run_steps(plan, rates)) } else { self.run_steps(plan, rates) })
+        if is_parallel {
+            rayon::scope(|_| self.run_steps(plan, rates))
+        } else {
+            self.run_steps(plan, rates)
+        }
+        Ok(self.state.losses.clone())
     }
 
     fn parameters(&mut self) -> Result<Parameters> {
@@ -126,23 +127,28 @@ pub(super) fn check(what: &str, expected: usize, found: usize) -> Result<()> {
     if found == expected { Ok(()) } else { Err(Error::Shape { what: what.to_owned(), expected, found }) }
 }
 
+/// That an index is below `expected`; `what` says what there are so many of.
+fn check_below(what: &str, expected: usize, index: usize) -> Result<()> {
+    if index < expected {
+        return Ok(());
+    }
+    Err(Error::Shape { what: what.to_owned(), expected, found: index.saturating_add(1) })
+}
+
+/// The largest of some indices; 0 when there are none.
+fn largest(indices: &[u32]) -> usize {
+    indices.iter().max().map_or(0, |&index| index as usize)
+}
+
 /// That there is a target for each sample, and none past the classes.
 fn check_targets(targets: &Targets, n_samples: usize, shape: Shape) -> Result<()> {
     match targets {
         Targets::Classes(classes) => {
             check("labels (one for each sample)", n_samples, classes.len())?;
-            match classes.iter().max() {
-                Some(&class) if class as usize >= shape.n_classes => Err(Error::Shape {
-                    what: "classes of the labels".to_owned(),
-                    expected: shape.n_classes,
-                    found: class as usize + 1,
-                }),
-                _ => Ok(()),
-            }
+            check_below("classes of the labels", shape.n_classes, largest(classes))
         }
         Targets::Distributions(values) => {
-            let expected = n_samples.checked_mul(shape.n_classes).unwrap_or(usize::MAX);
-            check("values of the soft labels", expected, values.len())
+            check("values of the soft labels", n_samples.saturating_mul(shape.n_classes), values.len())
         }
     }
 }

@@ -28,16 +28,24 @@ impl Buffer {
     /// # Errors
     /// [`Error::OutOfMemory`], saying that the memory was for `what`.
     pub fn zeros(rows: usize, columns: usize, what: &str) -> Result<Self> {
-        let mut lines = Vec::new();
         let n_lines = rows.checked_mul(columns).map_or(usize::MAX, |len| len.div_ceil(16));
-        lines.try_reserve_exact(n_lines).map_err(|_| Error::OutOfMemory {
-            device: "cpu".to_owned(),
-            what: what.to_owned(),
-            bytes: n_lines.saturating_mul(64) as u64,
-        })?;
-        lines.resize(n_lines, Line([0.0; 16]));
-        Ok(Self(lines))
+        Ok(Self(allocate(Line([0.0; 16]), n_lines, what)?))
     }
+}
+
+/// `len` times `value`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`], saying that the memory was for `what`.
+pub(super) fn allocate<T: Copy>(value: T, len: usize, what: &str) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
+        device: "cpu".to_owned(),
+        what: what.to_owned(),
+        bytes: len.saturating_mul(size_of::<T>()) as u64,
+    })?;
+    values.resize(len, value);
+    Ok(values)
 }
 
 impl Deref for Buffer {

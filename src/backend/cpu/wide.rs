@@ -12,7 +12,7 @@ use super::lanes::{Element, Instructions, Kernel, Lanes};
 use super::product::Tile;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
 use super::stepper::{Data, State};
-use super::tiles::{Buffer, TILE, Weights, groups, pack_columns, pack_rows};
+use super::tiles::{Buffer, Matrix, TILE, Weights, allocate, groups, pack_columns, pack_rows};
 use super::update::{update_bias, update_tile};
 use crate::backend::{Head, Shape};
 use crate::error::Result;
@@ -35,7 +35,7 @@ pub(super) struct Wide {
     /// Logits, then residual, of the batch.
     o: Buffer,
     /// Of each group of [`TILES`] tiles: sums of the residuals, (h·q); losses, (h).
-    bias_gradients: Vec<f32>,
+    bias_gradients: Buffer,
     losses: Vec<f64>,
 }
 
@@ -55,12 +55,12 @@ impl Wide {
         Ok(Self {
             scratch: (0..rayon::current_num_threads()).map(|_| scratch()).collect::<Result<_>>()?,
             o: Buffer::zeros(n_tiles * TILE, m, "the logits of a batch")?,
-            bias_gradients: vec![0.0; n_groups * m],
-            losses: vec![0.0; n_groups * shape.n_heads],
+            bias_gradients: Buffer::zeros(n_groups, m, "the gradient of the intercept")?,
+            losses: allocate(0.0, n_groups.saturating_mul(shape.n_heads), "the losses")?,
         })
     }
 
-    /// One step with the samples `rows`. The losses are added to `losses`.
+    /// One step with the samples `rows`.
     pub fn step<T: Element>(
         &mut self,
         instructions: Instructions,
@@ -68,7 +68,6 @@ impl Wide {
         state: &mut State,
         rows: &[u32],
         rate: f32,
-        losses: &mut [f64],
     ) {
         let shape = state.weights.shape;
         let m = shape.n_outputs();
@@ -92,7 +91,7 @@ impl Wide {
         });
 
         for of_group in of_groups.chunks_exact(shape.n_heads) {
-            losses.iter_mut().zip(of_group).for_each(|(sum, &value)| *sum += value);
+            state.losses.iter_mut().zip(of_group).for_each(|(sum, &value)| *sum += value);
         }
         if let Some((sums, others)) = bias_gradients.split_at_mut_checked(m) {
             for other in others.chunks_exact(m) {
@@ -122,7 +121,7 @@ pub(super) fn each<S: Send, T>(
 #[inline(always)]
 fn products<L: Lanes, T: Element>(
     lanes: L,
-    data: super::tiles::Matrix<T>,
+    data: Matrix<T>,
     weights: &Weights,
     rows: &[u32],
     x: &mut [f32],
@@ -130,12 +129,14 @@ fn products<L: Lanes, T: Element>(
 ) {
     let m = weights.bias.len();
     let n_slabs = data.d.div_ceil(TILE);
-    assert!(o.len() >= rows.len().div_ceil(TILE) * m * TILE && weights.w.len() >= n_slabs * m * TILE);
+    let n_tiles = rows.len().div_ceil(TILE);
+    assert!(o.len() >= n_tiles * m * TILE && weights.w.len() >= n_slabs * m * TILE);
+    assert!(x.len() >= n_tiles * n_slabs * TILE * TILE);
     for (rows, x) in rows.chunks(TILE).zip(x.chunks_exact_mut(n_slabs * TILE * TILE)) {
         pack_columns(lanes, data, rows.iter().copied(), x);
     }
     for (j, n) in groups(m, L::TILE) {
-        for (tile, x) in x.chunks_exact(n_slabs * TILE * TILE).take(rows.len().div_ceil(TILE)).enumerate() {
+        for (tile, x) in x.chunks_exact(n_slabs * TILE * TILE).take(n_tiles).enumerate() {
             let product = Tile {
                 a: x.as_ptr(),
                 b: weights.w[j * TILE..].as_ptr(),
@@ -234,7 +235,7 @@ impl<T: Element> Kernel for GradientKernel<'_, T> {
 
 /// Sums of X·W of up to 32 samples, into the tile `out` (h·q × 32).
 pub(super) struct ProductTile<'a, T> {
-    pub x: super::tiles::Matrix<'a, T>,
+    pub x: Matrix<'a, T>,
     pub rows: &'a [u32],
     pub weights: &'a Weights,
     /// Room for ⌈d/32⌉·32 × 32 values.

@@ -1,5 +1,7 @@
 //! AVX-512F: 16 lanes, 32 registers.
 
+#![allow(clippy::undocumented_unsafe_blocks, reason = "one comment, at the impl, says it for all")]
+
 use std::arch::x86_64::*;
 
 use half::f16;
@@ -17,7 +19,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
 
-// SAFETY of the blocks below: the instructions are there, which `self` proves; memory is as the caller promised.
+// SAFETY of all blocks below: the instructions are there, which `self` proves; memory is as the caller promised.
 impl Lanes for Avx512 {
     const N: usize = 16;
     const TILE: usize = 12;

@@ -1,5 +1,7 @@
 //! NEON: 4 lanes, 32 registers.
 
+#![allow(clippy::undocumented_unsafe_blocks, reason = "one comment, at the impl, says it for all")]
+
 use std::arch::aarch64::*;
 
 use half::f16;
@@ -17,7 +19,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Neon(()))
 }
 
-// SAFETY of the blocks below: the instructions are there, which `self` proves; memory is as the caller promised.
+// SAFETY of all blocks below: the instructions are there, which `self` proves; memory is as the caller promised.
 impl Lanes for Neon {
     const N: usize = 4;
     const TILE: usize = 6;
