@@ -7,6 +7,7 @@
 //! This module is public for benchmarks and tests of single kernels; it is not covered by semantic versioning. Users
 //! need [`Device`](crate::Device) alone.
 
+mod check;
 pub mod cpu;
 mod device;
 #[cfg(feature = "gpu")]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::{Backend, Head, Parameters, Session, Shape};
-use crate::batch::{Plan, Shuffle};
+use crate::batch::{Batch, Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
 use crate::reference::{self, Steps, compare};
@@ -19,7 +19,7 @@ fn backends() -> Vec<(String, Box<dyn Backend>)> {
         .map(|cpu| (cpu.info().driver.clone(), Box::new(cpu) as Box<dyn Backend>))
         .collect();
     #[cfg(feature = "gpu")]
-    for max_chunk in [None, Some(16 << 10)] {
+    for max_chunk in [None, Some(64 << 10)] {
         use super::gpu::{Gpu, Options};
         let gpus = Gpu::open_all(Options { max_chunk, ..Options::default() });
         if gpus.is_empty() {
@@ -29,14 +29,22 @@ fn backends() -> Vec<(String, Box<dyn Backend>)> {
         }
         backends.extend(gpus.into_iter().map(|gpu| {
             let gpu = gpu.unwrap();
-            (format!("{}, chunks of {max_chunk:?}", gpu.info().name), Box::new(gpu) as Box<dyn Backend>)
+            let chunks = if max_chunk.is_some() { SMALL_CHUNKS } else { "" };
+            (format!("{}{chunks}", gpu.info().name), Box::new(gpu) as Box<dyn Backend>)
         }));
     }
     backends
 }
 
+const SMALL_CHUNKS: &str = ", in small chunks";
+
 /// (samples, features, classes, heads, batch size)
-const CASES: [(usize, usize, usize, usize, usize); 14] = [
+type Sizes = (usize, usize, usize, usize, usize);
+
+/// Odd and even tiles, several heads, few and many outputs; an epoch of more steps than a submission has; the CPU's way
+/// for few outputs with several parts and an update by several threads, that for many with more samples than its product
+/// is deep; a last batch that has more parts than the longer ones on a GPU.
+const CASES: [Sizes; 22] = [
     (2, 1, 2, 1, 1),
     (5, 3, 3, 1, 2),
     (33, 16, 4, 1, 16),
@@ -51,28 +59,42 @@ const CASES: [(usize, usize, usize, usize, usize); 14] = [
     (97, 101, 257, 1, 50),
     (40, 31, 1009, 1, 40),
     (3000, 7, 3, 1, 1000),
+    (700, 5, 3, 1, 2),
+    (300, 5, 200, 1, 100),
+    (1501, 200, 10, 1, 700),
+    (2110, 1501, 4, 2, 2100),
+    (2200, 31, 101, 1, 2150),
+    (331, 65, 30, 7, 129),
+    // With chunks of 64 KiB more losses than are held at a time.
+    (8300, 2, 65, 8, 2048),
+    (65_537, 63, 2, 1, 32_769),
 ];
 
-struct Case {
-    shape: Shape,
-    batch_size: usize,
+pub(super) struct Case {
+    pub shape: Shape,
+    pub batch_size: usize,
     scale: f32,
-    features: Features<'static>,
+    pub features: Features<'static>,
     /// scale·X in f64.
     x: Vec<f64>,
-    targets: Targets<'static>,
+    pub targets: Targets<'static>,
     /// Y in f64.
     y: Vec<f64>,
-    start: Parameters,
+    pub start: Parameters,
     heads: Vec<Head>,
 }
 
+/// What a backend made of a case.
+pub(super) struct Trained {
+    pub parameters: Vec<f32>,
+    /// Of each epoch, by head.
+    pub losses: Vec<Vec<f64>>,
+    plans: Vec<Plan>,
+    chunks: Vec<Range<usize>>,
+}
+
 impl Case {
-    fn new(
-        (n, n_features, n_classes, n_heads, batch_size): (usize, usize, usize, usize, usize),
-        dtype: Dtype,
-        soft: bool,
-    ) -> Self {
+    pub fn new((n, n_features, n_classes, n_heads, batch_size): Sizes, dtype: Dtype, soft: bool) -> Self {
         let mut random = Shuffle::new(7, 8);
         let mut value = || random.below(1 << 24) as f32 / (1 << 23) as f32 - 1.0;
         // Rows of wildly different scale; bytes are scaled as images are.
@@ -106,9 +128,11 @@ impl Case {
             (Targets::Classes(classes.into()), y)
         };
         let shape = Shape { n_features, n_classes, n_heads };
-        let start = Parameters { shape, values: (0..shape.n_parameters()).map(|_| value()).collect() };
+        // Error bounds grow with the logits and with the steps.
+        let size = (16.0 / n_features as f32).min(1.0);
+        let start = Parameters { shape, values: (0..shape.n_parameters()).map(|_| size * value()).collect() };
         let heads = (0..n_heads).map(|head| Head {
-            learning_rate: 0.1 / (head + 1) as f32,
+            learning_rate: 0.1 * size / (head + 1) as f32,
             momentum: [0.9, 0.0, 0.5][head % 3],
             nesterov: head % 2 == 0,
             l2: 0.05 * head as f32,
@@ -120,48 +144,56 @@ impl Case {
         backend.session(&self.features, self.scale, Some(&self.targets)).unwrap()
     }
 
-    /// Parameters and losses by head after one epoch on a backend, and its plan.
-    fn train(&self, backend: &dyn Backend) -> (Parameters, Vec<f64>, Plan, Vec<Range<usize>>) {
+    /// Two epochs on a backend.
+    pub fn train(&self, backend: &dyn Backend) -> Trained {
+        self.train_in_order(backend, 3)
+    }
+
+    pub fn train_in_order(&self, backend: &dyn Backend, seed: u64) -> Trained {
         let mut session = self.session(backend);
         let chunks = session.chunks().to_vec();
-        let plan = Plan::new(&chunks, self.batch_size, 3, 0);
         let mut stepper = session.stepper(&self.start, &self.heads, self.batch_size).unwrap();
-        let losses = stepper.run(&plan, &rates(&plan)).unwrap();
-        (stepper.parameters().unwrap(), losses, plan, chunks)
+        let plans: Vec<Plan> = (0..2).map(|epoch| Plan::new(&chunks, self.batch_size, seed, epoch)).collect();
+        let losses = plans.iter().map(|plan| stepper.run(plan, &rates(plan)).unwrap()).collect();
+        Trained { parameters: stepper.parameters().unwrap().values, losses, plans, chunks }
     }
 }
 
+/// Smaller for many steps, since error bounds grow exponentially with what the steps add up to.
 fn rates(plan: &Plan) -> Vec<f32> {
-    (0..plan.batches.len()).map(|step| 1.0 / (step + 1) as f32).collect()
+    let n = plan.batches.len();
+    (0..n).map(|step| (32.0 / n as f32).min(1.0) / (1 + step) as f32).collect()
 }
 
-/// The plan run in f64 with `heads`, compared with what a backend made of it.
-fn check(
-    what: &str,
-    case: &Case,
-    heads: &[Head],
-    (parameters, losses, plan, chunks): &(Parameters, Vec<f64>, Plan, Vec<Range<usize>>),
-) -> Result<(), String> {
+/// The plans run in f64 with `heads`, compared with what a backend made of them.
+fn check(what: &str, case: &Case, heads: &[Head], trained: &Trained) -> Result<(), String> {
     let mut steps = Steps::new(&case.start);
-    for (batch, rate) in plan.batches.iter().zip(rates(plan)) {
-        let rows = plan.order[batch.start..batch.start + batch.len].iter();
-        let rows: Vec<usize> = rows.map(|&row| chunks[batch.chunk].start + row as usize).collect();
-        let pick = |values: &[f64], width: usize| -> Vec<f64> {
-            rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
-        };
-        let (x, y) = (pick(&case.x, case.shape.n_features), pick(&case.y, case.shape.n_classes));
-        steps.step(&x, &y, heads, rate.into());
+    let mut losses = vec![0.0; heads.len()];
+    for (plan, of_epoch) in trained.plans.iter().zip(&trained.losses) {
+        for (batch, rate) in plan.batches.iter().zip(rates(plan)) {
+            let rows = plan.order[batch.start..batch.start + batch.len].iter();
+            let rows: Vec<usize> = rows.map(|&row| trained.chunks[batch.chunk].start + row as usize).collect();
+            let pick = |values: &[f64], width: usize| -> Vec<f64> {
+                rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
+            };
+            let (x, y) = (pick(&case.x, case.shape.n_features), pick(&case.y, case.shape.n_classes));
+            steps.step(&x, &y, heads, rate.into());
+        }
+        losses.iter_mut().zip(of_epoch).for_each(|(sum, loss)| *sum += loss);
+        let losses: Vec<f32> = losses.iter().map(|&loss| loss as f32).collect();
+        compare(&format!("{what}: losses"), &losses, &steps.losses, &steps.losses_bound)?;
     }
-    compare(&format!("{what}: weights"), &parameters.values, &steps.parameters, &steps.parameters_bound)?;
-    let losses: Vec<f32> = losses.iter().map(|&loss| loss as f32).collect();
-    compare(&format!("{what}: losses"), &losses, &steps.losses, &steps.losses_bound)
+    compare(&format!("{what}: weights"), &trained.parameters, &steps.parameters, &steps.parameters_bound)
 }
 
 #[test]
-fn an_epoch_is_that_of_the_reference() {
+fn epochs_are_those_of_the_reference() {
     for (name, backend) in backends() {
         for sizes in CASES {
-            for (dtype, soft) in [(Dtype::F32, false), (Dtype::F16, true), (Dtype::U8, false), (Dtype::F32, true)] {
+            let mut kinds = vec![(Dtype::F32, false), (Dtype::F16, true), (Dtype::U8, false), (Dtype::F32, true)];
+            // The reference takes its time.
+            kinds.truncate(if sizes.0 > 1000 { 2 } else { 4 });
+            for (dtype, soft) in kinds {
                 let case = Case::new(sizes, dtype, soft);
                 let what = format!("{name}: {sizes:?} {dtype}, soft {soft}");
                 check(&what, &case, &case.heads, &case.train(&*backend)).unwrap();
@@ -230,7 +262,7 @@ fn small_bindings_make_chunks() {
         let case = Case::new((3000, 7, 3, 1, 1000), Dtype::F32, false);
         let session = case.session(&*backend);
         let chunks = session.chunks();
-        assert_eq!(chunks.len() > 1, name.contains("Some"), "{name}: {chunks:?}");
+        assert_eq!(chunks.len() > 1, name.ends_with(SMALL_CHUNKS), "{name}: {chunks:?}");
         assert!(chunks.windows(2).all(|pair| pair[0].end == pair[1].start));
         assert_eq!((chunks[0].start, chunks[chunks.len() - 1].end), (0, 3000));
     }
@@ -242,8 +274,8 @@ fn the_same_plan_gives_the_same_bits() {
         for sizes in CASES {
             let case = Case::new(sizes, Dtype::F32, false);
             let (first, second) = (case.train(&*backend), case.train(&*backend));
-            assert_eq!(first.0.values, second.0.values, "{name}: {sizes:?}");
-            assert_eq!(first.1, second.1, "{name}: {sizes:?}");
+            assert_eq!(first.parameters, second.parameters, "{name}: {sizes:?}");
+            assert_eq!(first.losses, second.losses, "{name}: {sizes:?}");
         }
     }
 }
@@ -261,16 +293,131 @@ fn large_logits_are_fine() {
     }
 }
 
+/// The error of an operation that must fail: a length that does not agree.
+macro_rules! assert_shape_error {
+    ($result:expr, $what:literal) => {
+        match $result {
+            Err(Error::Shape { what, .. }) => assert!(what.starts_with($what), "{what}"),
+            Err(other) => panic!("{}: another error, {other}", $what),
+            Ok(_) => panic!("{}: no error", $what),
+        }
+    };
+}
+
+/// Samples and batch size of what follows; few and many outputs.
+const N: usize = 40;
+const SMALL: [Sizes; 2] = [(N, 5, 3, 1, 16), (N, 5, 50, 3, 16)];
+
 #[test]
-fn a_session_without_targets_does_not_train() {
+fn a_plan_that_does_not_suit_is_an_error() {
     for (_, backend) in backends() {
-        let case = Case::new((5, 3, 3, 1, 2), Dtype::F32, false);
-        let mut session = backend.session(&case.features, 1.0, None).unwrap();
-        assert!(matches!(session.stepper(&case.start, &case.heads, 2).map(drop), Err(Error::Shape { .. })));
-        let mut other = case.start.clone();
-        other.shape.n_features = 4;
-        other.values = vec![0.0; other.shape.n_parameters()];
-        assert!(matches!(session.logits(&other, &mut |_, _| Ok(())), Err(Error::Width { model: 4, data: 3 })));
+        for sizes in SMALL {
+            let case = Case::new(sizes, Dtype::F32, false);
+            let mut session = case.session(&*backend);
+            let mut stepper = session.stepper(&case.start, &case.heads, case.batch_size).unwrap();
+            let mut run = |order: &[u32], (chunk, start, len): (usize, usize, usize), rates: &[f32]| {
+                stepper.run(&Plan { order: order.to_vec(), batches: vec![Batch { chunk, start, len }] }, rates)
+            };
+            let order: Vec<u32> = (0..N as u32).collect();
+            assert!(run(&order, (0, 0, 16), &[1.0]).is_ok() && run(&order, (0, 24, 16), &[1.0]).is_ok());
+            assert_shape_error!(run(&order, (0, 0, 16), &[]), "learning rates");
+            assert_shape_error!(run(&order, (0, 0, 16), &[1.0, 1.0]), "learning rates");
+            assert_shape_error!(run(&order, (1, 0, 16), &[1.0]), "chunks");
+            assert_shape_error!(run(&order, (usize::MAX, 0, 16), &[1.0]), "chunks");
+            assert_shape_error!(run(&order, (0, 0, 0), &[1.0]), "samples of a batch");
+            assert_shape_error!(run(&order, (0, 0, 17), &[1.0]), "samples of a batch");
+            assert_shape_error!(run(&order, (0, 0, usize::MAX), &[1.0]), "samples of a batch");
+            assert_shape_error!(run(&order, (0, 25, 16), &[1.0]), "samples of a chunk");
+            assert_shape_error!(run(&order, (0, usize::MAX, 16), &[1.0]), "samples of a chunk");
+            assert_shape_error!(run(&order[1..], (0, 0, 1), &[1.0]), "rows of the plan");
+            for bad in [N as u32, u32::MAX] {
+                let order = [&order[1..], &[bad]].concat();
+                assert_shape_error!(run(&order, (0, 0, 1), &[1.0]), "rows of a chunk");
+            }
+            let nothing = Plan { order, batches: vec![] };
+            assert_eq!(stepper.run(&nothing, &[]).unwrap(), vec![0.0; case.shape.n_heads]);
+        }
+    }
+}
+
+#[test]
+fn a_stepper_that_does_not_suit_is_an_error() {
+    for (_, backend) in backends() {
+        for sizes in SMALL {
+            let case = Case::new(sizes, Dtype::F32, false);
+            let stepper = |targets: Option<Targets>, start: &Parameters, heads: &[Head]| {
+                let mut session = backend.session(&case.features, 1.0, targets.as_ref()).unwrap();
+                session.stepper(start, heads, 16).map(drop)
+            };
+            let (start, heads, q) = (&case.start, &case.heads[..], case.shape.n_classes);
+            let targets = || Some(case.targets.clone());
+            stepper(targets(), start, heads).unwrap();
+            // A batch size of nothing is one of 1.
+            assert!(case.session(&*backend).stepper(start, heads, 0).is_ok());
+            assert_shape_error!(stepper(None, start, heads), "targets");
+            assert_shape_error!(stepper(targets(), start, &[]), "heads");
+            assert_shape_error!(stepper(targets(), start, &[heads, heads].concat()), "heads");
+            let classes = |n: usize, class: usize| Some(Targets::Classes(vec![class as u32; n].into()));
+            stepper(classes(N, q - 1), start, heads).unwrap();
+            assert_shape_error!(stepper(classes(N, q), start, heads), "classes of the labels");
+            assert_shape_error!(stepper(classes(N, u32::MAX as usize), start, heads), "classes of the labels");
+            assert_shape_error!(stepper(classes(N - 1, 0), start, heads), "labels");
+            assert_shape_error!(stepper(classes(0, 0), start, heads), "labels");
+            let soft = |n: usize| Some(Targets::Distributions(vec![0.5; n].into()));
+            stepper(soft(N * q), start, heads).unwrap();
+            assert_shape_error!(stepper(soft(N * q - 1), start, heads), "values of the soft labels");
+            assert_shape_error!(stepper(soft(0), start, heads), "values of the soft labels");
+
+            let mut short = start.clone();
+            short.values.pop();
+            assert_shape_error!(stepper(targets(), &short, heads), "values of the parameters");
+            for (n_classes, n_heads) in [(0, 1), (1, 0), (usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX)] {
+                let mut other = start.clone();
+                other.shape = Shape { n_features: 5, n_classes, n_heads };
+                let what = stepper(targets(), &other, heads).unwrap_err();
+                assert!(matches!(what, Error::Shape { .. }), "{what}");
+                let what = case.session(&*backend).logits(&other, &mut |_, _| Ok(())).unwrap_err();
+                assert!(matches!(what, Error::Shape { .. }), "{what}");
+            }
+            let mut other = start.clone();
+            other.shape.n_features = 4;
+            other.values = vec![0.0; other.shape.n_parameters()];
+            let error = case.session(&*backend).logits(&other, &mut |_, _| Ok(())).unwrap_err();
+            assert!(matches!(error, Error::Width { model: 4, data: 5 }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn an_error_of_the_sink_ends_the_logits() {
+    for (_, backend) in backends() {
+        let case = Case::new(SMALL[0], Dtype::F32, false);
+        let full = || Error::OutOfMemory { device: String::new(), what: "the sink".to_owned(), bytes: 1 };
+        let error = case.session(&*backend).logits(&case.start, &mut |_, _| Err(full())).unwrap_err();
+        assert_eq!(error.to_string(), full().to_string());
+    }
+}
+
+/// A device may be shared by threads that know nothing of each other.
+#[test]
+fn several_threads_on_one_device_do_not_disturb_each_other() {
+    for (name, backend) in backends() {
+        let case = Case::new((257, 33, 5, 7, 100), Dtype::F32, false);
+        let logits = || {
+            let mut found: Vec<f32> = Vec::new();
+            let mut session = case.session(&*backend);
+            session.logits(&case.start, &mut |_, block| Ok(found.extend_from_slice(block))).map(|()| found)
+        };
+        let expected = logits().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        assert!(logits().unwrap() == expected, "{name}");
+                    }
+                });
+            }
+        });
     }
 }
 

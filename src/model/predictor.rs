@@ -17,8 +17,19 @@ pub struct Predictor<'a> {
 
 impl Predictor<'_> {
     fn logits(&self, features: &Features, sink: &mut Sink) -> Result<()> {
+        /// Samples are predicted about so many bytes at a time, so that a device needs no room for all.
+        const PORTION: usize = 256 << 20;
         self.model.check_width(features.n_features())?;
-        self.device.session(features, 1.0, None)?.logits(&self.model.parameters, sink)
+        let row_bytes = features.n_features() * features.values().dtype().size();
+        let n_rows = (PORTION / row_bytes).max(1);
+        for start in (0..features.n_samples()).step_by(n_rows) {
+            let portion = features.rows(start..features.n_samples().min(start + n_rows))?;
+            let mut session = self.device.session(&portion, 1.0, None)?;
+            session.logits(&self.model.parameters, &mut |rows, logits| {
+                sink(start + rows.start..start + rows.end, logits)
+            })?;
+        }
+        Ok(())
     }
 
     fn each_row(&self, features: &Features, transform: impl Fn(&mut [f32])) -> Result<Array2<f32>> {

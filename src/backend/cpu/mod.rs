@@ -22,12 +22,12 @@ mod wide;
 
 use std::ops::Range;
 
-use super::{Backend, DeviceInfo, DeviceKind, Head, Parameters, Session, Sink, Stepper};
+use super::{Backend, DeviceInfo, DeviceKind, Head, Parameters, Session, Sink, Stepper, check};
 use crate::data::{Features, Targets, Values};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use lanes::{Element, Instructions};
 pub(crate) use row::logits_of_row;
-use stepper::{CpuStepper, Data, check};
+use stepper::{CpuStepper, Data};
 use tiles::{Buffer, DotTile, Matrix, TILE, Weights};
 
 /// The CPU backend.
@@ -112,17 +112,6 @@ impl<'a, T: Element> CpuSession<'a, T> {
         let x = Matrix { x, d: features.n_features() };
         Self { instructions: cpu.instructions, x, scale, targets, rows: 0..features.n_samples() }
     }
-
-    /// That parameters have the number of values that their shape says, and suit the features.
-    fn check(&self, parameters: &Parameters) -> Result<()> {
-        let shape = parameters.shape;
-        if shape.n_features != self.x.d {
-            return Err(Error::Width { model: shape.n_features, data: self.x.d });
-        }
-        let n_outputs = shape.n_heads.checked_mul(shape.n_classes).filter(|&n| n > 0);
-        let n_values = n_outputs.and_then(|n| n.checked_mul(shape.n_features.checked_add(1)?));
-        check("values of the parameters", n_values.unwrap_or(usize::MAX), parameters.values.len())
-    }
 }
 
 /// Values of a block of logits for the sink: 16 MiB.
@@ -134,7 +123,7 @@ impl<T: Element> Session for CpuSession<'_, T> {
     }
 
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()> {
-        self.check(parameters)?;
+        check::parameters(parameters, self.x.d)?;
         let (m, n) = (parameters.shape.n_outputs(), self.rows.end);
         let weights = Weights::new(parameters)?;
         let block = match BLOCK / m {
@@ -193,11 +182,9 @@ impl<T: Element> Session for CpuSession<'_, T> {
         heads: &[Head],
         batch_size: usize,
     ) -> Result<Box<dyn Stepper + 's>> {
-        self.check(start)?;
-        let Some(targets) = self.targets else {
-            return Err(Error::Shape { what: "targets for training".to_owned(), expected: self.rows.end, found: 0 });
-        };
+        check::parameters(start, self.x.d)?;
+        let targets = check::training(start.shape, heads, self.targets, self.rows.end)?;
         let data = Data { x: self.x, scale: self.scale, targets };
-        Ok(Box::new(CpuStepper::new(self.instructions, data, self.rows.end, start, heads, batch_size)?))
+        Ok(Box::new(CpuStepper::new(self.instructions, data, &self.rows, start, heads, batch_size)?))
     }
 }

@@ -1,5 +1,5 @@
-//! What the suite over all backends does not see: the single operations of each instruction set, sizes past the parts
-//! and the depth of the products, numbers of threads, and errors.
+//! What the suite over all backends does not see: the single operations of each instruction set, numbers of threads, and
+//! memory that is not there.
 
 use half::f16;
 
@@ -9,12 +9,13 @@ use super::softmax::exp;
 use super::stepper::Data;
 use super::tiles::{Buffer, Matrix};
 use super::wide::Wide;
-use super::{Backend, Cpu, Head, Parameters};
+use super::{Backend, Cpu, Parameters};
 use crate::backend::Shape;
-use crate::batch::{Batch, Plan, Shuffle};
-use crate::data::{Features, Targets};
+use crate::backend::tests::Case;
+use crate::batch::Shuffle;
+use crate::data::{Dtype, Values};
 use crate::error::Error;
-use crate::reference::{Steps, UNIT_ROUNDOFF, compare, logits, logits_bound};
+use crate::reference::{UNIT_ROUNDOFF, compare, logits, logits_bound};
 
 /// Numbers of both signs between ¼ and 1 in size, so that none is lost in an error bound.
 fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -224,260 +225,54 @@ fn logits_of_a_row_are_those_of_the_reference() {
     }
 }
 
-const fn shape(n_features: usize, n_classes: usize, n_heads: usize) -> Shape {
-    Shape { n_features, n_classes, n_heads }
-}
-
-/// Shapes, samples, batch sizes: one pass with several parts, with an update by several threads, with most parts; two
-/// products with several groups, with more samples than the depth of a product, with heads.
-const LARGE: [(Shape, usize, usize); 6] = [
-    (shape(200, 10, 1), 1501, 700),
-    (shape(1501, 4, 2), 2110, 2100),
-    (shape(33, 4, 1), 4099, 4099),
-    (shape(100, 200, 1), 601, 300),
-    (shape(31, 101, 1), 2200, 2150),
-    (shape(65, 30, 7), 331, 129),
+/// One pass with several parts, an update by several threads, most parts; two products with several groups, with more
+/// samples than the depth of a product, with heads.
+const LARGE: [(usize, usize, usize, usize, usize); 6] = [
+    (1501, 200, 10, 1, 700),
+    (2110, 1501, 4, 2, 2100),
+    (4099, 33, 4, 1, 4099),
+    (601, 100, 200, 1, 300),
+    (2200, 31, 101, 1, 2150),
+    (331, 65, 30, 7, 129),
 ];
-
-struct Case {
-    shape: Shape,
-    batch_size: usize,
-    x: Vec<f32>,
-    targets: Targets<'static>,
-    y: Vec<f64>,
-    start: Parameters,
-    heads: Vec<Head>,
-    plan: Plan,
-}
-
-/// Parameters, losses and logits.
-type Trained = (Vec<f32>, Vec<f64>, Vec<f32>);
-
-impl Case {
-    fn new((shape, n, batch_size): (Shape, usize, usize), soft: bool) -> Self {
-        let q = shape.n_classes;
-        let classes = (0..n).map(|i| ((i * 7 + i / 3) % q) as u32);
-        let one_hot = classes.clone().flat_map(|class| (0..q as u32).map(move |j| f32::from(u8::from(j == class))));
-        // Soft: three quarters of the class, and one of all.
-        let y: Vec<f32> = one_hot.map(|y| if soft { 0.75 * y + 0.25 / q as f32 } else { y }).collect();
-        // Logits of about 1: the error bounds grow with the sum of their terms.
-        let small = 4.0 / shape.n_features as f32;
-        Self {
-            shape,
-            batch_size,
-            x: values(n * shape.n_features, 5),
-            y: f64s(&y),
-            targets: if soft { Targets::Distributions(y.into()) } else { Targets::Classes(classes.collect()) },
-            start: Parameters {
-                shape,
-                values: values(shape.n_parameters(), 6).into_iter().map(|w| small * w).collect(),
-            },
-            heads: (0..shape.n_heads)
-                .map(|head| Head { learning_rate: 0.5 * small, momentum: 0.9, nesterov: head % 2 == 0, l2: 1e-3 })
-                .collect(),
-            plan: Plan::new(std::slice::from_ref(&(0..n)), batch_size, 9, 0),
-        }
-    }
-
-    fn train(&self, cpu: &Cpu, plan: &Plan) -> Trained {
-        let features = Features::new(&self.x, self.x.len() / self.shape.n_features, self.shape.n_features).unwrap();
-        let mut session = cpu.session(&features, 1.0, Some(&self.targets)).unwrap();
-        let mut stepper = session.stepper(&self.start, &self.heads, self.batch_size).unwrap();
-        let losses = stepper.run(plan, &vec![1.0; plan.batches.len()]).unwrap();
-        let parameters = stepper.parameters().unwrap();
-        drop(stepper);
-        let mut logits = Vec::new();
-        session
-            .logits(&parameters, &mut |_, block| {
-                logits.extend_from_slice(block);
-                Ok(())
-            })
-            .unwrap();
-        (parameters.values, losses, logits)
-    }
-
-    /// The plan in f64.
-    fn reference(&self) -> Steps {
-        let mut steps = Steps::new(&self.start);
-        let (x, (d, q)) = (f64s(&self.x), (self.shape.n_features, self.shape.n_classes));
-        for batch in &self.plan.batches {
-            let rows = &self.plan.order[batch.start..][..batch.len];
-            let pick = |values: &[f64], width: usize| -> Vec<f64> {
-                rows.iter().flat_map(|&row| &values[row as usize * width..][..width]).copied().collect()
-            };
-            steps.step(&pick(&x, d), &pick(&self.y, q), &self.heads, 1.0);
-        }
-        steps
-    }
-}
-
-fn compare_trained(what: &str, found: &Trained, expected: &Steps) -> Result<(), String> {
-    compare(what, &found.0, &expected.parameters, &expected.parameters_bound)?;
-    let losses: Vec<f32> = found.1.iter().map(|&loss| loss as f32).collect();
-    compare(what, &losses, &expected.losses, &expected.losses_bound)
-}
-
-#[test]
-fn large_batches_are_those_of_the_reference() {
-    for (index, sizes) in LARGE.into_iter().enumerate() {
-        let mut case = Case::new(sizes, index % 2 == 1);
-        let expected = case.reference();
-        for cpu in Cpu::all() {
-            let what = format!("{sizes:?}, {}", cpu.info().driver);
-            let mut found = case.train(&cpu, &case.plan);
-            compare_trained(&what, &found, &expected).unwrap();
-            // One sample that is another's copy, one weight, one loss: each is noticed.
-            let mut other = case.plan.clone();
-            other.order[1] = other.order[0];
-            compare_trained("a sample twice", &case.train(&cpu, &other), &expected).unwrap_err();
-            found.0[3] += 0.01;
-            compare_trained("a weight", &found, &expected).unwrap_err();
-            found.0[3] -= 0.01;
-            found.1[0] *= 1.01;
-            compare_trained("a loss", &found, &expected).unwrap_err();
-        }
-        case.heads[0].learning_rate *= 1.05;
-        let found = case.train(&Cpu::new(), &case.plan);
-        compare_trained("another learning rate", &found, &expected).unwrap_err();
-    }
-}
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     for (index, sizes) in LARGE.into_iter().enumerate() {
-        let case = Case::new(sizes, index % 2 == 0);
+        let case = Case::new(sizes, Dtype::F32, index % 2 == 0);
         for cpu in Cpu::all() {
-            let with = |n_threads: usize, plan: &Plan| {
+            let with = |n_threads: usize, seed: u64| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
-                pool.install(|| case.train(&cpu, plan))
+                let trained = pool.install(|| case.train_in_order(&cpu, seed));
+                (trained.parameters, trained.losses)
             };
-            let one = with(1, &case.plan);
+            let one = with(1, 3);
             for n_threads in [2, 3] {
-                assert!(with(n_threads, &case.plan) == one, "{sizes:?}, {}, {n_threads}", cpu.info().driver);
+                assert!(with(n_threads, 3) == one, "{sizes:?}, {}, {n_threads}", cpu.info().driver);
             }
             // Another order of the sums gives other bits, and the comparison sees them.
-            let mut other = case.plan.clone();
-            other.order[..case.batch_size].reverse();
-            assert!(with(1, &other) != one, "{sizes:?}, {}", cpu.info().driver);
+            assert!(with(1, 4) != one, "{sizes:?}, {}", cpu.info().driver);
         }
     }
 }
 
-/// A narrow and a wide shape.
-const SHAPES: [Shape; 2] = [shape(5, 3, 1), shape(5, 50, 3)];
-
 #[test]
 fn what_is_not_finite_is_seen_in_the_loss() {
-    for shape in SHAPES {
+    for (n_classes, n_heads) in [(3, 1), (50, 3)] {
         for cpu in Cpu::all() {
-            let mut case = Case::new((shape, 40, 40), false);
-            assert!(case.train(&cpu, &case.plan).1[0].is_finite());
+            let mut case = Case::new((40, 5, n_classes, n_heads, 40), Dtype::F32, false);
+            assert!(case.train(&cpu).losses[0][0].is_finite());
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 // The weights of the first, a middle and the last class, the intercept of the last.
-                for index in [0, 1, shape.n_classes - 1, shape.n_features * shape.n_outputs() + shape.n_classes - 1] {
+                for index in [0, 1, n_classes - 1, 5 * n_classes * n_heads + n_classes - 1] {
                     let good = std::mem::replace(&mut case.start.values[index], bad);
-                    let loss = case.train(&cpu, &case.plan).1[0];
-                    assert!(!loss.is_finite(), "{shape:?}, {}: {bad} at {index}: {loss}", cpu.info().driver);
+                    let loss = case.train(&cpu).losses[0][0];
+                    assert!(!loss.is_finite(), "{n_classes}, {}: {bad} at {index}: {loss}", cpu.info().driver);
                     case.start.values[index] = good;
                 }
             }
         }
     }
-}
-
-/// The error of an operation that must fail: a length that does not agree.
-macro_rules! assert_shape_error {
-    ($result:expr, $what:literal) => {
-        match $result {
-            Err(Error::Shape { what, .. }) => assert!(what.starts_with($what), "{what}"),
-            Err(other) => panic!("{}: another error, {other}", $what),
-            Ok(_) => panic!("{}: no error", $what),
-        }
-    };
-}
-
-#[test]
-fn a_plan_that_does_not_suit_is_an_error() {
-    const N: usize = 40;
-    for shape in SHAPES {
-        let case = Case::new((shape, N, 16), false);
-        let features = Features::new(&case.x, N, shape.n_features).unwrap();
-        let cpu = Cpu::new();
-        let mut session = cpu.session(&features, 1.0, Some(&case.targets)).unwrap();
-        let mut stepper = session.stepper(&case.start, &case.heads, case.batch_size).unwrap();
-        let mut run = |order: &[u32], (chunk, start, len): (usize, usize, usize), rates: &[f32]| {
-            stepper.run(&Plan { order: order.to_vec(), batches: vec![Batch { chunk, start, len }] }, rates)
-        };
-        let order: Vec<u32> = (0..N as u32).collect();
-        assert!(run(&order, (0, 0, 16), &[1.0]).is_ok() && run(&order, (0, 24, 16), &[1.0]).is_ok());
-        assert_shape_error!(run(&order, (0, 0, 16), &[]), "learning rates");
-        assert_shape_error!(run(&order, (0, 0, 16), &[1.0, 1.0]), "learning rates");
-        assert_shape_error!(run(&order, (1, 0, 16), &[1.0]), "chunks");
-        assert_shape_error!(run(&order, (usize::MAX, 0, 16), &[1.0]), "chunks");
-        assert_shape_error!(run(&order, (0, 0, 0), &[1.0]), "samples of a batch");
-        assert_shape_error!(run(&order, (0, 0, 17), &[1.0]), "samples of a batch");
-        assert_shape_error!(run(&order, (0, 0, usize::MAX), &[1.0]), "samples of a batch");
-        assert_shape_error!(run(&order, (0, 25, 16), &[1.0]), "samples of the plan");
-        assert_shape_error!(run(&order, (0, usize::MAX, 16), &[1.0]), "samples of the plan");
-        assert_shape_error!(run(&[], (0, 0, 1), &[1.0]), "samples of the plan");
-        assert_shape_error!(run(&[1, N as u32], (0, 0, 1), &[1.0]), "rows of the feature matrix");
-        assert_shape_error!(run(&[u32::MAX], (0, 0, 1), &[1.0]), "rows of the feature matrix");
-        assert_eq!(stepper.run(&Plan { order, batches: vec![] }, &[]).unwrap(), vec![0.0; shape.n_heads]);
-    }
-}
-
-#[test]
-fn a_stepper_that_does_not_suit_is_an_error() {
-    const N: usize = 40;
-    for shape in SHAPES {
-        let case = Case::new((shape, N, 16), false);
-        let features = Features::new(&case.x, N, shape.n_features).unwrap();
-        let cpu = Cpu::new();
-        let stepper = |targets: Targets, start: &Parameters, heads: &[Head], batch_size: usize| {
-            let mut session = cpu.session(&features, 1.0, Some(&targets)).unwrap();
-            session.stepper(start, heads, batch_size).map(drop)
-        };
-        let (start, heads, q) = (&case.start, &case.heads[..], shape.n_classes);
-        let targets = || case.targets.clone();
-        // A batch size of nothing is one of 1, and one past the samples is all of them.
-        for batch_size in [0, 1, 16, N, usize::MAX] {
-            stepper(targets(), start, heads, batch_size).unwrap();
-        }
-        assert_shape_error!(stepper(targets(), start, &[], 16), "heads");
-        assert_shape_error!(stepper(targets(), start, &[heads, heads].concat(), 16), "heads");
-        let classes = |n: usize, class: usize| Targets::Classes(vec![class as u32; n].into());
-        stepper(classes(N, q - 1), start, heads, 16).unwrap();
-        assert_shape_error!(stepper(classes(N, q), start, heads, 16), "classes of the labels");
-        assert_shape_error!(stepper(classes(N, u32::MAX as usize), start, heads, 16), "classes of the labels");
-        assert_shape_error!(stepper(classes(N - 1, 0), start, heads, 16), "labels");
-        assert_shape_error!(stepper(classes(0, 0), start, heads, 16), "labels");
-        let soft = |n: usize| Targets::Distributions(vec![0.5; n].into());
-        stepper(soft(N * q), start, heads, 16).unwrap();
-        assert_shape_error!(stepper(soft(N * q - 1), start, heads, 16), "values of the soft labels");
-        assert_shape_error!(stepper(soft(0), start, heads, 16), "values of the soft labels");
-
-        let mut short = start.clone();
-        short.values.pop();
-        assert_shape_error!(stepper(targets(), &short, heads, 16), "values of the parameters");
-        for (n_classes, n_heads) in [(0, 1), (1, 0), (usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX)] {
-            let mut other = start.clone();
-            other.shape = Shape { n_features: shape.n_features, n_classes, n_heads };
-            assert_shape_error!(stepper(targets(), &other, heads, 16), "values of the parameters");
-            let mut session = cpu.session(&features, 1.0, None).unwrap();
-            assert_shape_error!(session.logits(&other, &mut |_, _| Ok(())), "values of the parameters");
-        }
-    }
-}
-
-#[test]
-fn an_error_of_the_sink_ends_the_logits() {
-    let case = Case::new((SHAPES[0], 40, 40), false);
-    let features = Features::new(&case.x, 40, case.shape.n_features).unwrap();
-    let cpu = Cpu::new();
-    let mut session = cpu.session(&features, 1.0, None).unwrap();
-    let full = || Error::OutOfMemory { device: String::new(), what: "the sink".to_owned(), bytes: 1 };
-    let error = session.logits(&case.start, &mut |_, _| Err(full())).unwrap_err();
-    assert_eq!(error.to_string(), full().to_string());
 }
 
 #[test]
@@ -489,8 +284,9 @@ fn what_does_not_fit_into_memory_is_an_error() {
         let error = Buffer::zeros(rows, columns, "much").unwrap_err();
         assert!(is_memory(&error, "much"), "{error}");
     }
-    let case = Case::new((SHAPES[1], 40, 40), false);
-    let x = Matrix { x: &case.x[..], d: case.shape.n_features };
+    let case = Case::new((40, 5, 50, 3, 40), Dtype::F32, false);
+    let Values::F32(x) = case.features.values() else { panic!("not f32") };
+    let x = Matrix { x: &x[..], d: case.shape.n_features };
     let data = Data { x, scale: 1.0, targets: &case.targets };
     assert!(Wide::new(&data, case.shape, 40).is_ok());
     for batch_size in [1 << 40, 1 << 58] {

@@ -72,7 +72,7 @@ pub(super) fn info(adapter: &wgpu::Adapter) -> DeviceInfo {
 }
 
 /// The memory of the device's own in bytes, which wgpu does not tell; Vulkan does.
-#[cfg(not(any(target_os = "macos", target_os = "ios")))]
+#[cfg(not(target_vendor = "apple"))]
 fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
     const DEVICE_LOCAL: u32 = 1;
     // SAFETY: the handles are read and not kept; the adapter outlives their use.
@@ -85,7 +85,7 @@ fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
     heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
 }
 
-#[cfg(any(target_os = "macos", target_os = "ios"))]
+#[cfg(target_vendor = "apple")]
 fn memory(_: &wgpu::Adapter) -> Option<u64> {
     None
 }
@@ -104,35 +104,46 @@ pub(in crate::backend) fn open_best() -> Result<(Arc<dyn Backend>, String)> {
         let real = !matches!(info.kind, DeviceKind::SoftwareGpu | DeviceKind::OtherGpu);
         info.unusable.is_none() && (real || by_name.is_some())
     };
-    match adapters.iter().find(|adapter| is_gpu(&info(adapter))) {
-        Some(adapter) => {
-            let gpu = Gpu::open(adapter)?;
-            let reason = match by_name {
-                Some(_) => "WGPU_ADAPTER_NAME asks for it".to_owned(),
-                None => format!("it is the first {}", gpu.info.kind),
-            };
-            Ok((Arc::new(gpu), reason))
-        }
-        None => {
-            let why_not = |info: DeviceInfo| match info.unusable {
-                Some(reason) => format!("{}: {reason}", info.name),
-                None => format!("{} is a {}, taken only when asked for by name", info.name, info.kind),
-            };
-            let reason = match by_name {
-                Some(name) => format!("no usable adapter has {name:?} of WGPU_ADAPTER_NAME in its name"),
-                None if adapters.is_empty() => "there is no adapter for Vulkan, Metal or DX12".to_owned(),
-                None => adapters.iter().map(info).map(why_not).collect::<Vec<_>>().join("; "),
-            };
-            Err(Error::NoGpu { reason })
-        }
+    if let Some(gpu) = open_first(adapters.iter().filter(|adapter| is_gpu(&info(adapter))))? {
+        let reason = match by_name {
+            Some(_) => "WGPU_ADAPTER_NAME asks for it".to_owned(),
+            None => format!("it is the first {}", gpu.info.kind),
+        };
+        return Ok((Arc::new(gpu), reason));
     }
+    let why_not = |info: DeviceInfo| match info.unusable {
+        Some(reason) => format!("{}: {reason}", info.name),
+        None => format!("{} is a {}, taken only when asked for by name", info.name, info.kind),
+    };
+    let reason = match by_name {
+        Some(name) => format!("no usable adapter has {name:?} of WGPU_ADAPTER_NAME in its name"),
+        None if adapters.is_empty() => "there is no adapter for Vulkan, Metal or DX12".to_owned(),
+        None => adapters.iter().map(info).map(why_not).collect::<Vec<_>>().join("; "),
+    };
+    Err(Error::NoGpu { reason })
 }
 
 /// The best adapter that has `part` (lower case) in its name, opened; none when there is none.
 pub(in crate::backend) fn open_named(part: &str) -> Result<Option<Arc<dyn Backend>>> {
-    let adapter = adapters().into_iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(part));
-    match adapter {
-        Some(adapter) => Ok(Some(Arc::new(Gpu::open(&adapter)?))),
-        None => Ok(None),
+    let adapters = adapters();
+    let has_name = |adapter: &&wgpu::Adapter| adapter.get_info().name.to_lowercase().contains(part);
+    Ok(open_first(adapters.iter().filter(has_name))?.map(|gpu| Arc::new(gpu) as Arc<dyn Backend>))
+}
+
+/// The first adapter that can be opened and passes the self-check. When there are some but none does, why the first one
+/// did not.
+fn open_first<'a>(adapters: impl Iterator<Item = &'a wgpu::Adapter>) -> Result<Option<Gpu>> {
+    let mut first_error = None;
+    for adapter in adapters {
+        match Gpu::open(adapter) {
+            Ok(gpu) => {
+                if let Some(error) = first_error {
+                    log::warn!("{error}");
+                }
+                return Ok(Some(gpu));
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
     }
+    first_error.map_or(Ok(None), Err)
 }

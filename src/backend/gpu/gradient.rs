@@ -40,13 +40,18 @@ fn workgroups_per_part(shape: Shape) -> usize {
     tile(shape).count(shape.n_features + 1, shape.n_outputs().div_ceil(BLOCK))
 }
 
-/// The number of parts, and how many samples a part has. It depends on nothing but the sizes, so that sums are in the
-/// same order everywhere.
-pub(super) fn parts(shape: Shape, n_samples: usize) -> (usize, usize) {
+/// No batch of up to `n_samples` samples has more parts than this.
+pub(super) fn max_parts(shape: Shape, n_samples: usize) -> usize {
     let for_workgroups = WORKGROUPS.div_ceil(workgroups_per_part(shape));
     let for_samples = n_samples.div_ceil(SAMPLES_PER_PART);
     let for_memory = PARTIALS_BYTES / ((shape.n_features + 1) * padded_outputs(shape) * 4);
-    let n_parts = for_workgroups.min(for_samples).min(for_memory).max(1);
+    for_workgroups.min(for_samples).min(for_memory).max(1)
+}
+
+/// The number of parts, and how many samples a part has. It depends on nothing but the sizes, so that sums are in the
+/// same order everywhere. A batch may have more parts than a larger one, as those are rounded up to whole samples.
+pub(super) fn parts(shape: Shape, n_samples: usize) -> (usize, usize) {
+    let n_parts = max_parts(shape, n_samples);
     let samples_per_part = n_samples.div_ceil(n_parts).max(1);
     (n_samples.div_ceil(samples_per_part).max(1), samples_per_part)
 }
@@ -54,4 +59,28 @@ pub(super) fn parts(shape: Shape, n_samples: usize) -> (usize, usize) {
 /// Workgroups for that many samples.
 pub(super) fn n_workgroups(shape: Shape, n_samples: usize) -> usize {
     workgroups_per_part(shape) * parts(shape, n_samples).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_shorter_batch_has_more_parts_than_there_is_room_for() {
+        for (n_features, n_classes) in [(63, 2), (783, 10), (4, 3), (767, 1000), (9, 64)] {
+            let shape = Shape { n_features, n_classes, n_heads: 1 };
+            let mut more_than_the_longest = false;
+            for longest in [1, 63, 64, 65, 4097, 32_769, 40_000] {
+                let room = max_parts(shape, longest);
+                for n in (1..=longest).rev().step_by(1 + longest / 1000).chain([longest.saturating_sub(1).max(1)]) {
+                    let (n_parts, samples_per_part) = parts(shape, n);
+                    assert!(n_parts <= room, "{shape:?}: {n} of {longest} samples");
+                    assert!((n_parts - 1) * samples_per_part < n && n <= n_parts * samples_per_part);
+                    more_than_the_longest |= n_parts > parts(shape, longest).0;
+                }
+            }
+            // What makes this test worth having.
+            assert!(more_than_the_longest || n_features != 63);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -13,18 +14,20 @@ use super::step::BLOCK;
 use crate::data::{Features, Values};
 use crate::error::{Error, Result};
 
-/// Bytes of a write that wait on the host until the device has taken them.
+/// About so many bytes of writes wait on the host until the device has taken them.
 const WRITE_BYTES: usize = 32 << 20;
 
 /// How much of the device's memory softreg uses.
 pub(super) struct Memory {
     used: Arc<AtomicU64>,
     limit: Option<u64>,
+    /// Bytes written that wait on the host.
+    staged: AtomicU64,
 }
 
 impl Memory {
     pub(super) fn new(limit: Option<u64>) -> Self {
-        Self { used: Arc::default(), limit }
+        Self { used: Arc::default(), limit, staged: AtomicU64::new(0) }
     }
 }
 
@@ -43,10 +46,14 @@ impl Drop for Buffer {
 impl Gpu {
     /// The most bytes that a kernel can see of one buffer.
     pub(super) fn max_binding(&self) -> u64 {
-        // Kernels count values in 32 bits.
         let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         // Kernels count values in 32 bits.
         limit.min(u32::MAX.into()) / 16 * 16
+    }
+
+    /// The most bytes of features in a chunk, and of losses between two readings.
+    pub(super) fn max_chunk(&self) -> u64 {
+        self.max_binding().min(self.options.max_chunk.unwrap_or(u64::MAX))
     }
 
     /// An error when `what`, of `bytes`, is more than a kernel can see.
@@ -101,19 +108,20 @@ impl Gpu {
     pub(super) fn write<T: Pod>(&self, what: &str, buffer: &Buffer, offset: u64, values: &[T]) -> Result<()> {
         let mut offset = offset;
         for piece in cast_slice::<T, u8>(values).chunks(WRITE_BYTES) {
-            self.guarded(what, piece.len() as u64, || {
-                self.queue.write_buffer(&buffer.raw, offset, piece);
-                // Without this, all pieces would wait on the host for the first kernel.
-                if piece.len() == WRITE_BYTES {
-                    self.queue.submit([]);
-                }
-            })?;
-            if piece.len() == WRITE_BYTES {
-                self.wait()?;
+            let bytes = piece.len() as u64;
+            self.guarded(what, bytes, || self.queue.write_buffer(&buffer.raw, offset, piece))?;
+            if self.memory.staged.fetch_add(bytes, Ordering::Relaxed) + bytes >= WRITE_BYTES as u64 {
+                self.flush()?;
             }
-            offset += piece.len() as u64;
+            offset += bytes;
         }
         Ok(())
+    }
+
+    /// Waits until all that was written is on the device. Until something is submitted, it stays on the host.
+    pub(super) fn flush(&self) -> Result<()> {
+        self.submit("a copy to the device", |_| {})?;
+        self.wait()
     }
 
     /// Rows of X with whole blocks of features, in the precision they have.
@@ -150,39 +158,67 @@ impl Gpu {
         self.buffer(what, bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST)
     }
 
-    /// Runs what `encoder` has, then gives the first `n` values of `buffer`, by way of `readback`.
-    pub(super) fn read<T: Pod>(
+    /// Hands the device what `record` puts into an encoder.
+    pub(super) fn submit(
         &self,
-        mut encoder: wgpu::CommandEncoder,
-        buffer: &Buffer,
-        readback: &Buffer,
-        n: usize,
-    ) -> Result<Vec<T>> {
+        what: &str,
+        record: impl FnOnce(&mut wgpu::CommandEncoder),
+    ) -> Result<wgpu::SubmissionIndex> {
+        self.guarded(what, 0, || {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            record(&mut encoder);
+            self.queue.submit([encoder.finish()])
+        })
+    }
+
+    /// The first `n` values of `buffer`, by way of `readback`, after all that was submitted.
+    pub(super) fn read<T: Pod>(&self, buffer: &Buffer, readback: &Buffer, n: usize) -> Result<Vec<T>> {
         let bytes = (n * size_of::<T>()) as u64;
         let what = "a copy to the host";
+        self.submit(what, |encoder| encoder.copy_buffer_to_buffer(&buffer.raw, 0, &readback.raw, 0, bytes))?;
         let (sender, mapped) = mpsc::channel();
         self.guarded(what, bytes, || {
-            encoder.copy_buffer_to_buffer(&buffer.raw, 0, &readback.raw, 0, bytes);
-            self.queue.submit([encoder.finish()]);
             readback.raw.map_async(wgpu::MapMode::Read, ..bytes, move |result| {
                 // The receiver is gone only when waiting has failed, which is then the error.
                 let _ = sender.send(result);
             });
         })?;
         self.wait()?;
-        let values = self.guarded(what, bytes, || match mapped.try_recv() {
-            Ok(Ok(())) => readback.raw.get_mapped_range(..bytes).map(|bytes| pod_collect_to_vec(&bytes)).ok(),
+        // Another thread that waits may have taken the answer with it, and gives it a little later.
+        let mapped = mapped.recv();
+        let values = self.guarded(what, bytes, || match mapped {
+            Ok(Ok(())) => {
+                let values = readback.raw.get_mapped_range(..bytes).map(|bytes| pod_collect_to_vec(&bytes)).ok();
+                readback.raw.unmap();
+                values
+            }
             _ => None,
         })?;
-        readback.raw.unmap();
         values.ok_or_else(|| self.fault("results cannot be read back".to_owned()))
     }
 
-    /// Waits until the device has done all it was given.
+    /// Waits until the device has done all that was submitted.
     pub(super) fn wait(&self) -> Result<()> {
-        let waited = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.poll(wgpu::PollType::wait_indefinitely())?;
+        self.memory.staged.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits until the device has done all up to a submission.
+    pub(super) fn wait_for(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        self.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None })
+    }
+
+    fn poll(&self, until: wgpu::PollType) -> Result<()> {
+        // wgpu panics when waiting finds that the device is lost (`handle_error_fatal`), after it has told the callback.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(until)));
         self.check()?;
-        waited.map(drop).map_err(|error| self.fault(error.to_string()))
+        match polled {
+            Ok(result) => result.map(drop).map_err(|error| self.fault(error.to_string())),
+            Err(_) => {
+                Err(Error::DeviceLost { device: self.info.name.clone(), reason: "waiting for it failed".to_owned() })
+            }
+        }
     }
 }
 

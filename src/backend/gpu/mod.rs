@@ -27,7 +27,7 @@ pub use single::Single;
 pub use step::Step;
 pub use update::Head;
 
-use super::{Backend, DeviceInfo, Session};
+use super::{Backend, DeviceInfo, DeviceKind, Session};
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
 use kernel::Kernel;
@@ -39,7 +39,8 @@ use session::GpuSession;
 pub struct Options {
     /// Let wgpu put checks of bounds and loops into the kernels, which need none.
     pub checked_shaders: bool,
-    /// Hold no more than this many bytes of features in a chunk, or one row.
+    /// Hold no more than this many bytes of features in a chunk, or one row; and of losses between two readings, or one
+    /// step's.
     pub max_chunk: Option<u64>,
     /// Use no more than this many bytes of device memory.
     pub max_memory: Option<u64>,
@@ -68,7 +69,7 @@ impl Gpu {
     /// Opens an adapter and tries it out, once for each adapter and process.
     fn open(adapter: &wgpu::Adapter) -> Result<Self> {
         let gpu = Self::open_with(adapter, Options::default())?;
-        self_check::once(&gpu)?;
+        self_check::once(&gpu, &format!("{:?}", adapter.get_info()))?;
         Ok(gpu)
     }
 
@@ -107,7 +108,9 @@ impl Gpu {
             log::error!("{error}");
             on_error.lock().unwrap_or_else(PoisonError::into_inner).uncaptured = Some(error.to_string());
         }));
-        let memory = Memory::new(options.max_memory.or(info.memory));
+        // Others use the memory of the machine, of which they tell only a part.
+        let of_its_own = info.memory.filter(|_| info.kind == DeviceKind::DiscreteGpu);
+        let memory = Memory::new(options.max_memory.or(of_its_own));
         Ok(Self { info, options, device, queue, limits, faults, memory, kernels: Mutex::default() })
     }
 
@@ -130,12 +133,12 @@ impl Gpu {
 
     /// Whether the device is still there and without a fault.
     fn check(&self) -> Result<()> {
-        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reason) = &faults.lost {
             return Err(Error::DeviceLost { device: self.info.name.clone(), reason: reason.clone() });
         }
-        match &faults.uncaptured {
-            Some(problem) => Err(self.fault(problem.clone())),
+        match faults.uncaptured.take() {
+            Some(problem) => Err(self.fault(problem)),
             None => Ok(()),
         }
     }

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use half::f16;
+
 use super::Gpu;
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Head, Parameters, Shape};
@@ -12,16 +14,16 @@ use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
 
 /// Tries out a device, the first time in this process that it is met; later the first answer is given.
-pub(super) fn once(gpu: &Gpu) -> Result<()> {
+/// `adapter` tells it from others of the same make.
+pub(super) fn once(gpu: &Gpu, adapter: &str) -> Result<()> {
     static RESULTS: Mutex<Option<HashMap<String, Option<String>>>> = Mutex::new(None);
-    let key = format!("{:?}", gpu.info);
     let mut results = RESULTS.lock().unwrap_or_else(PoisonError::into_inner);
     let results = results.get_or_insert_default();
-    let wrong = match results.get(&key) {
+    let wrong = match results.get(adapter) {
         Some(known) => known.clone(),
         None => {
             let found = compare_with_cpu(gpu)?;
-            results.insert(key, found.clone());
+            results.insert(adapter.to_owned(), found.clone());
             found
         }
     };
@@ -31,48 +33,86 @@ pub(super) fn once(gpu: &Gpu) -> Result<()> {
     }
 }
 
-/// Two small trainings, narrow and wide, here and on the CPU; what differs, when something does.
+/// A small training, and what differs between two devices.
+struct Trial {
+    shape: Shape,
+    batch_size: usize,
+    features: Features<'static>,
+    scale: f32,
+    targets: Targets<'static>,
+}
+
+impl Trial {
+    /// Narrow, wide, and in between: a tile of each shape, each precision, integer and soft labels.
+    fn all() -> Result<[Self; 3]> {
+        let values = |n: usize| (0..n).map(value);
+        let classes = |n: usize, q: usize| Targets::Classes((0..n as u32).map(|i| i * 7 % q as u32).collect());
+        Ok([
+            Self {
+                shape: Shape { n_features: 37, n_classes: 7, n_heads: 2 },
+                batch_size: 512,
+                features: Features::new(values(600 * 37).collect::<Vec<_>>(), 600, 37)?,
+                scale: 1.0,
+                targets: classes(600, 7),
+            },
+            Self {
+                shape: Shape { n_features: 50, n_classes: 530, n_heads: 1 },
+                batch_size: 64,
+                features: Features::new(values(70 * 50).map(f16::from_f32).collect::<Vec<_>>(), 70, 50)?,
+                scale: 0.5,
+                targets: classes(70, 530),
+            },
+            Self {
+                shape: Shape { n_features: 65, n_classes: 24, n_heads: 1 },
+                batch_size: 32,
+                features: Features::new(values(80 * 65).map(|x| (x.abs() * 255.0) as u8).collect::<Vec<_>>(), 80, 65)?,
+                scale: 1.0 / 255.0,
+                // The same distribution for all, but in another order: (j + 1) / (1 + … + 24).
+                targets: Targets::Distributions((0..80 * 24).map(|i| ((i + i / 24) % 24 + 1) as f32 / 300.0).collect()),
+            },
+        ])
+    }
+
+    /// The parameters after one epoch, and the logits with them.
+    fn train(&self, backend: &dyn Backend) -> Result<(Vec<f32>, Vec<f32>)> {
+        let shape = self.shape;
+        let start = Parameters { shape, values: (0..shape.n_parameters()).map(|i| value(i + 12345)).collect() };
+        let head = Head { learning_rate: 0.5, momentum: 0.9, nesterov: true, l2: 1e-3 };
+
+        let mut session = backend.session(&self.features, self.scale, Some(&self.targets))?;
+        let plan = Plan::new(session.chunks(), self.batch_size, 1, 0);
+        let mut stepper = session.stepper(&start, &vec![head; shape.n_heads], self.batch_size)?;
+        stepper.run(&plan, &vec![1.0; plan.batches.len()])?;
+        let parameters = stepper.parameters()?;
+        drop(stepper);
+        let mut logits = Vec::new();
+        session.logits(&parameters, &mut |_, block| {
+            logits.extend_from_slice(block);
+            Ok(())
+        })?;
+        Ok((parameters.values, logits))
+    }
+}
+
+/// Values between -1 and 1 without a pattern that a wrong kernel would keep; the multiplier is Knuth's.
+fn value(i: usize) -> f32 {
+    ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0
+}
+
+/// What differs in small trainings here and on the CPU, when something does.
 fn compare_with_cpu(gpu: &Gpu) -> Result<Option<String>> {
     let cpu = Cpu::new();
-    let narrow = Shape { n_features: 37, n_classes: 7, n_heads: 2 };
-    let wide = Shape { n_features: 50, n_classes: 530, n_heads: 1 };
-    for (shape, n_samples, batch_size) in [(narrow, 600, 512), (wide, 70, 64)] {
-        let here = train(gpu, shape, n_samples, batch_size)?;
-        let there = train(&cpu, shape, n_samples, batch_size)?;
+    for trial in Trial::all()? {
+        let (here, there) = (trial.train(gpu)?, trial.train(&cpu)?);
         for (what, here, there) in [("weights", &here.0, &there.0), ("logits", &here.1, &there.1)] {
             if let Some(difference) = difference(here, there) {
-                let Shape { n_features, n_classes, .. } = shape;
+                let Shape { n_features, n_classes, .. } = trial.shape;
                 let found = format!("{what} for {n_features} features and {n_classes} classes: {difference}");
                 return Ok(Some(found));
             }
         }
     }
     Ok(None)
-}
-
-/// The parameters after one epoch, and the logits with them.
-fn train(backend: &dyn Backend, shape: Shape, n_samples: usize, batch_size: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-    // Values between -1 and 1 without a pattern that a wrong kernel would keep; the multiplier is Knuth's.
-    let value = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0;
-    let features: Vec<f32> = (0..n_samples * shape.n_features).map(value).collect();
-    let features = Features::new(features, n_samples, shape.n_features)?;
-    let classes: Vec<u32> = (0..n_samples).map(|i| (i * 7 % shape.n_classes) as u32).collect();
-    let targets = Targets::Classes(classes.into());
-    let start = Parameters { shape, values: (0..shape.n_parameters()).map(|i| value(i + 12345)).collect() };
-    let head = Head { learning_rate: 0.5, momentum: 0.9, nesterov: true, l2: 1e-3 };
-
-    let mut session = backend.session(&features, 1.0, Some(&targets))?;
-    let plan = Plan::new(session.chunks(), batch_size, 1, 0);
-    let mut stepper = session.stepper(&start, &vec![head; shape.n_heads], batch_size)?;
-    stepper.run(&plan, &vec![1.0; plan.batches.len()])?;
-    let parameters = stepper.parameters()?;
-    drop(stepper);
-    let mut logits = Vec::new();
-    session.logits(&parameters, &mut |_, block| {
-        logits.extend_from_slice(block);
-        Ok(())
-    })?;
-    Ok((parameters.values, logits))
 }
 
 /// What differs by more than rounding: these sums have at most 600 terms, whose errors add up to about 600·2⁻²⁴ of the

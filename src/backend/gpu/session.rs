@@ -8,9 +8,9 @@ use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{BLOCK, Step, padded_outputs};
 use super::stepper::GpuStepper;
 use super::{Gpu, logits};
-use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper};
+use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper, check};
 use crate::data::{Dtype, Features, Targets};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Logits come back in blocks of about this many bytes.
 const LOGITS_BYTES: u64 = 16 << 20;
@@ -19,22 +19,22 @@ const LOGITS_BYTES: u64 = 16 << 20;
 pub(super) struct Chunk {
     /// X, rows padded to whole blocks.
     pub(super) features: Buffer,
-    /// Class numbers, or the bits of distributions.
-    pub(super) labels: Option<Buffer>,
+    /// Class numbers, or the bits of distributions; nothing where there are no targets.
+    pub(super) labels: Buffer,
 }
 
 pub(super) struct GpuSession<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) scale: f32,
     pub(super) dtype: Dtype,
-    pub(super) soft: bool,
+    pub(super) targets: Option<&'a Targets<'a>>,
     pub(super) ranges: Vec<Range<usize>>,
     pub(super) chunks: Vec<Chunk>,
     n_features: usize,
 }
 
 impl<'a> GpuSession<'a> {
-    pub(super) fn new(gpu: &'a Gpu, features: &Features, scale: f32, targets: Option<&Targets>) -> Result<Self> {
+    pub(super) fn new(gpu: &'a Gpu, features: &Features, scale: f32, targets: Option<&'a Targets<'a>>) -> Result<Self> {
         let (n_samples, n_features) = (features.n_samples(), features.n_features());
         let dtype = features.values().dtype();
         let row_bytes = n_features.next_multiple_of(BLOCK) as u64 * dtype.size() as u64;
@@ -47,36 +47,34 @@ impl<'a> GpuSession<'a> {
         gpu.check_binding("one sample's soft labels", label_bytes, "use fewer classes or the device `cpu`")?;
 
         // Chunks of about the same size, so that none has only a few rows, which would weigh too much in a batch.
-        let chunk_bytes = gpu.max_binding().min(gpu.options.max_chunk.unwrap_or(u64::MAX));
-        let max_rows = (chunk_bytes / row_bytes.max(label_bytes)).max(1) as usize;
+        let max_rows = (gpu.max_chunk() / row_bytes.max(label_bytes)).max(1) as usize;
         let n_chunks = n_samples.div_ceil(max_rows);
         let ranges: Vec<_> =
             (0..n_chunks).map(|chunk| n_samples * chunk / n_chunks..n_samples * (chunk + 1) / n_chunks).collect();
         let chunks = ranges
             .iter()
             .map(|rows| {
+                // Whether there is one for each sample is found out before any is used.
                 let labels = match targets {
-                    Some(Targets::Classes(classes)) => Some(gpu.storage_of("the labels", &classes[rows.clone()])?),
-                    Some(Targets::Distributions(values)) => {
-                        let values = &values[rows.start * label_width..rows.end * label_width];
-                        Some(gpu.storage_of("the soft labels", values)?)
+                    Some(Targets::Classes(classes)) => {
+                        gpu.storage_of("the labels", classes.get(rows.clone()).unwrap_or_default())?
                     }
-                    None => None,
+                    Some(Targets::Distributions(values)) => {
+                        let range = rows.start * label_width..rows.end * label_width;
+                        gpu.storage_of("the soft labels", values.get(range).unwrap_or_default())?
+                    }
+                    None => gpu.storage("the labels", 0)?,
                 };
                 Ok(Chunk { features: gpu.upload_features(features, rows.clone())?, labels })
             })
             .collect::<Result<_>>()?;
-        let soft = matches!(targets, Some(Targets::Distributions(_)));
-        gpu.wait()?;
-        Ok(Self { gpu, scale, dtype, soft, ranges, chunks, n_features })
+        gpu.flush()?;
+        Ok(Self { gpu, scale, dtype, targets, ranges, chunks, n_features })
     }
 
     /// The parameters on the device, rows padded to whole blocks.
     pub(super) fn upload_parameters(&self, parameters: &Parameters) -> Result<Buffer> {
         let shape = parameters.shape;
-        if shape.n_features != self.n_features {
-            return Err(Error::Width { model: shape.n_features, data: self.n_features });
-        }
         self.gpu.check_binding(
             "the weights",
             weights_bytes(shape),
@@ -98,9 +96,10 @@ impl Session for GpuSession<'_> {
 
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()> {
         let (gpu, shape) = (self.gpu, parameters.shape);
-        let weights = self.upload_parameters(parameters)?;
+        check::parameters(parameters, self.n_features)?;
         let row_bytes = padded_outputs(shape) as u64 * 4;
         gpu.check_binding("one sample's logits", row_bytes, "use fewer classes or heads, or the device `cpu`")?;
+        let weights = self.upload_parameters(parameters)?;
         let largest = self.ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let block_rows = ((LOGITS_BYTES.min(gpu.max_binding()) / row_bytes) as usize).clamp(1, largest);
         let block_bytes = block_rows as u64 * row_bytes;
@@ -116,11 +115,11 @@ impl Session for GpuSession<'_> {
             for start in (0..range.len()).step_by(block_rows) {
                 let n_rows = block_rows.min(range.len() - start);
                 gpu.write("the step", &step, 0, &[Step::new(shape, self.scale, start, n_rows)])?;
-                let mut encoder = gpu.device.create_command_encoder(&Default::default());
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                kernel.dispatch(&mut pass, &bindings, 0, logits::n_workgroups(shape, n_rows));
-                drop(pass);
-                let values = gpu.read(encoder, &outputs, &readback, n_rows * padded_outputs(shape))?;
+                gpu.submit("logits", |encoder| {
+                    let mut pass = encoder.begin_compute_pass(&Default::default());
+                    kernel.dispatch(&mut pass, &bindings, 0, logits::n_workgroups(shape, n_rows));
+                })?;
+                let values = gpu.read(&outputs, &readback, n_rows * padded_outputs(shape))?;
                 let rows = range.start + start..range.start + start + n_rows;
                 sink(rows, &unpad_rows(values, shape.n_outputs()))?;
             }
@@ -134,6 +133,9 @@ impl Session for GpuSession<'_> {
         heads: &[Head],
         batch_size: usize,
     ) -> Result<Box<dyn Stepper + 's>> {
-        Ok(Box::new(GpuStepper::new(self, start, heads, batch_size)?))
+        check::parameters(start, self.n_features)?;
+        let n_samples = self.ranges.last().map_or(0, |rows| rows.end);
+        let targets = check::training(start.shape, heads, self.targets, n_samples)?;
+        Ok(Box::new(GpuStepper::new(self, targets, start, heads, batch_size.max(1))?))
     }
 }

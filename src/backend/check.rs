@@ -1,0 +1,83 @@
+//! That what a caller gives suits what a session holds, so that kernels need not look where they read and write.
+
+use std::ops::Range;
+
+use super::{Head, Parameters, Shape};
+use crate::batch::Plan;
+use crate::data::Targets;
+use crate::error::{Error, Result};
+
+/// That parameters have the number of values that their shape says, and suit features of that width.
+pub(super) fn parameters(parameters: &Parameters, n_features: usize) -> Result<()> {
+    let Shape { n_features: model, n_classes, n_heads } = parameters.shape;
+    if model != n_features {
+        return Err(Error::Width { model, data: n_features });
+    }
+    if n_heads == 0 || n_classes == 0 {
+        return Err(shape("heads, and classes of each", 1, 0));
+    }
+    let n_values = n_heads.checked_mul(n_classes).and_then(|n| n.checked_mul(n_features.checked_add(1)?));
+    equal("values of the parameters", n_values.unwrap_or(usize::MAX), parameters.values.len())
+}
+
+/// That there is an optimizer head for each head of the parameters, and a target for each sample, none past the classes.
+/// Gives the targets.
+pub(super) fn training<'t>(
+    start: Shape,
+    heads: &[Head],
+    targets: Option<&'t Targets<'t>>,
+    n_samples: usize,
+) -> Result<&'t Targets<'t>> {
+    equal("heads of the optimizer", start.n_heads, heads.len())?;
+    let targets = targets.ok_or_else(|| shape("targets for training", n_samples, 0))?;
+    match targets {
+        Targets::Classes(classes) => {
+            equal("labels (one for each sample)", n_samples, classes.len())?;
+            below("classes of the labels", start.n_classes, largest(classes))?;
+        }
+        Targets::Distributions(values) => {
+            equal("values of the soft labels", n_samples.saturating_mul(start.n_classes), values.len())?;
+        }
+    }
+    Ok(targets)
+}
+
+/// That a plan has a learning rate for each step, batches of 1 to `batch_size` samples, each of one chunk, and no row
+/// past its chunk.
+pub(super) fn plan(plan: &Plan, rates: &[f32], chunks: &[Range<usize>], batch_size: usize) -> Result<()> {
+    equal("learning rates (one for each step)", plan.batches.len(), rates.len())?;
+    equal("rows of the plan", chunks.last().map_or(0, |chunk| chunk.end), plan.order.len())?;
+    for chunk in chunks {
+        below("rows of a chunk", chunk.len(), largest(&plan.order[chunk.clone()]))?;
+    }
+    for batch in &plan.batches {
+        below("chunks", chunks.len(), batch.chunk)?;
+        if batch.len == 0 || batch.len > batch_size {
+            return Err(shape("samples of a batch", batch_size, batch.len));
+        }
+        let chunk = &chunks[batch.chunk];
+        let end = batch.start.saturating_add(batch.len);
+        if batch.start < chunk.start || end > chunk.end {
+            return Err(shape("samples of a chunk", chunk.end, end));
+        }
+    }
+    Ok(())
+}
+
+fn equal(what: &str, expected: usize, found: usize) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(shape(what, expected, found)) }
+}
+
+/// That an index is below `expected`; `what` says what there are so many of.
+fn below(what: &str, expected: usize, index: usize) -> Result<()> {
+    if index < expected { Ok(()) } else { Err(shape(what, expected, index.saturating_add(1))) }
+}
+
+fn shape(what: &str, expected: usize, found: usize) -> Error {
+    Error::Shape { what: what.to_owned(), expected, found }
+}
+
+/// The largest of some indices; 0 when there are none.
+fn largest(indices: &[u32]) -> usize {
+    indices.iter().max().map_or(0, |&index| index as usize)
+}
