@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::{Data, HEAD, backends};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use softreg::backend::Shape;
 
 /// What a kernel does at least.
 #[derive(Clone, Copy)]
@@ -33,7 +34,7 @@ fn kernels(criterion: &mut Criterion) {
             // Maximum, difference, exponential (counted as one), sum, division and residual of each output.
             ("softmax", Work { flops: 6 * outputs, values: 2 * outputs }),
             ("gradient", Work { flops: product, values: x + outputs + w }),
-            ("update", Work { flops: 8 * w, values: 5 * w }),
+            ("update", Work { flops: (8 + n_parts(shape, n)) * w, values: (4 + n_parts(shape, n)) * w }),
         ];
         for (kernel, work) in works {
             let mut group = criterion.benchmark_group(format!("{kernel} {n} × {n_features} × {n_classes}"));
@@ -55,9 +56,22 @@ fn kernels(criterion: &mut Criterion) {
             let mut session = backend.session(&data.features, 1.0, Some(&data.targets)).expect("room for the data");
             let plan = softreg::batch::Plan::new(session.chunks(), n, 0, 0);
             let mut stepper = session.stepper(&data.start, &[HEAD], n).expect("room for the batch");
-            group.bench_function(&name, |bencher| bencher.iter(|| stepper.run(&plan, &[1.0]).expect("a step")));
+            // As many as there are chunks.
+            let rates = vec![1.0; plan.batches.len()];
+            group.bench_function(&name, |bencher| bencher.iter(|| stepper.run(&plan, &rates).expect("a step")));
         }
     }
+}
+
+/// The parts in which the gradient of a batch comes to the update of a GPU.
+#[cfg(feature = "gpu")]
+fn n_parts(shape: Shape, n: usize) -> usize {
+    softreg::backend::gpu::Step::new(shape, 1.0, 0, n).n_parts as usize
+}
+
+#[cfg(not(feature = "gpu"))]
+fn n_parts(_: Shape, _: usize) -> usize {
+    1
 }
 
 /// Logits with their way back to the host, as prediction has it.
@@ -85,12 +99,14 @@ mod gpu {
             let n = data.features.n_samples();
             let order: Vec<u32> = (0..n as u32).collect();
             let outputs = common::values(n * data.shape.n_outputs());
-            let velocity = common::values(data.shape.n_parameters());
+            let n_parameters = data.shape.n_parameters();
+            let (velocity, partials) =
+                (common::values(n_parameters), common::values(n_parts(data.shape, n) * n_parameters));
             let single = match kernel {
                 "logits" => Single::logits(&gpu, &data.features, 1.0, &data.start, Some(&order)),
                 "softmax" => Single::softmax(&gpu, data.shape, &outputs, &data.targets, &order),
                 "gradient" => Single::gradient(&gpu, data.shape, &data.features, 1.0, &outputs, &order),
-                _ => Single::update(&gpu, &data.start, &velocity, &velocity, &[HEAD], 1.0),
+                _ => Single::update(&gpu, &data.start, &velocity, &partials, &[HEAD], 1.0),
             };
             let single = single.expect("room for one kernel");
             single.run(1).expect("a run");
@@ -124,7 +140,12 @@ mod gpu {
                 let o = f64s(outputs);
                 let expected = reference::softmax(&o, &y, 1.0 / n as f64, shape);
                 let bound = reference::softmax_bound(&o, &y, 1.0 / n as f64, shape);
+                let loss = results[1].iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32;
+                // Summed in single precision over at most 64 samples.
+                let sum: f64 = expected.losses.iter().sum();
+                let sum_bound = bound.losses.iter().sum::<f64>() + 65.0 * reference::UNIT_ROUNDOFF * sum;
                 compare(kernel, &results[0], &expected.residual, &bound.residual)
+                    .and_then(|()| compare("losses", &[loss], &[sum], &[sum_bound]))
             }
             "gradient" => {
                 let r = f64s(outputs);
@@ -137,9 +158,15 @@ mod gpu {
                 compare(kernel, &sum, &reference::gradient(&x, &r, shape), &bound)
             }
             _ => {
+                let n_parts = n_parts(shape, n);
                 let (mut w, mut v) = (w, f64s(&common::values(shape.n_parameters())));
-                let g = v.clone();
-                let bound = reference::update_bound(&w, &v, &g, &vec![0.0; g.len()], &[HEAD], 1.0, shape);
+                let (mut g, mut g_bound) = (vec![0.0; w.len()], vec![0.0; w.len()]);
+                for part in common::values(n_parts * w.len()).chunks_exact(w.len()) {
+                    g.iter_mut().zip(part).for_each(|(sum, &x)| *sum += f64::from(x));
+                    let error = |x: f32| n_parts as f64 * reference::UNIT_ROUNDOFF * f64::from(x.abs());
+                    g_bound.iter_mut().zip(part).for_each(|(sum, &x)| *sum += error(x));
+                }
+                let bound = reference::update_bound(&w, &v, &g, &g_bound, &[HEAD], 1.0, shape);
                 reference::update(&mut w, &mut v, &g, &[HEAD], 1.0, shape);
                 compare(kernel, &results[0], &w, &bound.0)
             }

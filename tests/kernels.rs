@@ -11,8 +11,8 @@ use softreg::data::{Dtype, Features, Targets, Values};
 use softreg::reference;
 
 /// (n_samples, n_features, n_classes, n_heads): 1; tiles ± 1, which are 16 deep and 16, 32 or 64 wide and high; primes;
-/// several heads; more rows than a dispatch has workgroups in a dimension.
-const SHAPES: [(usize, usize, usize, usize); 18] = [
+/// several heads; each number of threads for a sample.
+const SHAPES: [(usize, usize, usize, usize); 19] = [
     (1, 1, 2, 1),
     (2, 3, 3, 1),
     (3, 4, 4, 2),
@@ -31,7 +31,15 @@ const SHAPES: [(usize, usize, usize, usize); 18] = [
     (7, 29, 1009, 2),
     (521, 37, 530, 1),
     (70_001, 3, 2, 1),
+    (33, 9, 200, 1),
 ];
+
+/// Sizes with more workgroups than a dispatch has in a dimension, for each kernel: those of 64 rows of X, a sample of a
+/// head, 64 features, 64 parameters.
+const MORE_WORKGROUPS_LOGITS: (usize, usize, usize, usize) = (65_535 * 64 + 100, 1, 2, 1);
+const MORE_WORKGROUPS_SOFTMAX: (usize, usize, usize, usize) = (70_001, 1, 2, 64);
+const MORE_WORKGROUPS_GRADIENT: (usize, usize, usize, usize) = (2, 65_535 * 64 + 100, 2, 1);
+const MORE_WORKGROUPS_UPDATE: (usize, usize, usize, usize) = (1, 4200, 1000, 1);
 
 fn shape_of((_, n_features, n_classes, n_heads): (usize, usize, usize, usize)) -> Shape {
     Shape { n_features, n_classes, n_heads }
@@ -261,9 +269,25 @@ fn an_update_is_that_of_the_reference() {
         for case in SHAPES {
             update_error(gpu, case, NOTHING).unwrap();
         }
-        // More workgroups than a dispatch has in a dimension: 64 parameters each.
-        update_error(gpu, (1, 4200, 1000, 1), NOTHING).unwrap();
     });
+}
+
+/// Of the two dimensions that workgroups are counted over, the second counts.
+#[test]
+fn more_workgroups_than_a_dimension_has_are_those_of_the_reference() {
+    for gpu in gpus(Options::default()) {
+        let wrong = replace("workgroup_number(workgroup, workgroups)", "workgroup.x");
+        let all = |plant: Plant| {
+            [
+                logits_error(&gpu, MORE_WORKGROUPS_LOGITS, Dtype::U8, plant),
+                softmax_error(&gpu, MORE_WORKGROUPS_SOFTMAX, 30.0, plant),
+                gradient_error(&gpu, MORE_WORKGROUPS_GRADIENT, Dtype::U8, plant),
+                update_error(&gpu, MORE_WORKGROUPS_UPDATE, plant),
+            ]
+        };
+        all(NOTHING).into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+        assert!(all(&wrong).iter().all(Result::is_err));
+    }
 }
 
 /// The comparisons above notice an error in each kernel.
@@ -321,24 +345,32 @@ fn a_planted_error_is_noticed() {
 #[test]
 fn softmax_does_not_change_with_a_shift() {
     for_each_gpu(|gpu| {
-        let shape = Shape { n_features: 1, n_classes: 5, n_heads: 1 };
-        let logits = [0.25f32, -1.5, 3.0, 0.0, 2.0];
-        let targets = Targets::Classes(vec![2].into());
-        let run = |shift: f32| {
-            let shifted: Vec<f32> = logits.iter().map(|o| o + shift).collect();
-            let single = Single::softmax(gpu, shape, &shifted, &targets, &[0]).unwrap();
-            single.run(1).unwrap();
-            single.results().unwrap()
-        };
-        let base = run(0.0);
-        assert!(base[0].iter().sum::<f32>().abs() < 1e-6 && base[0][2] < 0.0);
-        // These sums are exact in f32, so the results are equal to the bit.
-        for shift in [1024.0, -1024.0] {
-            assert_eq!(run(shift), base);
+        // One for each number of threads that share a sample.
+        for n_classes in [2, 10, 17, 33, 65, 130, 300] {
+            let shape = Shape { n_features: 1, n_classes, n_heads: 3 };
+            let n = 7;
+            let mut random = Random::new(6);
+            // Multiples of 1/64, so that sums with the shifts are exact in f32 and results equal to the bit.
+            let logits: Vec<f32> = (0..n * shape.n_outputs()).map(|_| random.below(1024) as f32 / 64.0 - 8.0).collect();
+            let targets = Targets::Classes((0..n as u32).map(|i| i % n_classes as u32).collect());
+            let order: Vec<u32> = (0..n as u32).collect();
+            let run = |change: &dyn Fn(usize) -> f32| {
+                let shifted: Vec<f32> = logits.iter().enumerate().map(|(i, o)| o + change(i)).collect();
+                let single = Single::softmax(gpu, shape, &shifted, &targets, &order).unwrap();
+                single.run(1).unwrap();
+                single.results().unwrap()
+            };
+            let base = run(&|_| 0.0);
+            for row in base[0].chunks_exact(n_classes) {
+                assert!(row.iter().sum::<f32>().abs() < 1e-6, "{row:?}");
+            }
+            for shift in [1024.0, -1024.0] {
+                assert_eq!(run(&|_| shift), base);
+                // Another shift for each sample and head.
+                assert_eq!(run(&|i| shift + (i / n_classes) as f32), base);
+            }
+            // One logit alone is a difference.
+            assert_ne!(run(&|i| if i == n_classes { 1.0 } else { 0.0 }), base);
         }
-        assert_ne!(
-            run(0.1),
-            run(0.0).iter().map(|values| values.iter().map(|x| x + 1.0).collect()).collect::<Vec<Vec<f32>>>()
-        );
     });
 }
