@@ -406,7 +406,11 @@ fn several_threads_on_one_device_do_not_disturb_each_other() {
         let logits = || {
             let mut found: Vec<f32> = Vec::new();
             let mut session = case.session(&*backend);
-            session.logits(&case.start, &mut |_, block| Ok(found.extend_from_slice(block))).map(|()| found)
+            session.logits(&case.start, &mut |_, block| {
+                found.extend_from_slice(block);
+                Ok(())
+            })?;
+            Ok::<_, Error>(found)
         };
         let expected = logits().unwrap();
         std::thread::scope(|scope| {
