@@ -425,6 +425,27 @@ fn several_threads_on_one_device_do_not_disturb_each_other() {
     }
 }
 
+/// What makes steps cheap on a GPU: few kernels, and nothing read back before the epoch ends.
+#[cfg(feature = "gpu")]
+#[test]
+fn a_step_is_few_kernels_and_an_epoch_is_read_once() {
+    use super::gpu::{Gpu, Options};
+    use std::sync::atomic::Ordering::Relaxed;
+    for gpu in Gpu::open_all(Options::default()) {
+        let gpu = gpu.unwrap();
+        for (sizes, n_kernels) in [((700, 33, 5, 7, 2), 2), ((700, 5, 64, 1, 2), 2), ((700, 5, 65, 1, 2), 4)] {
+            let case = Case::new(sizes, Dtype::F32, false);
+            let mut session = case.session(&gpu);
+            let plan = Plan::new(session.chunks(), case.batch_size, 3, 0);
+            let mut stepper = session.stepper(&case.start, &case.heads, case.batch_size).unwrap();
+            let before = (gpu.counts.dispatches.load(Relaxed), gpu.counts.readbacks.load(Relaxed));
+            stepper.run(&plan, &rates(&plan)).unwrap();
+            assert_eq!(gpu.counts.dispatches.load(Relaxed) - before.0, n_kernels * 350, "{sizes:?}");
+            assert_eq!(gpu.counts.readbacks.load(Relaxed) - before.1, 1, "{sizes:?}");
+        }
+    }
+}
+
 #[cfg(feature = "gpu")]
 #[test]
 fn what_does_not_fit_a_device_is_named() {

@@ -45,6 +45,9 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::U8];
+
     /// The size of one value in bytes.
     pub fn size(self) -> usize {
         match self {

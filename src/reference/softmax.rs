@@ -25,25 +25,29 @@ pub fn softmax(logits: &[f64], y: &[f64], weight: f64, shape: Shape) -> Softmax 
     result
 }
 
-/// How far a single precision result may be from [`softmax`] for the same logits.
+/// How far a single precision result may be from [`softmax`] for logits that are within `logits_bound` of the same ones.
 ///
 /// A difference o − m is rounded once, and a device may compute its exponential to 3 + 2·|o − m| units in the last place
 /// (the WGSL specification's accuracy of exp), so that each term of the sum has relative error (5 + 3·|o − m|)·2u; the
-/// sum adds q·u. A logarithm may be wrong by 2⁻²¹ near 1 and 3 units elsewhere.
-pub fn softmax_bound(logits: &[f64], y: &[f64], weight: f64, shape: Shape) -> Softmax {
+/// sum adds q·u. A logarithm may be wrong by 2⁻²¹ near 1 and 3 units elsewhere. From the logits' own errors δo come
+/// |δp| ≤ p·(exp(2·max|δo|) − 1), and at most 2·max|δo| for a loss.
+pub fn softmax_bound(logits: &[f64], logits_bound: &[f64], y: &[f64], weight: f64, shape: Shape) -> Softmax {
     let q = shape.n_classes as f64;
     let mut bound = Softmax { losses: Vec::new(), residual: Vec::new() };
-    for (o, y) in rows(logits, y, shape) {
+    for ((o, y), o_bound) in rows(logits, y, shape).zip(logits_bound.chunks_exact(shape.n_classes)) {
         let max = o.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let worst = o_bound.iter().copied().fold(0.0, f64::max);
         let exp_error = |o: f64| 2.0 * UNIT_ROUNDOFF * (5.0 + 3.0 * (max - o));
         let sum: f64 = o.iter().map(|o| (o - max).exp()).sum();
         let sum_error = q * UNIT_ROUNDOFF + o.iter().map(|&o| (o - max).exp() / sum * exp_error(o)).sum::<f64>();
         let target_size: f64 = o.iter().zip(y).map(|(o, y)| y * (max - o)).sum();
         let log_error = (0.5f64).powi(21) + 6.0 * UNIT_ROUNDOFF * sum.ln().abs();
-        bound.losses.push(sum_error + log_error + (q + 3.0) * UNIT_ROUNDOFF * (target_size + sum.ln().abs()));
+        let rounding = (q + 3.0) * UNIT_ROUNDOFF * (target_size + sum.ln().abs());
+        bound.losses.push(sum_error + log_error + rounding + 2.0 * worst);
         bound.residual.extend(o.iter().zip(y).map(|(&o, y)| {
             let p = (o - max).exp() / sum;
-            weight * (p * (sum_error + exp_error(o) + 5.0 * UNIT_ROUNDOFF) + 3.0 * UNIT_ROUNDOFF * (p - y).abs())
+            let relative = sum_error + exp_error(o) + 5.0 * UNIT_ROUNDOFF + (2.0 * worst).exp_m1();
+            weight * (p * relative + 3.0 * UNIT_ROUNDOFF * (p - y).abs())
         }));
     }
     bound

@@ -1,8 +1,7 @@
 //! Optimizer steps, one after the other: the operations in the order in which a backend runs them.
 
 use super::{
-    Softmax, UNIT_ROUNDOFF, gradient, gradient_bound, logits, logits_bound, softmax, softmax_bound, update,
-    update_bound,
+    UNIT_ROUNDOFF, gradient, gradient_bound, logits, logits_bound, softmax, softmax_bound, update, update_bound,
 };
 use crate::backend::{Head, Parameters, Shape};
 
@@ -47,7 +46,7 @@ impl Steps {
         // |δO| ≤ bound + |X|·|δW|; |δG| ≤ bound + |X|ᵀ·|δR|.
         let x_abs: Vec<f64> = x.iter().map(|x| x.abs()).collect();
         let o_bound = sum(logits_bound(x, &self.parameters, shape), &logits(&x_abs, &self.parameters_bound, shape));
-        let bound = self.softmax_bound(&o, &o_bound, y, weight, &result);
+        let bound = softmax_bound(&o, &o_bound, y, weight, shape);
         let g_bound = sum(gradient_bound(x, &result.residual, shape), &gradient(&x_abs, &bound.residual, shape));
         let (w_bound, v_bound) = update_bound(&self.parameters, &self.velocity, &g, &g_bound, heads, rate, shape);
 
@@ -65,24 +64,6 @@ impl Steps {
             // Losses are summed in single precision over at most 64 samples.
             self.losses_bound[index % shape.n_heads] += bound + 64.0 * UNIT_ROUNDOFF * loss;
         }
-    }
-
-    /// The bound of softmax for logits that are themselves within `o_bound`: then |δp| ≤ p·(exp(2·max|δo|) − 1), and a
-    /// loss changes by at most 2·max|δo|.
-    fn softmax_bound(&self, o: &[f64], o_bound: &[f64], y: &[f64], weight: f64, result: &Softmax) -> Softmax {
-        let (q, h) = (self.shape.n_classes, self.shape.n_heads);
-        let mut bound = softmax_bound(o, y, weight, self.shape);
-        for (index, loss) in bound.losses.iter_mut().enumerate() {
-            let range = index * q..(index + 1) * q;
-            let worst = o_bound[range.clone()].iter().copied().fold(0.0, f64::max);
-            *loss += 2.0 * worst;
-            let y = &y[index / h * q..][..q];
-            for ((bound, r), y) in bound.residual[range.clone()].iter_mut().zip(&result.residual[range]).zip(y) {
-                let p = r + weight * y;
-                *bound += (2.0 * worst).exp_m1() * p.abs();
-            }
-        }
-        bound
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// What the kernels need: (what, needed, found).
 fn needs(limits: &wgpu::Limits) -> [(&'static str, u64, u64); 4] {
     [
-        ("storage buffers in a kernel", 4, limits.max_storage_buffers_per_shader_stage.into()),
+        ("storage buffers in a kernel", 6, limits.max_storage_buffers_per_shader_stage.into()),
         ("threads in a workgroup", 256, limits.max_compute_invocations_per_workgroup.into()),
         ("bytes of workgroup memory", 16_384, limits.max_compute_workgroup_storage_size.into()),
         ("workgroups in a dimension", 65_535, limits.max_compute_workgroups_per_dimension.into()),

@@ -40,8 +40,16 @@ impl Variant {
 
     /// Every variant that can be asked for.
     pub fn all() -> Vec<Self> {
-        [super::logits::variants(), super::softmax::variants(), super::gradient::variants(), super::update::variants()]
-            .concat()
+        use super::{gradient, logits, narrow_residual, narrow_update, softmax, update};
+        [
+            logits::variants(),
+            softmax::variants(),
+            gradient::variants(),
+            update::variants(),
+            narrow_residual::variants(),
+            narrow_update::variants(),
+        ]
+        .concat()
     }
 }
 
@@ -71,7 +79,7 @@ impl Tile {
 
     /// Every tile with every precision of X.
     pub(super) fn with_all_dtypes() -> impl Iterator<Item = (Self, Dtype)> {
-        Self::ALL.into_iter().flat_map(|tile| [Dtype::F32, Dtype::F16, Dtype::U8].map(|dtype| (tile, dtype)))
+        Self::ALL.into_iter().flat_map(|tile| Dtype::ALL.map(|dtype| (tile, dtype)))
     }
 
     pub(super) fn constants(self) -> [(&'static str, f64); 2] {

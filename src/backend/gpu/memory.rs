@@ -183,6 +183,7 @@ impl Gpu {
                 let _ = sender.send(result);
             });
         })?;
+        self.counts.readbacks.fetch_add(1, Ordering::Relaxed);
         self.wait()?;
         // Another thread that waits may have taken the answer with it, and gives it a little later.
         let mapped = mapped.recv();

@@ -9,6 +9,8 @@ mod gradient;
 mod kernel;
 mod logits;
 mod memory;
+mod narrow_residual;
+mod narrow_update;
 mod self_check;
 mod session;
 mod single;
@@ -17,6 +19,7 @@ mod step;
 mod stepper;
 mod update;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pollster::block_on;
@@ -56,6 +59,17 @@ pub struct Gpu {
     faults: Arc<Mutex<Faults>>,
     memory: Memory,
     kernels: Mutex<Vec<(Variant, Arc<Kernel>)>>,
+    /// What was done so far, for tests.
+    pub counts: Counts,
+}
+
+/// How often something was done.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Kernels run by optimizer steps.
+    pub dispatches: AtomicUsize,
+    /// Results read by the host.
+    pub readbacks: AtomicUsize,
 }
 
 /// What the driver reported outside of any call.
@@ -111,7 +125,17 @@ impl Gpu {
         // Others use the memory of the machine, of which they tell only a part.
         let of_its_own = info.memory.filter(|_| info.kind == DeviceKind::DiscreteGpu);
         let memory = Memory::new(options.max_memory.or(of_its_own));
-        Ok(Self { info, options, device, queue, limits, faults, memory, kernels: Mutex::default() })
+        Ok(Self {
+            info,
+            options,
+            device,
+            queue,
+            limits,
+            faults,
+            memory,
+            kernels: Mutex::default(),
+            counts: Counts::default(),
+        })
     }
 
     /// Runs `work` and gives the first error that the driver reports in it or that was reported before; an out of memory

@@ -5,8 +5,8 @@ use wgpu::BufferUsages;
 use super::kernel::Variant;
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{Step, padded_outputs};
-use super::{Gpu, gradient, logits, softmax, update};
-use crate::backend::{Head, Parameters, Shape};
+use super::{Gpu, gradient, logits, narrow_residual, narrow_update, softmax, update};
+use crate::backend::{DeviceKind, Head, Parameters, Shape};
 use crate::data::{Features, Targets};
 use crate::error::Result;
 
@@ -61,10 +61,7 @@ impl<'g> Single<'g> {
     /// Those of the device.
     pub fn softmax(gpu: &'g Gpu, shape: Shape, logits: &[f32], targets: &Targets, order: &[u32]) -> Result<Self> {
         let n = order.len();
-        let (labels, soft) = match targets {
-            Targets::Classes(classes) => (gpu.storage_of("labels", classes)?, false),
-            Targets::Distributions(values) => (gpu.storage_of("labels", values)?, true),
-        };
+        let (labels, soft) = upload_targets(gpu, targets)?;
         let n_groups = softmax::n_groups(shape, n);
         let buffers = vec![
             labels,
@@ -145,6 +142,78 @@ impl<'g> Single<'g> {
         })
     }
 
+    /// Residual (n × h·q) and losses (n × h) of the rows of X that `order` names; each sample weighs 1/n. The variant is
+    /// that for devices of `kind` and batches of `batch_size`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn narrow_residual(
+        gpu: &'g Gpu,
+        features: &Features,
+        scale: f32,
+        parameters: &Parameters,
+        targets: &Targets,
+        order: &[u32],
+        (kind, batch_size): (DeviceKind, usize),
+    ) -> Result<Self> {
+        let (shape, n) = (parameters.shape, order.len());
+        let (labels, soft) = upload_targets(gpu, targets)?;
+        let buffers = vec![
+            gpu.upload_features(features, 0..features.n_samples())?,
+            gpu.storage_of("order", order)?,
+            labels,
+            gpu.storage_of("weights", &pad_rows(&parameters.values, shape.n_outputs()))?,
+            gpu.storage("residual", (n * padded_outputs(shape) * 4) as u64)?,
+            gpu.storage("losses", (n * shape.n_heads * 4) as u64)?,
+        ];
+        let threads = narrow_residual::SampleThreads::choose(kind, batch_size);
+        Ok(Self {
+            gpu,
+            variant: threads.variant(features.values().dtype(), soft),
+            step: Step::new(shape, scale, 0, n),
+            buffers,
+            n_workgroups: threads.n_workgroups(n),
+            results: vec![(4, n, shape.n_outputs()), (5, n, shape.n_heads)],
+        })
+    }
+
+    /// Parameters and velocity after a step with a residual (n × h·q) of the rows of X that `order` names.
+    ///
+    /// # Errors
+    /// Those of the device.
+    #[expect(clippy::too_many_arguments, reason = "all that the kernel sees")]
+    pub fn narrow_update(
+        gpu: &'g Gpu,
+        features: &Features,
+        scale: f32,
+        residual: &[f32],
+        order: &[u32],
+        parameters: &Parameters,
+        velocity: &[f32],
+        heads: &[Head],
+        rate: f32,
+    ) -> Result<Self> {
+        let shape = parameters.shape;
+        let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
+        let padded = |what, values| gpu.storage_of(what, &pad_rows(values, shape.n_outputs()));
+        let buffers = vec![
+            gpu.upload_features(features, 0..features.n_samples())?,
+            gpu.storage_of("order", order)?,
+            padded("residual", residual)?,
+            gpu.storage_of("heads", &heads)?,
+            padded("weights", &parameters.values)?,
+            padded("velocity", velocity)?,
+        ];
+        Ok(Self {
+            gpu,
+            variant: narrow_update::variant(features.values().dtype()),
+            step: Step { rate, ..Step::new(shape, scale, 0, order.len()) },
+            buffers,
+            n_workgroups: narrow_update::n_workgroups(shape),
+            results: [4, 5].map(|buffer| (buffer, shape.n_features + 1, shape.n_outputs())).to_vec(),
+        })
+    }
+
     /// Runs the kernel `times` times and waits for it.
     ///
     /// # Errors
@@ -180,4 +249,12 @@ impl<'g> Single<'g> {
         let values = gpu.read(buffer, &readback, rows * whole_width)?;
         Ok(if whole_width == width { values } else { unpad_rows(values, width) })
     }
+}
+
+/// Class numbers or the bits of distributions, and whether it is distributions.
+fn upload_targets(gpu: &Gpu, targets: &Targets) -> Result<(Buffer, bool)> {
+    Ok(match targets {
+        Targets::Classes(classes) => (gpu.storage_of("labels", classes)?, false),
+        Targets::Distributions(values) => (gpu.storage_of("labels", values)?, true),
+    })
 }

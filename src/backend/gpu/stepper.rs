@@ -1,15 +1,16 @@
-//! Optimizer steps: logits, softmax, gradient and update for one batch after the other, many of them in one submission,
-//! with nothing read back until the epoch's losses.
+//! Optimizer steps: for one batch after the other its kernels, in one submission for many batches, with nothing read back
+//! until the epoch's losses.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use wgpu::BufferUsages;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Variant};
 use super::memory::{Buffer, unpad_rows};
 use super::session::{Chunk, GpuSession, weights_bytes};
 use super::step::{Step, padded_outputs};
-use super::{gradient, logits, softmax, update};
+use super::{Gpu, gradient, logits, narrow_residual, narrow_update, softmax, update};
 use crate::backend::{Head, Parameters, Shape, Stepper, check};
 use crate::batch::{Batch, Plan};
 use crate::data::Targets;
@@ -23,14 +24,16 @@ const FLOPS: f64 = 2e10;
 /// Where steps may stand in their buffer: a multiple of this, which every device can do.
 const STEP_STRIDE: usize = 256;
 
+/// With up to this many outputs a step is two kernels, each of which has all outputs of a sample or feature; with more it
+/// is four.
+const NARROW_OUTPUTS: usize = 64;
+
 pub(super) struct GpuStepper<'s> {
     session: &'s GpuSession<'s>,
     shape: Shape,
     batch_size: usize,
     steps_at_once: usize,
-    kernels: Kernels,
-    bindings: Vec<Bindings>,
-    update_bindings: wgpu::BindGroup,
+    dispatches: Vec<Dispatch>,
     steps: Buffer,
     orders: Vec<Buffer>,
     weights: Buffer,
@@ -40,23 +43,29 @@ pub(super) struct GpuStepper<'s> {
     losses_capacity: usize,
 }
 
-struct Kernels {
-    logits: Arc<Kernel>,
-    softmax: Arc<Kernel>,
-    gradient: Arc<Kernel>,
-    update: Arc<Kernel>,
+/// A kernel of a step.
+struct Dispatch {
+    kernel: Arc<Kernel>,
+    /// For each chunk.
+    bindings: Vec<wgpu::BindGroup>,
+    /// For a number of samples.
+    n_workgroups: Box<dyn Fn(usize) -> usize>,
 }
 
-/// The bind groups of one chunk.
-struct Bindings {
-    logits: wgpu::BindGroup,
-    softmax: wgpu::BindGroup,
-    gradient: wgpu::BindGroup,
+impl Dispatch {
+    fn new(gpu: &Gpu, variant: &Variant, n_workgroups: impl Fn(usize) -> usize + 'static) -> Result<Self> {
+        Ok(Self { kernel: gpu.kernel(variant)?, bindings: Vec::new(), n_workgroups: Box::new(n_workgroups) })
+    }
+}
+
+fn is_narrow(shape: Shape) -> bool {
+    shape.n_outputs() <= NARROW_OUTPUTS
 }
 
 /// Losses that one step leaves.
 fn n_losses(shape: Shape, n_samples: usize) -> usize {
-    softmax::n_groups(shape, n_samples) * shape.n_heads
+    let n = if is_narrow(shape) { n_samples } else { softmax::n_groups(shape, n_samples) };
+    n.saturating_mul(shape.n_heads)
 }
 
 impl<'s> GpuStepper<'s> {
@@ -79,7 +88,7 @@ impl<'s> GpuStepper<'s> {
 
         let weights = session.upload_parameters(start)?;
         let outputs = gpu.storage("the logits of a batch", outputs_bytes)?;
-        let n_parts = gradient::max_parts(shape, batch_size);
+        let n_parts = if is_narrow(shape) { 0 } else { gradient::max_parts(shape, batch_size) };
         let partials = gpu.storage("the gradient", n_parts as u64 * weights_bytes(shape))?;
         let velocity = gpu.storage("the velocity", weights_bytes(shape))?;
         let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
@@ -92,22 +101,40 @@ impl<'s> GpuStepper<'s> {
         let steps = gpu.buffer("the steps", steps_bytes, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
 
         let soft = matches!(targets, Targets::Distributions(_));
-        let kernels = Kernels {
-            logits: gpu.kernel(&logits::variant(shape, session.dtype, true))?,
-            softmax: gpu.kernel(&softmax::variant(shape, soft))?,
-            gradient: gpu.kernel(&gradient::variant(shape, session.dtype))?,
-            update: gpu.kernel(&update::variant())?,
+        let dtype = session.dtype;
+        let mut dispatches = if is_narrow(shape) {
+            let sample_threads = narrow_residual::SampleThreads::choose(gpu.info.kind, batch_size);
+            vec![
+                Dispatch::new(gpu, &sample_threads.variant(dtype, soft), move |n| sample_threads.n_workgroups(n))?,
+                Dispatch::new(gpu, &narrow_update::variant(dtype), move |_| narrow_update::n_workgroups(shape))?,
+            ]
+        } else {
+            vec![
+                Dispatch::new(gpu, &logits::variant(shape, dtype, true), move |n| logits::n_workgroups(shape, n))?,
+                Dispatch::new(gpu, &softmax::variant(shape, soft), move |n| softmax::n_workgroups(shape, n))?,
+                Dispatch::new(gpu, &gradient::variant(shape, dtype), move |n| gradient::n_workgroups(shape, n))?,
+                Dispatch::new(gpu, &update::variant(), move |_| update::n_workgroups(shape))?,
+            ]
         };
         let mut orders = Vec::new();
-        let mut bindings = Vec::new();
-        for (rows, chunk) in session.ranges.iter().zip(&session.chunks) {
-            let Chunk { features, labels } = chunk;
+        for (rows, Chunk { features, labels }) in session.ranges.iter().zip(&session.chunks) {
             let order = gpu.storage("the order of the samples", rows.len() as u64 * 4)?;
-            bindings.push(Bindings {
-                logits: kernels.logits.bind(gpu, &steps, &[features, &order, &weights, &outputs])?,
-                softmax: kernels.softmax.bind(gpu, &steps, &[labels, &order, &outputs, &losses])?,
-                gradient: kernels.gradient.bind(gpu, &steps, &[features, &order, &outputs, &partials])?,
-            });
+            let buffers = if is_narrow(shape) {
+                vec![
+                    vec![features, &order, labels, &weights, &outputs, &losses],
+                    vec![features, &order, &outputs, &heads, &weights, &velocity],
+                ]
+            } else {
+                vec![
+                    vec![features, &order, &weights, &outputs],
+                    vec![labels, &order, &outputs, &losses],
+                    vec![features, &order, &outputs, &partials],
+                    vec![&partials, &heads, &weights, &velocity],
+                ]
+            };
+            for (dispatch, buffers) in dispatches.iter_mut().zip(buffers) {
+                dispatch.bindings.push(dispatch.kernel.bind(gpu, &steps, &buffers)?);
+            }
             orders.push(order);
         }
         Ok(Self {
@@ -115,9 +142,7 @@ impl<'s> GpuStepper<'s> {
             shape,
             batch_size,
             steps_at_once,
-            update_bindings: kernels.update.bind(gpu, &steps, &[&partials, &heads, &weights, &velocity])?,
-            kernels,
-            bindings,
+            dispatches,
             steps,
             orders,
             weights,
@@ -135,7 +160,7 @@ impl<'s> GpuStepper<'s> {
         rates: &[f32],
         mut n_losses_held: usize,
     ) -> Result<(usize, wgpu::SubmissionIndex)> {
-        let Self { session, shape, kernels, .. } = self;
+        let Self { session, shape, dispatches, .. } = self;
         let mut steps = vec![0u8; batches.len() * STEP_STRIDE];
         for ((batch, &rate), bytes) in batches.iter().zip(rates).zip(steps.chunks_exact_mut(STEP_STRIDE)) {
             let start = batch.start - session.ranges[batch.chunk].start;
@@ -148,13 +173,12 @@ impl<'s> GpuStepper<'s> {
         let submission = session.gpu.submit("optimizer steps", |encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for (batch, offset) in batches.iter().zip((0..).step_by(STEP_STRIDE)) {
-                let (bindings, n) = (&self.bindings[batch.chunk], batch.len);
-                kernels.logits.dispatch(&mut pass, &bindings.logits, offset, logits::n_workgroups(*shape, n));
-                kernels.softmax.dispatch(&mut pass, &bindings.softmax, offset, softmax::n_workgroups(*shape, n));
-                kernels.gradient.dispatch(&mut pass, &bindings.gradient, offset, gradient::n_workgroups(*shape, n));
-                kernels.update.dispatch(&mut pass, &self.update_bindings, offset, update::n_workgroups(*shape));
+                for Dispatch { kernel, bindings, n_workgroups } in dispatches {
+                    kernel.dispatch(&mut pass, &bindings[batch.chunk], offset, n_workgroups(batch.len));
+                }
             }
         })?;
+        session.gpu.counts.dispatches.fetch_add(batches.len() * dispatches.len(), Ordering::Relaxed);
         Ok((n_losses_held, submission))
     }
 
