@@ -10,6 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// Displayed as `train.csv, row 17 (line 18), column 3 (age)`; parts that are not known are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Place {
     /// The file, when the data came from one.
     pub file: Option<PathBuf>,
@@ -170,6 +171,15 @@ pub enum Error {
         limit: usize,
     },
 
+    /// A name that must be unique stands twice.
+    #[error("two {what} names are {name:?}; each must be another")]
+    Duplicate {
+        /// `class` or `feature`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+
     /// A label that the model does not know.
     #[error("{place}: the label {label:?} is not one of the {n_classes} classes ({known})")]
     UnknownLabel {
@@ -214,7 +224,8 @@ pub enum Error {
 
     /// Training diverged.
     #[error(
-        "training diverged in epoch {epoch}: the loss is no longer finite; use a learning rate below {learning_rate}"
+        "training diverged in epoch {epoch} with learning rate {learning_rate:.3e}: the loss is no longer finite; use a tenth \
+         of it, and features of a size around 1"
     )]
     Diverged {
         /// The epoch, from 1.

@@ -3,6 +3,8 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::backend::{Device, Parameters, Shape};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -13,13 +15,35 @@ use crate::solver::{Progress, Solver};
 
 /// What every feature is multiplied by before training.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub enum FeatureScale {
-    /// 1/max|x| when the largest absolute value of the training data is above 1, otherwise 1: bytes of images come to
-    /// 0..1, embeddings stay as they are.
+    /// 1/max|x| when the largest absolute value of the training data is above 1 or below 1/32, otherwise 1: bytes of
+    /// images come to 0..1, embeddings stay as they are.
     #[default]
     Auto,
     /// This number, above 0.
     Factor(f64),
+}
+
+impl FeatureScale {
+    /// What features of that largest absolute value are multiplied by.
+    fn of(self, max_abs: f32) -> Result<f32> {
+        /// Products of values up to this are far from the end of single precision, and their inverses too.
+        const LARGEST: f32 = 1e18;
+        let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
+        if max_abs > LARGEST || (max_abs > 0.0 && max_abs < 1.0 / LARGEST) {
+            let expected = "between 1e-18 and 1e18; divide the features first";
+            return setting("the largest absolute value of the features", format!("{max_abs:e}"), expected);
+        }
+        match self {
+            Self::Auto if max_abs > 1.0 || (max_abs > 0.0 && max_abs < 1.0 / 32.0) => Ok(1.0 / max_abs),
+            Self::Auto => Ok(1.0),
+            Self::Factor(factor) => match factor as f32 {
+                scale if scale > 1.0 / LARGEST && scale < LARGEST && scale * max_abs < LARGEST => Ok(scale),
+                _ => setting("the feature scale", factor.to_string(), "above 0, and of a size that suits the features"),
+            },
+        }
+    }
 }
 
 /// Softmax regression (multinomial logistic regression): minimises the mean cross-entropy of softmax(X·W + b) plus
@@ -143,26 +167,14 @@ impl SoftmaxRegression {
             });
         }
         let begin = Instant::now();
-        let scale = match self.feature_scale {
-            FeatureScale::Auto => 1.0 / f64::from(data.features().max_abs().max(1.0)),
-            FeatureScale::Factor(factor) if factor > 0.0 && (factor as f32).is_normal() => factor,
-            FeatureScale::Factor(factor) => {
-                return Err(Error::Setting {
-                    name: "the feature scale",
-                    value: factor.to_string(),
-                    expected: "a finite number above 0",
-                });
-            }
-        };
-        // As the kernels have it.
-        let scale = scale as f32;
+        let scale = self.feature_scale.of(data.features().max_abs())?;
         let targets = data.labels().targets();
         let mut session = self.device.session(data.features(), scale, Some(targets))?;
         let upload = begin.elapsed();
 
         let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
         let begin = Instant::now();
-        let learning_rate = sgd.first_rate(data, scale);
+        let learning_rate = sgd.first_rate(data, scale, self.l2);
         let start = Parameters::zeros(shape);
         let (parameters, epochs) =
             sgd.minimise(&mut *session, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
@@ -180,9 +192,13 @@ impl SoftmaxRegression {
             solver: self.solver.name().to_owned(),
             device: self.device.info().name.clone(),
             n_samples: data.n_samples(),
-            epochs: epochs.len(),
-            batch_size: sgd.batch_size,
-            learning_rate,
+            settings: json!({
+                "epochs": epochs.len(),
+                "batch_size": sgd.batch_size,
+                "learning_rate": learning_rate,
+                "momentum": sgd.momentum,
+                "nesterov": sgd.nesterov,
+            }),
             l2: self.l2,
             seed: self.seed,
             feature_scale: f64::from(scale),

@@ -20,6 +20,7 @@ pub struct Evaluation {
 
 /// How well a model recognises one class. Counts are of samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ClassMetrics {
     /// Samples of the class.
     pub support: usize,
@@ -68,7 +69,7 @@ impl<'a> Evaluator<'a> {
         let n_classes = self.classes.len();
         self.n_samples += rows.len();
         for (row, logits) in rows.zip(logits.chunks_exact(n_classes)) {
-            let label = self.targets.class(row, n_classes);
+            let Some(label) = self.targets.class(row, n_classes) else { continue };
             let predicted = argmax(logits);
             self.classes[label].support += 1;
             self.classes[predicted].predicted += 1;

@@ -126,6 +126,20 @@ fn no_labels_at_all() {
 }
 
 #[test]
+fn test_data_without_labels() {
+    let folder = Folder::new();
+    folder.write("images", idx_images(&[0, 1, 2, 3]).0);
+    folder.write("labels.txt", "a\nb\na\nb\n");
+    let test = ["train", "images", "--labels", "labels.txt", "--test", "images", "--device", "cpu"];
+    fails(&folder, &test, &["images", "--test-labels"]);
+}
+
+#[test]
+fn features_of_absurd_size() {
+    csv_fails("x,species\n1e30,a\n2,b\n", &["1e30", "1e18"]);
+}
+
+#[test]
 fn label_file_of_another_length() {
     let folder = Folder::new();
     folder.write("images", idx_images(&[0, 1, 2, 3]).0);
@@ -204,7 +218,10 @@ fn unwritable_output() {
         fails(&folder, &input, &["data.csv", "overwritten"]);
         assert_eq!(folder.read("data.csv"), points(30).as_bytes());
     }
-    fails(&folder, &["train", "--device", "cpu", "--out", "x", "--json", "x"], &["--out", "--json", "x"]);
+    let absolute = folder.path("x");
+    for other in ["x", "./x", "folder/../x", absolute.to_str().unwrap()] {
+        fails(&folder, &["train", "--device", "cpu", "--out", "x", "--json", other], &["--out", "--json", "x"]);
+    }
     fails(&folder, &["train", "--device", "cpu", "--out", "-"], &["--out"]);
 }
 

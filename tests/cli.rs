@@ -149,7 +149,9 @@ fn train_evaluate_predict_and_info_agree() {
     }
 
     let info = folder.softreg(["info", "m"]).ok().stdout;
-    for part in ["2 × 3", "long, comma, Ärmel, 七", "x, y", "sgd", "on cpu", "samples 90", "format version 1"] {
+    for part in
+        ["2 × 3", "long, comma, Ärmel, 七", "x, y", "sgd", "on cpu", "samples 90", "momentum 0.9", "format version 1"]
+    {
         assert!(info.contains(part), "{part} is not in\n{info}");
     }
     assert_eq!(folder.names(), ["m", "p.csv", "points.csv", "t.json"]);
@@ -315,6 +317,26 @@ fn the_examples_of_the_help_are_accepted() {
         }
     }
     assert!(n_examples >= 8, "{n_examples}");
+}
+
+#[test]
+fn a_file_alone_is_trained_on() {
+    let folder = Folder::new();
+    folder.write("points.csv", points(60));
+    let run = folder.softreg(["points.csv", "--label-column", "species", "--device", "cpu", "-q"]).ok();
+    assert!(run.stdout.contains("training"), "{}", run.stdout);
+}
+
+#[test]
+fn labels_that_may_be_none_are_warned_of() {
+    let folder = Folder::new();
+    let rows: String = (0..20).map(|i| format!("{i},{}.25\n", 3 * i)).collect();
+    folder.write("prices.csv", format!("x,price\n{rows}"));
+    let run = folder.softreg(["prices.csv", "--label-column", "price", "--device", "cpu", "--epochs", "1"]).ok();
+    assert!(run.stderr.contains("warning: 20 classes in 20 samples"), "{}", run.stderr);
+    folder.write("points.csv", points(60));
+    let run = folder.softreg(["points.csv", "--label-column", "species", "--device", "cpu"]).ok();
+    assert!(!run.stderr.contains("warning"), "{}", run.stderr);
 }
 
 #[test]

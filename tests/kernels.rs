@@ -68,11 +68,13 @@ fn features(random: &mut Random, n: usize, d: usize, dtype: Dtype) -> (Features<
         Dtype::F32 => floats.collect::<Vec<_>>().into(),
         Dtype::F16 => floats.map(f16::from_f32).collect::<Vec<_>>().into(),
         Dtype::U8 => (0..n * d).map(|_| random.next() as u8).collect::<Vec<_>>().into(),
+        other => panic!("{other:?} is new"),
     };
     let exact = match &values {
         Values::F32(values) => f64s(values),
         Values::F16(values) => values.iter().map(|x| x.to_f64()).collect(),
         Values::U8(values) => values.iter().map(|&x| x.into()).collect(),
+        other => panic!("{other:?} is new"),
     };
     (Features::new(values, n, d).unwrap(), exact)
 }
@@ -87,7 +89,7 @@ fn some_order(random: &mut Random, n: usize, n_rows: usize) -> Vec<u32> {
     (0..n).map(|_| random.below(n_rows) as u32).collect()
 }
 
-const DTYPES: [Dtype; 3] = Dtype::ALL;
+const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::U8];
 
 /// A single kernel's result against the reference; `plant` changes the kernel's source.
 fn logits_error(gpu: &Gpu, case: (usize, usize, usize, usize), dtype: Dtype, plant: Plant) -> Result<(), String> {

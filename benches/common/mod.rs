@@ -95,7 +95,7 @@ impl Data {
     fn targets_of(&self, rows: usize) -> Targets<'_> {
         match &self.targets {
             Targets::Classes(classes) => Targets::Classes(classes[..rows].into()),
-            Targets::Distributions(_) => unreachable!("made above"),
+            _ => unreachable!("made above"),
         }
     }
 }

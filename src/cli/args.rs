@@ -113,7 +113,7 @@ pub struct Train {
     pub seed: u64,
 
     /// What every feature is multiplied by in training (the saved model takes features as they are): `auto` is
-    /// 1/max|x| when that is below 1, otherwise 1; `none` is 1
+    /// 1/max|x| when max|x| is above 1 or below 1/32, otherwise 1; `none` is 1
     #[arg(long, value_name = "auto|none|F", value_parser = feature_scale, allow_negative_numbers = true, default_value = "auto")]
     pub feature_scale: FeatureScale,
 
@@ -126,7 +126,7 @@ pub struct Train {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// No progress and no messages, only the report, warnings and errors
+    /// No progress and no messages, only the report (with `--json -` only the JSON), warnings and errors
     #[arg(long, short)]
     pub quiet: bool,
 }

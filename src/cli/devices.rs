@@ -46,7 +46,7 @@ pub fn run() -> Result<()> {
                 writeln!(out, "    not usable: {why}")?;
             }
         }
-        writeln!(out, "\n* is the one that --device auto takes: {}", auto.reason())?;
+        writeln!(out, "\n* --device auto takes this one: {}", auto.reason())?;
         writeln!(out, "--device takes a name or a part of one. A buffer is the largest piece of memory that")?;
         writeln!(out, "can be had at once, a binding what a kernel sees of it (larger data is held in")?;
         writeln!(out, "chunks), workgroup memory what its threads share.")

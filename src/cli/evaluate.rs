@@ -24,7 +24,7 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
         label_column: args.label_column.clone(),
         feature_names: model.feature_names().map(<[String]>::to_vec),
     };
-    let data = input::labelled_for(&source, model.classes(), model.n_features())?;
+    let data = input::labelled_for(&source, "--labels", (model.classes(), model.n_features()))?;
     let mut stages = Stages { load: start.elapsed(), ..Stages::default() };
     let begin = Instant::now();
     let device = args.device.open()?;

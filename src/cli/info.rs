@@ -35,19 +35,26 @@ fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::R
         let device = training["device"].as_str().unwrap_or("?");
         writeln!(out, "trained    by softreg {version} on {}", printable(device, usize::MAX))?;
     }
-    let settings = [
+    let general = [
         ("solver", "solver"),
         ("n_samples", "samples"),
-        ("epochs", "epochs"),
-        ("batch_size", "batch size"),
-        ("learning_rate", "learning rate"),
         ("l2", "l2"),
         ("feature_scale", "feature scale"),
         ("seed", "seed"),
     ];
-    section(out, "settings", training, &settings)?;
+    section(out, "settings", training, &general)?;
+    let of_solver = [
+        ("epochs", "epochs"),
+        ("batch_size", "batch size"),
+        ("learning_rate", "learning rate"),
+        ("momentum", "momentum"),
+        ("nesterov", "Nesterov"),
+    ];
+    section(out, "", &training["settings"], &of_solver)?;
     let metrics = [("train_loss", "loss"), ("train_accuracy", "accuracy"), ("objective", "objective")];
-    section(out, "training", training, &metrics)
+    section(out, "training", training, &metrics)?;
+    let test = [("n_test_samples", "samples"), ("test_loss", "loss"), ("test_accuracy", "accuracy")];
+    section(out, "test", training, &test)
 }
 
 /// `title  name value, name value, …` of those that the file has.

@@ -8,15 +8,17 @@ use softreg::{Dataset, Error};
 
 use crate::report::first;
 
-/// A table with labels.
-pub fn labelled(source: &Source) -> Result<Table> {
+/// A table with labels, for which there is `flag`.
+pub fn labelled(source: &Source, flag: &str) -> Result<Table> {
+    // A column of labels that is not known as such is the likely reason for text where a number should be.
+    let may_be_label = |error: &Error| {
+        let in_column = matches!(error, Error::Malformed { place, .. } if place.column.is_some());
+        in_column && source.labels.is_none() && source.label_column.is_none()
+    };
     let table = match read(source) {
-        // The column of labels, not known as such, is likely the reason.
-        Err(error)
-            if source.labels.is_none() && source.label_column.is_none() && !matches!(error, Error::Io { .. }) =>
-        {
+        Err(error) if may_be_label(&error) => {
             bail!(
-                "{} has no labels: name their column with --label-column, or give a file of them with --labels (without, \
+                "{} has no labels: name their column with --label-column, or give a file of them with {flag} (without, \
                  every column is a feature: {error})",
                 source.features.display()
             )
@@ -28,18 +30,19 @@ pub fn labelled(source: &Source) -> Result<Table> {
         match &table.feature_names {
             Some(names) => bail!(
                 "{path} has no labels: name their column with --label-column (its columns are {}), or give a file of them \
-                 with --labels",
+                 with {flag}",
                 first(names, 10),
             ),
-            None => bail!("{path} has no labels: give a file of them with --labels"),
+            None => bail!("{path} has no labels: give a file of them with {flag}"),
         }
     }
     Ok(table)
 }
 
-/// Labelled data for a model: its classes are `classes`, and it has `n_features`. One class alone is enough here.
-pub fn labelled_for(source: &Source, classes: &[String], n_features: usize) -> Result<Dataset<'static>> {
-    let Table { features, labels, .. } = labelled(source)?;
+/// Labelled data for a model of these classes and that many features. One class alone is enough here.
+pub fn labelled_for(source: &Source, flag: &str, model: (&[String], usize)) -> Result<Dataset<'static>> {
+    let (classes, n_features) = model;
+    let Table { features, labels, .. } = labelled(source, flag)?;
     check_width(&source.features, n_features, features.n_features())?;
     let label_file = source.labels.as_ref().unwrap_or(&source.features);
     let labels = labels.map(|labels| labels.with_classes(classes)).transpose().map_err(|e| e.in_file(label_file))?;

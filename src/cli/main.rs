@@ -14,6 +14,7 @@ mod train;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -51,14 +52,16 @@ fn silence_device_selection() {
     }
 }
 
-/// The arguments, where `train` may be left out: `softreg`, `softreg --epochs 5`.
+/// The arguments, where `train` may be left out: `softreg`, `softreg --epochs 5`, `softreg flowers.csv …`.
 fn arguments() -> Vec<OsString> {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let is_option = |argument: &OsString| {
         let text = argument.to_string_lossy();
         text.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&&*text)
     };
-    if arguments.get(1).is_none_or(is_option) {
+    // A file in the place of a command is one to train on.
+    let is_file = |argument: &OsString| argument != "help" && Path::new(argument).is_file();
+    if arguments.get(1).is_none_or(|argument| is_option(argument) || is_file(argument)) {
         arguments.insert(arguments.len().min(1), "train".into());
     }
     arguments

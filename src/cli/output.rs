@@ -35,6 +35,15 @@ pub fn check_writable(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether two outputs are the same file, there already or not.
+pub fn is_same(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        path.canonicalize().ok().or_else(|| Some(folder.canonicalize().ok()?.join(path.file_name()?)))
+    };
+    a == b || place(a).is_some_and(|a| place(b).is_some_and(|b| a == b))
+}
+
 /// Refuses an output that is one of the inputs.
 pub fn check_is_no_input(output: &Path, inputs: &[Option<&Path>]) -> Result<()> {
     let Ok(output_file) = output.canonicalize() else { return Ok(()) };

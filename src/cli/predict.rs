@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use softreg::data::{Source, read};
 use softreg::{Features, Model, Predictor};
 
@@ -24,6 +24,9 @@ pub fn run(args: &args::Predict) -> Result<()> {
 
 /// One class name a line.
 fn names(model: &Model, predictor: Predictor, features: &Features, out: &Path) -> Result<()> {
+    if let Some(name) = model.classes().iter().find(|name| name.contains(['\n', '\r'])) {
+        bail!("the class {name:?} has a line break, so that one name a line is not clear; use --proba");
+    }
     let predicted = predictor.predict(features)?;
     output::write(out, |out| {
         predicted.iter().filter_map(|&class| model.classes().get(class)).try_for_each(|name| writeln!(out, "{name}"))
@@ -32,20 +35,16 @@ fn names(model: &Model, predictor: Predictor, features: &Features, out: &Path) -
 
 /// CSV: the most probable class, then the probability of each class.
 fn probabilities(model: &Model, predictor: Predictor, features: &Features, out: &Path) -> Result<()> {
+    // By logits, as without --proba: probabilities may be equal where logits are not.
+    let predicted = predictor.predict(features)?;
     let probabilities = predictor.predict_proba(features)?;
     let classes = model.classes();
     output::write(out, |out| {
         let mut csv = csv::Writer::from_writer(out);
         let header = std::iter::once("predicted").chain(classes.iter().map(String::as_str));
         csv.write_record(header).map_err(io_error)?;
-        for row in probabilities.rows() {
-            let mut best = (0, f32::NEG_INFINITY);
-            for (class, &p) in row.iter().enumerate() {
-                if p > best.1 {
-                    best = (class, p);
-                }
-            }
-            csv.write_field(classes.get(best.0).map_or("", String::as_str)).map_err(io_error)?;
+        for (row, &class) in probabilities.rows().into_iter().zip(&predicted) {
+            csv.write_field(classes.get(class).map_or("", String::as_str)).map_err(io_error)?;
             csv.write_record(row.iter().map(|&p| exact(p))).map_err(io_error)?;
         }
         csv.flush()

@@ -8,7 +8,7 @@ use softreg::Progress;
 
 use crate::output;
 
-/// At most this many plain lines for a run.
+/// At most this many plain lines for a run, and one for the first epoch.
 const MAX_LINES: usize = 10;
 
 pub enum Display {
@@ -43,7 +43,7 @@ impl Display {
             }
             Self::Lines => {
                 let Progress { epoch, n_epochs, .. } = *progress;
-                if epoch.is_multiple_of(n_epochs.div_ceil(MAX_LINES)) || epoch == n_epochs {
+                if epoch == 1 || epoch.is_multiple_of(n_epochs.div_ceil(MAX_LINES)) || epoch == n_epochs {
                     let width = n_epochs.to_string().len();
                     output::message(&format!("epoch {epoch:width$}/{n_epochs}  {}", state(progress)));
                 }

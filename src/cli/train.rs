@@ -36,6 +36,10 @@ pub fn run(args: &args::Train) -> Result<()> {
     let (train, test) = load(args)?;
     stages.load = begin.elapsed();
     tell(&format!("data       {}", describe(args, &train, test.as_ref())));
+    if 2 * train.n_classes() > train.n_samples() {
+        let (n, q) = (train.n_samples(), train.n_classes());
+        output::message(&format!("warning: {q} classes in {n} samples; are the labels measurements, or row numbers?"));
+    }
     if args.out.is_none() && args.features.is_some() {
         tell("model      not saved; --out MODEL.safetensors saves it");
     }
@@ -53,19 +57,23 @@ pub fn run(args: &args::Train) -> Result<()> {
         ControlFlow::Continue(())
     });
     display.finish();
-    let fit = fit?;
+    let mut fit = fit?;
     stages.device += fit.upload;
     stages.train = Some(fit.training);
     // What is left of the fit is the evaluation on the training data.
     stages.evaluate = begin.elapsed().saturating_sub(fit.upload + fit.training);
 
-    // Before anything else can fail.
+    let begin = Instant::now();
+    let test = test.map(|test| fit.model.on(&device).evaluate(&test)).transpose();
+    stages.evaluate += begin.elapsed();
+    // Whatever became of the test.
     if let Some(path) = &args.out {
+        if let Ok(Some(test)) = &test {
+            fit.model.record_test(test);
+        }
         fit.model.save(path)?;
     }
-    let begin = Instant::now();
-    let test = test.map(|test| fit.model.on(&device).evaluate(&test)).transpose()?;
-    stages.evaluate += begin.elapsed();
+    let test = test?;
     stages.total = start.elapsed();
 
     let run = Run { args, device: &device, train: &train, fit: &fit, test: test.as_ref(), stages };
@@ -84,7 +92,7 @@ fn check_outputs(args: &args::Train) -> Result<()> {
         if output::is_stdout(out) || output::is_special(out) {
             bail!("cannot write the model to {}: --out must be a file", out.display());
         }
-        if Some(out) == args.json.as_ref() {
+        if args.json.as_ref().is_some_and(|json| output::is_same(out, json)) {
             bail!("--out and --json are the same file {}", out.display());
         }
     }
@@ -101,13 +109,13 @@ fn load(args: &args::Train) -> Result<(Dataset<'static>, Option<Dataset<'static>
         let (train, test) = data::digits()?.split(args.test_split.unwrap_or(DIGITS_TEST_SPLIT), args.seed)?;
         return Ok((train, Some(test)));
     };
-    let data = input::labelled(&source)?.into_dataset()?;
+    let data = input::labelled(&source, "--labels")?.into_dataset()?;
     if let Some(fraction) = args.test_split {
         let (train, test) = data.split(fraction, args.seed)?;
         return Ok((train, Some(test)));
     }
     let test = match args.test_source(data.feature_names()) {
-        Some(source) => Some(input::labelled_for(&source, data.classes(), data.n_features())?),
+        Some(source) => Some(input::labelled_for(&source, "--test-labels", (data.classes(), data.n_features()))?),
         None => None,
     };
     Ok((data, test))

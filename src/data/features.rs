@@ -24,6 +24,7 @@ pub struct Features<'a> {
 
 /// The values of a feature matrix, row-major.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Values<'a> {
     /// Single precision.
     F32(Cow<'a, [f32]>),
@@ -35,6 +36,7 @@ pub enum Values<'a> {
 
 /// The precision of a feature matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Dtype {
     /// Single precision.
     F32,
@@ -45,8 +47,8 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::U8];
+    #[cfg(feature = "gpu")]
+    pub(crate) const ALL: [Self; 3] = [Self::F32, Self::F16, Self::U8];
 
     /// The size of one value in bytes.
     pub fn size(self) -> usize {

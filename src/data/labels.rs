@@ -1,7 +1,7 @@
 //! Labels: what class each sample is of, and what the classes are called.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 
 use crate::error::{Error, Place, Result};
@@ -21,6 +21,7 @@ pub struct Labels<'a> {
 
 /// The classes of samples as numbers: what the kernels take.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Targets<'a> {
     /// The class of each sample, 0 ≤ class < n_classes.
     Classes(Cow<'a, [u32]>),
@@ -29,12 +30,17 @@ pub enum Targets<'a> {
 }
 
 impl<'a> Labels<'a> {
-    /// Labels that are whole numbers, not necessarily 0..q. The classes take the numbers as names.
+    /// Labels that are whole numbers of any type, not necessarily 0..q. The classes take the numbers as names.
     ///
     /// # Errors
-    /// [`Error::TooManyClasses`].
-    pub fn from_integers<T: Copy + Into<i64>>(labels: &[T]) -> Result<Labels<'static>> {
-        Self::encode(labels, |&label| label.into())
+    /// [`Error::TooManyClasses`]; [`Error::Malformed`] with the row of a number above 2⁶³ − 1.
+    pub fn from_integers<T: Copy + TryInto<i64>>(labels: &[T]) -> Result<Labels<'static>> {
+        let number = |(row, &label): (usize, &T)| {
+            let too_large = |_| Error::malformed(Place::row(row + 1), "the label is above 2⁶³ − 1");
+            label.try_into().map_err(too_large)
+        };
+        let numbers = labels.iter().enumerate().map(number).collect::<Result<Vec<i64>>>()?;
+        Self::encode(&numbers, |&label| label)
     }
 
     /// Labels that are names.
@@ -84,10 +90,10 @@ impl<'a> Labels<'a> {
     ///
     /// # Errors
     /// [`Error::UnknownLabel`] with the row of the first number that is not below `classes.len()`,
-    /// [`Error::TooManyClasses`].
+    /// [`Error::TooManyClasses`], [`Error::Duplicate`] when two classes have the same name.
     pub fn from_indices(indices: impl Into<Cow<'a, [u32]>>, classes: Vec<String>) -> Result<Self> {
         let indices = indices.into();
-        check_class_count(classes.len())?;
+        check_classes(&classes)?;
         match indices.iter().position(|&index| index as usize >= classes.len()) {
             Some(row) => Err(unknown(row, &indices[row].to_string(), &classes)),
             None => Ok(Self { classes, targets: Targets::Classes(indices) }),
@@ -95,16 +101,17 @@ impl<'a> Labels<'a> {
     }
 
     /// Soft labels: for each sample a distribution over the classes, row-major (n_samples × classes.len()). The values
-    /// of a row must not be negative and must sum to 1 (to 1e-3, as half precision and rounded text give it); rows are
-    /// used as they are.
+    /// of a row must not be negative and must sum to 1 (to 1e-3, as half precision and rounded text give it); they are
+    /// divided by their sum where it is not 1 to single precision.
     ///
     /// # Errors
     /// [`Error::NotADistribution`] with the first row that is none; [`Error::Shape`] when the number of values is not
-    /// a multiple of the number of classes; [`Error::TooManyClasses`].
+    /// a multiple of the number of classes; [`Error::TooManyClasses`]; [`Error::Duplicate`] when two classes have the
+    /// same name.
     pub fn from_distributions(values: impl Into<Cow<'a, [f32]>>, classes: Vec<String>) -> Result<Self> {
-        let values = values.into();
+        let mut values = values.into();
         let n_classes = classes.len();
-        check_class_count(n_classes)?;
+        check_classes(&classes)?;
         if n_classes == 0 || !values.len().is_multiple_of(n_classes) {
             return Err(Error::Shape {
                 what: "soft labels of the last sample".to_owned(),
@@ -112,14 +119,24 @@ impl<'a> Labels<'a> {
                 found: if n_classes == 0 { values.len() } else { values.len() % n_classes },
             });
         }
+        let sum_of = |y: &[f32]| y.iter().map(|&y| f64::from(y)).sum::<f64>();
+        let mut rounded = true;
         for (row, y) in values.chunks_exact(n_classes).enumerate() {
-            let sum: f64 = y.iter().map(|&y| f64::from(y)).sum();
+            let sum = sum_of(y);
+            rounded &= (sum - 1.0).abs() <= f64::from(f32::EPSILON);
             let problem = match y.iter().position(|&y| !(y >= 0.0 && y.is_finite())) {
                 Some(class) => format!("the value for class {:?} is {}", classes[class], y[class]),
                 None if (sum - 1.0).abs() > 1e-3 => format!("the sum is {sum}"),
                 None => continue,
             };
             return Err(Error::NotADistribution { place: Place::row(row + 1), problem });
+        }
+        if !rounded {
+            // Otherwise residuals would not sum to 0, and the intercepts would drift together.
+            for y in values.to_mut().chunks_exact_mut(n_classes) {
+                let sum = sum_of(y);
+                y.iter_mut().for_each(|y| *y = (f64::from(*y) / sum) as f32);
+            }
         }
         Ok(Self { classes, targets: Targets::Distributions(values) })
     }
@@ -203,11 +220,14 @@ impl<'a> Labels<'a> {
 }
 
 impl Targets<'_> {
-    /// The class of `row` (for soft labels the one of the highest probability, the first among equals).
-    pub fn class(&self, row: usize, n_classes: usize) -> usize {
+    /// The class of `row` (for soft labels the one of the highest probability, the first among equals); none past the
+    /// last row.
+    pub fn class(&self, row: usize, n_classes: usize) -> Option<usize> {
         match self {
-            Self::Classes(indices) => indices[row] as usize,
-            Self::Distributions(values) => argmax(&values[row * n_classes..][..n_classes]),
+            Self::Classes(indices) => indices.get(row).map(|&class| class as usize),
+            Self::Distributions(values) => {
+                values.get(row.checked_mul(n_classes)?..row.checked_add(1)?.checked_mul(n_classes)?).map(argmax)
+            }
         }
     }
 }
@@ -223,11 +243,21 @@ pub(crate) fn argmax(values: &[f32]) -> usize {
     best
 }
 
-fn check_class_count(found: usize) -> Result<()> {
-    if found > MAX_CLASSES {
-        return Err(Error::TooManyClasses { place: Place::default(), found, limit: MAX_CLASSES });
+/// That there are not too many classes, each with a name of its own.
+pub(crate) fn check_classes(classes: &[String]) -> Result<()> {
+    if classes.len() > MAX_CLASSES {
+        return Err(Error::TooManyClasses { place: Place::default(), found: classes.len(), limit: MAX_CLASSES });
     }
-    Ok(())
+    check_unique("class", classes)
+}
+
+/// That no name stands twice.
+pub(crate) fn check_unique(what: &'static str, names: &[String]) -> Result<()> {
+    let mut seen = HashSet::new();
+    match names.iter().find(|name| !seen.insert(name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::Duplicate { what, name: name.clone() }),
+    }
 }
 
 fn unknown(row: usize, label: &str, classes: &[String]) -> Error {
@@ -291,6 +321,25 @@ mod tests {
             }
         }
         assert!(matches!(Labels::from_distributions(vec![1.0; 3], two()), Err(Error::Shape { .. })));
+        // Sums that are 1 only roughly become so.
+        let rough = Labels::from_distributions(vec![0.5, 0.5, 0.3003, 0.7], two()).unwrap();
+        let Targets::Distributions(values) = rough.targets() else { panic!("hard") };
+        assert!((values[2] + values[3] - 1.0).abs() < 1e-6 && values[..2] == [0.5, 0.5], "{values:?}");
+    }
+
+    #[test]
+    fn a_name_stands_for_one_class() {
+        let twice = || vec!["a".to_owned(), "b".to_owned(), "a".to_owned()];
+        assert!(matches!(Labels::from_indices(vec![0, 1], twice()), Err(Error::Duplicate { name, .. }) if name == "a"));
+        assert!(matches!(Labels::from_distributions(vec![0.5, 0.5, 0.0], twice()), Err(Error::Duplicate { .. })));
+    }
+
+    #[test]
+    fn whole_numbers_of_every_type_are_labels() {
+        assert_eq!(Labels::from_integers(&[3usize, 1]).unwrap().classes(), ["1", "3"]);
+        assert_eq!(Labels::from_integers(&[-3i8, 1]).unwrap().classes(), ["-3", "1"]);
+        let error = Labels::from_integers(&[0, u64::MAX]).unwrap_err().to_string();
+        assert!(error.contains("row 2"), "{error}");
     }
 
     #[test]

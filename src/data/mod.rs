@@ -10,8 +10,8 @@ pub use digits::digits;
 pub use features::{Dtype, Features, Values};
 #[cfg(feature = "files")]
 pub use files::{Source, Table, read};
-pub(crate) use labels::argmax;
 pub use labels::{Labels, MAX_CLASSES, Targets};
+pub(crate) use labels::{argmax, check_classes, check_unique};
 
 use crate::batch::Shuffle;
 use crate::error::{Error, Place, Result};
@@ -50,7 +50,7 @@ impl<'a> Dataset<'a> {
     /// The same data set with the names of its features.
     ///
     /// # Errors
-    /// [`Error::Shape`] when there are not as many names as features.
+    /// [`Error::Shape`] when there are not as many names as features, [`Error::Duplicate`] when two are the same.
     pub fn with_feature_names(mut self, names: Vec<String>) -> Result<Self> {
         if names.len() != self.features.n_features() {
             return Err(Error::Shape {
@@ -59,6 +59,7 @@ impl<'a> Dataset<'a> {
                 found: names.len(),
             });
         }
+        check_unique("feature", &names)?;
         self.feature_names = Some(names);
         Ok(self)
     }

@@ -9,7 +9,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 use serde_json::{Value, json};
 
 use crate::backend::{Device, Parameters, Shape, cpu};
-use crate::data::{Dataset, Features, argmax};
+use crate::data::{Dataset, Features, argmax, check_classes};
 use crate::error::{Error, Place, Result};
 use crate::metrics::Evaluation;
 
@@ -44,9 +44,8 @@ pub(crate) struct Training {
     pub solver: String,
     pub device: String,
     pub n_samples: usize,
-    pub epochs: usize,
-    pub batch_size: usize,
-    pub learning_rate: f64,
+    /// The solver's own settings, an object.
+    pub settings: Value,
     pub l2: f64,
     pub seed: u64,
     pub feature_scale: f64,
@@ -62,9 +61,7 @@ impl Training {
             "solver": self.solver,
             "device": self.device,
             "n_samples": self.n_samples,
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
+            "settings": self.settings,
             "l2": self.l2,
             "seed": self.seed,
             "feature_scale": self.feature_scale,
@@ -80,7 +77,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Shape`] when the sizes do not agree, [`Error::NotFinite`] when a value is NaN or infinite,
-    /// [`Error::OneClass`] when there are fewer than two classes.
+    /// [`Error::OneClass`] when there are fewer than two classes, [`Error::Duplicate`] when two have the same name.
     pub fn new(weights: ArrayView2<f32>, bias: ArrayView1<f32>, classes: Vec<String>) -> Result<Self> {
         let (n_features, n_classes) = weights.dim();
         for (what, found) in [("values of the intercept", bias.len()), ("columns of the weights", n_classes)] {
@@ -95,6 +92,7 @@ impl Model {
             });
         }
         let values: Vec<f32> = weights.iter().chain(bias.iter()).copied().collect();
+        check_classes(&classes)?;
         // The same check as that of data: finite, at least one feature.
         Features::new(&values[..n_features * n_classes], n_features, n_classes)?;
         Features::new(&values[n_features * n_classes..], 1, n_classes)?;
@@ -113,6 +111,15 @@ impl Model {
             classes: data.classes().to_vec(),
             feature_names: data.feature_names().map(<[String]>::to_vec),
             training: training.to_json(),
+        }
+    }
+
+    /// Adds loss and accuracy on test data to what the model's file says of its training.
+    pub fn record_test(&mut self, test: &Evaluation) {
+        if let Some(training) = self.training.as_object_mut() {
+            training.insert("n_test_samples".to_owned(), test.n_samples.into());
+            training.insert("test_loss".to_owned(), test.log_loss.into());
+            training.insert("test_accuracy".to_owned(), test.accuracy.into());
         }
     }
 
@@ -149,7 +156,8 @@ impl Model {
         self.classes.len()
     }
 
-    /// What trained the model, as a JSON object: solver, device, settings, loss and accuracy on the training data.
+    /// What trained the model, as a JSON object: solver and its settings, device, penalty, feature scale, loss and
+    /// accuracy on the training data and, after [`Model::record_test`], on test data.
     pub fn training(&self) -> &Value {
         &self.training
     }
@@ -158,7 +166,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Width`] when the sample has another number of features, [`Error::Shape`] when `logits` has another
-    /// length than there are classes.
+    /// length than there are classes, [`Error::Malformed`] when a logit is not finite.
     pub fn logits_into(&self, sample: &[f32], logits: &mut [f32]) -> Result<()> {
         self.check_width(sample.len())?;
         if logits.len() != self.n_classes() {
@@ -169,7 +177,7 @@ impl Model {
             });
         }
         cpu::logits_of_row(&self.parameters, sample, logits);
-        Ok(())
+        check_logits(0, self.n_classes(), logits)
     }
 
     /// The class of one sample, and into `probabilities` that of each class. Allocates nothing and needs no GPU and no
@@ -192,7 +200,8 @@ impl Model {
     /// The index of the most probable class of each sample, the first among equals.
     ///
     /// # Errors
-    /// [`Error::Width`] when the data has another number of features than the model.
+    /// [`Error::Width`] when the data has another number of features than the model, [`Error::Malformed`] with the row
+    /// when a logit is not finite.
     pub fn predict(&self, features: &Features) -> Result<Vec<usize>> {
         self.on(&Device::cpu()).predict(features)
     }
@@ -233,6 +242,17 @@ impl Model {
     fn check_width(&self, data: usize) -> Result<()> {
         let model = self.n_features();
         if data == model { Ok(()) } else { Err(Error::Width { model, data }) }
+    }
+}
+
+/// That logits (rows × n_classes) are finite; they are those of row `first` on.
+fn check_logits(first: usize, n_classes: usize, logits: &[f32]) -> Result<()> {
+    match logits.iter().position(|logit| !logit.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(Error::malformed(
+            Place::row(first + index / n_classes + 1),
+            "the logits are not finite; the features are far outside the range that the model was trained on",
+        )),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::{Model, log_softmax_in_place, softmax_in_place};
+use super::{Model, check_logits, log_softmax_in_place, softmax_in_place};
 use crate::backend::{Device, Sink};
 use crate::data::{Dataset, Features, argmax};
 use crate::error::{Error, Result};
@@ -26,7 +26,9 @@ impl Predictor<'_> {
             let portion = features.rows(start..features.n_samples().min(start + n_rows))?;
             let mut session = self.device.session(&portion, 1.0, None)?;
             session.logits(&self.model.parameters, &mut |rows, logits| {
-                sink(start + rows.start..start + rows.end, logits)
+                let rows = start + rows.start..start + rows.end;
+                check_logits(rows.start, self.model.n_classes(), logits)?;
+                sink(rows, logits)
             })?;
         }
         Ok(())

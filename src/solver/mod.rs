@@ -56,11 +56,12 @@ pub struct Progress {
 impl Progress {
     /// Samples a second since training started.
     pub fn samples_per_second(&self) -> f64 {
-        (self.epoch * self.n_samples) as f64 / self.elapsed.as_secs_f64().max(1e-9)
+        self.epoch as f64 * self.n_samples as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
     /// The time that the epochs to come will take, if they are as fast as those done.
     pub fn remaining(&self) -> Duration {
-        self.elapsed.mul_f64((self.n_epochs - self.epoch) as f64 / self.epoch.max(1) as f64)
+        let left = self.n_epochs.saturating_sub(self.epoch) as f64 / self.epoch.max(1) as f64;
+        Duration::try_from_secs_f64(self.elapsed.as_secs_f64() * left).unwrap_or(Duration::MAX)
     }
 }

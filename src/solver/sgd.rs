@@ -24,9 +24,8 @@ pub struct Sgd {
     pub epochs: Option<usize>,
     /// Samples a step. The loss of a step is their mean.
     pub batch_size: usize,
-    /// The first step's size; by default 1/L, where L estimates how strongly the loss of a batch curves, from the second
-    /// moments of the scaled samples, the share of the most frequent class, batch size and momentum. It makes training
-    /// independent of the unit of X.
+    /// The first step's size; by default 1/L, where L estimates how strongly the objective of a batch curves, from the
+    /// second moments of the scaled samples, the share of the most frequent class, batch size, momentum and penalty.
     pub learning_rate: Option<f64>,
     /// Share of the velocity that each step keeps, 0 ≤ momentum < 1.
     pub momentum: f64,
@@ -72,11 +71,11 @@ impl Sgd {
     }
 
     /// The first step's size on that data.
-    pub(crate) fn first_rate(&self, data: &Dataset, scale: f32) -> f64 {
+    pub(crate) fn first_rate(&self, data: &Dataset, scale: f32, l2: f64) -> f64 {
         // Momentum adds up about 1/(1 − momentum) steps, with the noise of their batches.
         let b = (self.batch_size.min(data.n_samples()) as f64 * (1.0 - self.momentum)).max(f64::MIN_POSITIVE);
         let curvature = || curvature(data.features(), scale, data.labels().targets(), data.n_classes(), b);
-        self.learning_rate.unwrap_or_else(|| 1.0 / curvature())
+        self.learning_rate.unwrap_or_else(|| 1.0 / (curvature() + l2))
     }
 
     /// Minimises from `start`; `on_epoch` may stop it. Returns the parameters and what each epoch's progress was.
@@ -106,8 +105,8 @@ impl Sgd {
         for epoch in 0..n_epochs {
             let plan = Plan::new(&chunks, batch_size, seed, epoch as u64);
             let n_steps = plan.batches.len();
-            let rates: Vec<f32> =
-                (0..n_steps).map(|step| 1.0 - (epoch * n_steps + step) as f32 / (n_epochs * n_steps) as f32).collect();
+            let done = |step: usize| (epoch as f64 + step as f64 / n_steps as f64) / n_epochs as f64;
+            let rates: Vec<f32> = (0..n_steps).map(|step| (1.0 - done(step)) as f32).collect();
             let loss = stepper.run(&plan, &rates)?[0] / n_samples as f64;
             if !loss.is_finite() {
                 return Err(Error::Diverged { epoch: epoch + 1, learning_rate: first_rate });

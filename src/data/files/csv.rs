@@ -1,8 +1,9 @@
 //! CSV with a header: columns of numbers, and one of labels.
 
+use std::collections::HashMap;
 use std::io::Read;
 
-use csv::{ByteRecord, ReaderBuilder, Terminator, Trim};
+use csv::{ByteRecord, ReaderBuilder, Terminator};
 
 use super::input::Input;
 use super::{Source, Table};
@@ -12,10 +13,10 @@ use crate::error::{Error, Place, Result};
 pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
     // Every row ends with a line break then, from which its line is known.
     let input = input.chain(&b"\n"[..]);
-    // Only then is the line of a row known: where two characters end it, the second counts as of the next row. Trimming
-    // removes the first. Rows of another length are found here, with a message of our own.
+    // Only then is the line of a row known: where two characters end it, the second counts as of the next row. The first
+    // goes with the spaces around a field. Rows of another length are found here, with a message of our own.
     let mut builder = ReaderBuilder::new();
-    builder.terminator(Terminator::Any(b'\n')).trim(Trim::All).flexible(true);
+    builder.terminator(Terminator::Any(b'\n')).flexible(true);
     let mut reader = builder.from_reader(input);
     let failed = |error: csv::Error, input: &Input| match error.into_kind() {
         csv::ErrorKind::Io(source) => input.failed(source),
@@ -33,8 +34,12 @@ pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
     let mut n_rows = 0;
     loop {
         match reader.read_byte_record(&mut record) {
-            // An empty line.
-            Ok(true) if record.len() == 1 && record[0].is_empty() => continue,
+            // An empty line. A row of one column may be empty by mistake, which is an error.
+            Ok(true)
+                if record.len() == 1 && (header.len() > 1 || &record[0] == b"\r") && field(&record, 0).is_empty() =>
+            {
+                continue;
+            }
             Ok(true) => n_rows += 1,
             Ok(false) => break,
             Err(error) => return Err(failed(error, reader.get_ref().get_ref().0)),
@@ -50,11 +55,11 @@ pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
             return Err(Error::malformed(place(), problem));
         }
         for &column in &columns.features {
-            let value = number(&record[column]).map_err(|problem| problem.at(columns.place(place(), column)))?;
+            let value = number(field(&record, column)).map_err(|problem| problem.at(columns.place(place(), column)))?;
             values.push(value);
         }
         if let Some(column) = columns.label {
-            match std::str::from_utf8(&record[column]) {
+            match std::str::from_utf8(field(&record, column)) {
                 Ok("") => return Err(Error::malformed(columns.place(place(), column), "the label is empty")),
                 Ok(name) => names.push(name.to_owned()),
                 Err(_) => return Err(Error::malformed(columns.place(place(), column), "the label is not UTF-8 text")),
@@ -69,6 +74,11 @@ pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
     };
     let feature_names = columns.features.iter().map(|&column| columns.names[column].clone()).collect();
     Ok(Table { source: source.clone(), features, labels, feature_names: Some(feature_names) })
+}
+
+/// A field without the spaces around it.
+fn field(record: &ByteRecord, column: usize) -> &[u8] {
+    record.get(column).unwrap_or_default().trim_ascii()
 }
 
 /// Why a field is no feature.
@@ -116,15 +126,16 @@ impl Columns {
     fn choose(header: &ByteRecord, source: &Source, place: &Place) -> Result<Self> {
         let malformed = |problem: String| Error::malformed(place.clone(), problem);
         let mut names: Vec<String> = Vec::new();
-        for (index, name) in header.iter().enumerate() {
-            let Ok(name) = std::str::from_utf8(name) else {
+        let mut columns: HashMap<&str, usize> = HashMap::new();
+        for index in 0..header.len() {
+            let Ok(name) = std::str::from_utf8(field(header, index)) else {
                 return Err(malformed("its header is not UTF-8 text; it must be CSV, IDX or .npy".to_owned()));
             };
             if name.is_empty() {
                 let advice = "name it in the header, or remove it if it only counts the rows";
                 return Err(malformed(format!("column {} has no name; {advice}", index + 1)));
             }
-            if let Some(other) = names.iter().position(|other| other == name) {
+            if let Some(other) = columns.insert(name, index) {
                 return Err(malformed(format!("columns {} and {} are both called {name:?}", other + 1, index + 1)));
             }
             names.push(name.to_owned());
@@ -133,9 +144,10 @@ impl Columns {
             return Err(malformed("the file is empty; CSV begins with a header".to_owned()));
         }
         let find = |wanted: &str, role: &str| {
-            let found = names.iter().position(|name| name == wanted);
-            found.ok_or_else(|| {
-                malformed(format!("it has no column {wanted:?}{role}; its columns are {}", list(&names)))
+            columns.get(wanted).copied().ok_or_else(|| {
+                let unknown = format!("it has no column {wanted:?}{role}; its columns are {}", list(&names));
+                let is_one = names.len() == 1 && names[0].contains([';', '\t']);
+                malformed(if is_one { format!("{unknown} (commas must separate them)") } else { unknown })
             })
         };
         let label = match &source.label_column {
@@ -230,6 +242,10 @@ mod tests {
                 }
             }
         }
+        assert!(error("a;kind\n1;x\n").ends_with("\"a;kind\" (commas must separate them)"));
+        let one_column = table("a\n1\n\n\"\"\n2\n", None, None).unwrap_err().to_string();
+        assert!(one_column.starts_with("file, row 2 (line 4), column 1 (a): the field is empty"), "{one_column}");
+        assert_eq!(values(&table("a\r\n1\r\n\r\n2\r\n\r\n", None, None).unwrap()), [1.0, 2.0]);
         assert_eq!(error(""), "file: the file is empty; CSV begins with a header");
         assert_eq!(error("a,kind\n"), "file: there are no samples");
         assert_eq!(error("kind\nx\n"), "file: there are no features");

@@ -95,7 +95,9 @@ pub fn read(source: &Source) -> Result<Table> {
         None if source.labels.is_none() => return csv::read(input, source),
         None => csv::read(input, source)?,
         Some(_) if source.labels.is_none() && source.label_column.is_some() => {
-            return Err(input.malformed("only CSV has a column of labels; give the file that has them"));
+            return Err(
+                input.malformed("it is not CSV, so that it has no column of labels; give the file that has them")
+            );
         }
         Some(array) => {
             Table { features: array.into_features(path)?, labels: None, feature_names: None, source: source.clone() }
@@ -198,7 +200,7 @@ mod tests {
         };
         assert!(error(IDX, Some(b"a\nb\n"), None).contains("it has 2 labels, but"));
         assert!(error(IDX, Some(b"label\na\nb\na\n"), None).contains("has no header"));
-        assert!(error(IDX, None, Some("y")).contains("only CSV"));
+        assert!(error(IDX, None, Some("y")).contains("not CSV"));
         assert!(error(IDX, None, None).ends_with("x: there are no labels"));
         assert!(error(IDX, Some(b"a\na\na\n"), None).contains("y: every label is \"a\""));
         assert!(error(b"PK\x03\x04\x14\x00", None, None).contains("zip archive"));

@@ -63,7 +63,7 @@ pub(super) fn read(input: &mut Input) -> Result<Array> {
         }
         _ => {
             let problem =
-                format!("values of type {kind}{size} are not supported; u8, f16, f32 and f64 are, and integers");
+                format!("values of NumPy's type {kind}{size} are not supported; u1, f2, f4, f8 and integers are");
             return Err(input.malformed(problem));
         }
     };
@@ -106,7 +106,7 @@ fn names(input: &mut Input, n: usize, unicode: bool, big_endian: bool, size: usi
     };
     let name = |(row, name): (usize, &[Option<char>])| {
         let name: Option<String> = name.iter().copied().collect();
-        match name.as_deref().map(|name| name.trim_end_matches('\0')) {
+        match name.as_deref().map(|name| name.trim_end_matches('\0').trim()) {
             Some("") => Err(input.malformed(format!("the label in row {} is empty", row + 1))),
             Some(name) => Ok(name.to_owned()),
             None => Err(input.malformed(format!("the label in row {} is not text", row + 1))),
