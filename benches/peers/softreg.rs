@@ -31,7 +31,8 @@ fn main() -> Result<()> {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         match words[..] {
             ["train", x, y, scale, batch, lr, momentum, l2] => {
-                let head = Head { learning_rate: lr.parse()?, momentum: momentum.parse()?, nesterov: true, l2: l2.parse()? };
+                let head =
+                    Head { learning_rate: lr.parse()?, momentum: momentum.parse()?, nesterov: true, l2: l2.parse()? };
                 train((x, y), scale.parse()?, batch.parse()?, head, &mut next)?;
             }
             ["model", x] => predict(x, &mut next)?,

@@ -188,7 +188,7 @@ impl Model {
     pub fn predict_into(&self, sample: &[f32], probabilities: &mut [f32]) -> Result<usize> {
         self.logits_into(sample, probabilities)?;
         let class = argmax(probabilities);
-        softmax_in_place(probabilities);
+        cpu::softmax_of_row(probabilities);
         Ok(class)
     }
 
@@ -253,19 +253,6 @@ fn check_logits(first: usize, n_classes: usize, logits: &[f32]) -> Result<()> {
             Place::row(first + index / n_classes + 1),
             "the logits are not finite; the features are far outside the range that the model was trained on",
         )),
-    }
-}
-
-/// p_j = exp(o_j − m) / Σ_k exp(o_k − m), m = max_k o_k.
-fn softmax_in_place(row: &mut [f32]) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for value in row.iter_mut() {
-        *value = (*value - max).exp();
-        sum += *value;
-    }
-    for value in row.iter_mut() {
-        *value /= sum;
     }
 }
 

@@ -1,12 +1,16 @@
 //! Predictions of a model on a device.
 
 use ndarray::Array2;
+use rayon::prelude::*;
 
-use super::{Model, check_logits, log_softmax_in_place, softmax_in_place};
-use crate::backend::{Device, Sink};
+use super::{Model, check_logits, log_softmax_in_place};
+use crate::backend::{Device, Sink, cpu};
 use crate::data::{Dataset, Features, argmax};
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
+
+/// Values of a portion of predictions for a thread.
+const PARALLEL: usize = 1 << 14;
 
 /// A model that predicts on a device; see [`Model::on`].
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +38,7 @@ impl Predictor<'_> {
         Ok(())
     }
 
-    fn each_row(&self, features: &Features, transform: impl Fn(&mut [f32])) -> Result<Array2<f32>> {
+    fn each_row(&self, features: &Features, transform: impl Fn(&mut [f32]) + Sync) -> Result<Array2<f32>> {
         let n_classes = self.model.n_classes();
         let n_values = features.n_samples().checked_mul(n_classes).ok_or(Error::Shape {
             what: "values of the predictions".to_owned(),
@@ -45,7 +49,9 @@ impl Predictor<'_> {
         self.logits(features, &mut |_, logits| {
             let done = values.len();
             values.extend_from_slice(logits);
-            values[done..].chunks_exact_mut(n_classes).for_each(&transform);
+            // Rows in portions that are worth a thread.
+            let portions = values[done..].par_chunks_mut((PARALLEL / n_classes).max(1) * n_classes);
+            portions.for_each(|rows| rows.chunks_exact_mut(n_classes).for_each(&transform));
             Ok(())
         })?;
         let found = values.len();
@@ -74,7 +80,7 @@ impl Predictor<'_> {
     /// # Errors
     /// As [`Predictor::predict`].
     pub fn predict_proba(&self, features: &Features) -> Result<Array2<f32>> {
-        self.each_row(features, softmax_in_place)
+        self.each_row(features, cpu::softmax_of_row)
     }
 
     /// See [`Model::predict_log_proba`].

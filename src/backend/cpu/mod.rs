@@ -26,7 +26,7 @@ use super::{Backend, DeviceInfo, DeviceKind, Head, Parameters, Session, Sink, St
 use crate::data::{Features, Targets, Values};
 use crate::error::Result;
 use lanes::{Element, Instructions};
-pub(crate) use row::logits_of_row;
+pub(crate) use row::{logits_of_row, softmax_of_row};
 use stepper::{CpuStepper, Data};
 use tiles::{Buffer, DotTile, Matrix, TILE, Weights};
 

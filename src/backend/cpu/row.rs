@@ -1,8 +1,9 @@
-//! Logits of one sample, o = x·W + b: no thread, no allocation, W as [`Parameters`] have it, (d × m) row-major.
+//! Logits and probabilities of one sample, o = x·W + b: no thread, no allocation, W as [`Parameters`] have it, (d × m) row-major.
 //!
 //! The lanes are outputs. A few vectors of them go down the rows of W together.
 
 use super::lanes::{Instructions, Kernel, Lanes};
+use super::softmax::exp;
 use crate::backend::Parameters;
 
 /// Logits of one sample. When a length does not agree with the others, all are NaN.
@@ -15,6 +16,54 @@ pub(crate) fn logits_of_row(parameters: &Parameters, sample: &[f32], logits: &mu
         return;
     }
     Instructions::best().run(RowKernel { parameters: &parameters.values, sample, logits });
+}
+
+/// p_j = exp(o_j − m) / Σ_k exp(o_k − m), m = max_k o_k, in place.
+pub(crate) fn softmax_of_row(row: &mut [f32]) {
+    Instructions::best().run(SoftmaxRowKernel { row });
+}
+
+pub(super) struct SoftmaxRowKernel<'a> {
+    pub row: &'a mut [f32],
+}
+
+impl Kernel for SoftmaxRowKernel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let (vectors, tail) = self.row.split_at_mut(self.row.len() / L::N * L::N);
+        // What is left over, filled up with what counts as nothing.
+        let mut rest = [f32::NEG_INFINITY; 32];
+        rest[..tail.len()].copy_from_slice(tail);
+        let mut best = [0.0; 32];
+        // SAFETY: 32 ≥ N values, and chunks of N.
+        let sum = unsafe {
+            let mut max = lanes.load(rest.as_ptr());
+            for chunk in vectors.chunks_exact(L::N) {
+                max = lanes.max(max, lanes.load(chunk.as_ptr()));
+            }
+            lanes.store(best.as_mut_ptr(), max);
+            let max = lanes.splat(best[..L::N].iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let mut sum = exp(lanes, lanes.sub(lanes.load(rest.as_ptr()), max));
+            lanes.store(rest.as_mut_ptr(), sum);
+            for chunk in vectors.chunks_exact_mut(L::N) {
+                let e = exp(lanes, lanes.sub(lanes.load(chunk.as_ptr()), max));
+                lanes.store(chunk.as_mut_ptr(), e);
+                sum = lanes.add(sum, e);
+            }
+            let zero = lanes.splat(0.0);
+            lanes.sum4([sum, zero, zero, zero])[0]
+        };
+        let by = lanes.splat(sum);
+        for chunk in vectors.chunks_exact_mut(L::N) {
+            // SAFETY: chunks of N.
+            unsafe { lanes.store(chunk.as_mut_ptr(), lanes.div(lanes.load(chunk.as_ptr()), by)) };
+        }
+        for (p, e) in tail.iter_mut().zip(rest) {
+            *p = e / sum;
+        }
+    }
 }
 
 pub(super) struct RowKernel<'a> {

@@ -4,7 +4,7 @@
 use half::f16;
 
 use super::lanes::{Element, Instructions, Kernel, Lanes};
-use super::row::{RowKernel, logits_of_row};
+use super::row::{RowKernel, SoftmaxRowKernel, logits_of_row};
 use super::softmax::exp;
 use super::stepper::Data;
 use super::tiles::{Buffer, Matrix};
@@ -15,7 +15,7 @@ use crate::backend::tests::Case;
 use crate::batch::Shuffle;
 use crate::data::{Dtype, Values};
 use crate::error::Error;
-use crate::reference::{UNIT_ROUNDOFF, compare, logits, logits_bound};
+use crate::reference::{UNIT_ROUNDOFF, compare, logits, logits_bound, softmax, softmax_bound};
 
 /// Numbers of both signs between ¼ and 1 in size, so that none is lost in an error bound.
 fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -220,6 +220,29 @@ fn logits_of_a_row_are_those_of_the_reference() {
                 let mut other = w.clone();
                 other[index] += 0.1;
                 compare("planted", &found, &logits(&x, &other, shape), &bound).unwrap_err();
+            }
+        }
+    }
+}
+
+#[test]
+fn probabilities_of_a_row_are_those_of_the_reference() {
+    for q in [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 77, 1009] {
+        let shape = Shape { n_features: 1, n_classes: q, n_heads: 1 };
+        for (size, shift) in [(1.0, 0.0), (30.0, -50.0), (1e4, 0.0)] {
+            let o: Vec<f32> = values(q, q as u64).iter().map(|o| size * o + shift).collect();
+            let (exact, nothing) = (f64s(&o), vec![0.0; q]);
+            let expected = softmax(&exact, &nothing, 1.0, shape).residual;
+            let bound = softmax_bound(&exact, &nothing, &nothing, 1.0, shape).residual;
+            for instructions in Instructions::all() {
+                let mut found = o.clone();
+                instructions.run(SoftmaxRowKernel { row: &mut found });
+                let what = format!("{q} classes, ± {size}, {}", instructions.name());
+                compare(&what, &found, &expected, &bound).unwrap();
+                assert!((found.iter().map(|&p| f64::from(p)).sum::<f64>() - 1.0).abs() < 1e-6, "{what}");
+                // One class more likely than it is.
+                found[q / 2] += 1e-3;
+                compare("planted", &found, &expected, &bound).unwrap_err();
             }
         }
     }

@@ -69,7 +69,8 @@ pub(super) trait Lanes: Copy {
     /// The sums over the lanes of four vectors.
     fn sum4(self, v: [Self::V; 4]) -> [f32; 4];
 
-    /// Asks for the cache line at `at`, which need not be readable.
+    /// Asks for the cache line at `at`, which need not be readable, in the second level: what is asked for ahead is too
+    /// much for the first.
     fn prefetch(self, at: *const u8);
 
     /// See [`Tile`]. A function of its own, so that its variants are compiled once.
