@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::lanes::{Element, Instructions, Kernel, Lanes};
-use super::product::Tile;
+use super::product::{Outer, Tile};
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
 use super::stepper::{Data, State};
 use super::tiles::{Buffer, DotTile, TILE, groups, pack_rows};
@@ -185,7 +185,27 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
                     bias_gradient: &mut part.bias_gradient,
                 },
             );
+            let mut rows_of_x = [std::ptr::null(); TILE];
+            for (pointer, &row) in rows_of_x.iter_mut().zip(tile) {
+                *pointer = x.row(row).as_ptr();
+            }
             for (slab, gradient) in part.gradient.chunks_exact_mut(m * TILE).take(x.d.div_ceil(TILE)).enumerate() {
+                if (slab + 1) * TILE <= x.d {
+                    let mut rows = rows_of_x;
+                    rows.iter_mut().for_each(|row| *row = row.wrapping_add(slab * TILE));
+                    for (j, n) in groups(m, L::TILE) {
+                        let outer = Outer {
+                            rows: &rows[..tile.len()],
+                            b: part.logits[j * TILE..].as_ptr(),
+                            out: gradient[j * TILE..].as_mut_ptr(),
+                            add: index > 0,
+                        };
+                        // SAFETY: each row has the 32 features of the slab, logits and gradient have m rows.
+                        unsafe { lanes.outer(n, &outer) }
+                    }
+                    continue;
+                }
+                // The last features, fewer than 32.
                 pack_rows(lanes, x, tile.iter().copied(), slab * TILE, &mut part.slab);
                 for (j, n) in groups(m, L::TILE) {
                     let product = Tile {

@@ -9,7 +9,7 @@
 //!
 //! The terms are summed in their order. A is read as vectors; each value of B is multiplied with a whole vector.
 
-use super::lanes::Lanes;
+use super::lanes::{Element, Lanes};
 use super::tiles::TILE;
 
 /// The arguments of [`tile`].
@@ -24,6 +24,56 @@ pub(super) struct Tile {
     pub out: *mut f32,
     /// Whether to add to `out`; otherwise it is overwritten.
     pub add: bool,
+}
+
+/// The arguments of [`outer`]: as [`Tile`] for the gradient, but with A where it lies in X.
+///
+/// Promises: each of the up to 32 `rows` has 32 values; `b` has (n_outputs × 32) values, and `out` too, which nobody else
+/// uses.
+pub(super) struct Outer<'a, T> {
+    pub rows: &'a [*const T],
+    pub b: *const f32,
+    pub out: *mut f32,
+    /// Whether to add to `out`; otherwise it is overwritten.
+    pub add: bool,
+}
+
+/// c\[output\]\[lane\] (+)= Σ_i rows\[i\]\[lane\] · b\[output\]\[i\], `V` vectors of each output at a time.
+///
+/// # Safety
+/// As [`Outer`] says, for `C` outputs.
+#[inline(always)]
+pub(super) unsafe fn outer<L: Lanes, T: Element, const C: usize, const V: usize>(lanes: L, outer: &Outer<T>) {
+    for first_lane in (0..TILE).step_by(V * L::N) {
+        let mut sums = [[lanes.splat(0.0); V]; C];
+        // SAFETY: all addresses are within what the caller promised.
+        unsafe {
+            if outer.add {
+                for c in 0..C {
+                    for v in 0..V {
+                        sums[c][v] = lanes.load(outer.out.add(c * TILE + first_lane + v * L::N));
+                    }
+                }
+            }
+            for (i, row) in outer.rows.iter().enumerate() {
+                let mut x = [lanes.splat(0.0); V];
+                for v in 0..V {
+                    x[v] = T::load(lanes, row.add(first_lane + v * L::N));
+                }
+                for c in 0..C {
+                    let factor = lanes.splat(*outer.b.add(c * TILE + i));
+                    for v in 0..V {
+                        sums[c][v] = lanes.mul_add(factor, x[v], sums[c][v]);
+                    }
+                }
+            }
+            for c in 0..C {
+                for v in 0..V {
+                    lanes.store(outer.out.add(c * TILE + first_lane + v * L::N), sums[c][v]);
+                }
+            }
+        }
+    }
 }
 
 /// c\[output\]\[lane\] (+)= Σ_i a\[i\]\[lane\] · b\[i / 32\]\[output\]\[i % 32\], `V` vectors of each output at a time.

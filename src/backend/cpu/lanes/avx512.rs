@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Dot, Element, Kernel, Lanes, Tile, dot_variants, tile_variants};
+use super::{Dot, Element, Kernel, Lanes, Outer, Tile, dot_variants, outer_variants, tile_variants};
 
 /// The proof that the processor has these instructions.
 #[derive(Clone, Copy)]
@@ -120,6 +120,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn outer<T: Element>(self, n_outputs: usize, outer: &Outer<T>) {
+        unsafe { self.outer_variant(n_outputs, outer) }
+    }
+
+    #[inline(always)]
     unsafe fn dot<T: Element>(self, n_outputs: usize, dot: &Dot<T>) {
         unsafe { self.dot_variant(n_outputs, dot) }
     }
@@ -129,6 +134,11 @@ impl Avx512 {
     #[target_feature(enable = "avx512f")]
     unsafe fn tile_variant(self, n_outputs: usize, tile: &Tile) {
         tile_variants!(self, n_outputs, tile, 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn outer_variant<T: Element>(self, n_outputs: usize, outer: &Outer<T>) {
+        outer_variants!(self, n_outputs, outer, 2, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
     #[target_feature(enable = "avx512f")]

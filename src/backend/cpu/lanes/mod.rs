@@ -15,7 +15,7 @@ mod portable;
 use half::f16;
 
 use super::dot::Dot;
-use super::product::Tile;
+use super::product::{Outer, Tile};
 
 /// A vector of [`Lanes::N`] values, and what can be done with it.
 pub(super) trait Lanes: Copy {
@@ -78,6 +78,12 @@ pub(super) trait Lanes: Copy {
     /// # Safety
     /// As [`Tile`] says; 1 ≤ `n_outputs` ≤ TILE.
     unsafe fn tile(self, n_outputs: usize, tile: &Tile);
+
+    /// See [`Outer`]. A function of its own, so that its variants are compiled once.
+    ///
+    /// # Safety
+    /// As [`Outer`] says; 1 ≤ `n_outputs` ≤ TILE.
+    unsafe fn outer<T: Element>(self, n_outputs: usize, outer: &Outer<T>);
 
     /// See [`Dot`]. A function of its own, so that its variants are compiled once.
     ///
@@ -264,6 +270,17 @@ macro_rules! tile_variants {
     };
 }
 
+/// The body of [`Lanes::outer`]: the variant for `n_outputs`, which holds `$v` vectors for each output in registers.
+macro_rules! outer_variants {
+    ($lanes:expr, $n_outputs:expr, $outer:expr, $v:literal, $($c:literal)*) => {
+        match $n_outputs {
+            // SAFETY: the caller's promise.
+            $($c => unsafe { crate::backend::cpu::product::outer::<Self, T, $c, $v>($lanes, $outer) },)*
+            _ => debug_assert!(false, "no outer products with {} outputs", $n_outputs),
+        }
+    };
+}
+
 /// The body of [`Lanes::dot`]: the variant for `n_outputs`.
 macro_rules! dot_variants {
     ($lanes:expr, $n_outputs:expr, $dot:expr, $($c:literal)*) => {
@@ -275,4 +292,4 @@ macro_rules! dot_variants {
     };
 }
 
-use {dot_variants, tile_variants};
+use {dot_variants, outer_variants, tile_variants};

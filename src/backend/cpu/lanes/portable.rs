@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{Dot, Element, Lanes, Tile, dot_variants, tile_variants};
+use super::{Dot, Element, Lanes, Outer, Tile, dot_variants, outer_variants, tile_variants};
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
@@ -120,6 +120,10 @@ impl Lanes for Portable {
 
     unsafe fn tile(self, n_outputs: usize, tile: &Tile) {
         tile_variants!(self, n_outputs, tile, 1, 1 2 3 4 5 6);
+    }
+
+    unsafe fn outer<T: Element>(self, n_outputs: usize, outer: &Outer<T>) {
+        outer_variants!(self, n_outputs, outer, 1, 1 2 3 4 5 6);
     }
 
     unsafe fn dot<T: Element>(self, n_outputs: usize, dot: &Dot<T>) {
