@@ -208,12 +208,17 @@ impl<T: Element> Kernel for DotTile<'_, T> {
             // Past the end the last row stands again; nobody reads its result.
             let row = |i: usize| x.row(four[i.min(four.len() - 1)]).as_ptr();
             let four = [row(0), row(1), row(2), row(3)];
-            let next = |i: usize| x.x.as_ptr().wrapping_add(ahead[(group * 4 + i).min(ahead.len() - 1)] as usize * x.d);
-            let mut next = (!ahead.is_empty()).then(|| [next(0), next(1), next(2), next(3)]);
+            let mut next = [std::ptr::null(); 4];
+            let of_group = ahead.get(group * 4..).unwrap_or_default();
+            for (pointer, &row) in next.iter_mut().zip(of_group) {
+                *pointer = x.x.as_ptr().wrapping_add(row as usize * x.d);
+            }
+            // A share with each group of outputs: memory is then asked more evenly.
+            let mut next = next[..of_group.len().min(4)].chunks(4usize.div_ceil(m.div_ceil(L::DOT)));
             for (j, n) in groups(m, L::DOT) {
                 let dot = Dot {
                     x: four,
-                    ahead: next.take(),
+                    ahead: next.next().unwrap_or_default(),
                     d: x.d,
                     w: weights.w[j * TILE..].as_ptr(),
                     w_stride: m * TILE,
