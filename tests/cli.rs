@@ -325,6 +325,11 @@ fn a_file_alone_is_trained_on() {
     folder.write("points.csv", points(60));
     let run = folder.softreg(["points.csv", "--label-column", "species", "--device", "cpu", "-q"]).ok();
     assert!(run.stdout.contains("training"), "{}", run.stdout);
+    // But a command is a command.
+    folder.write("devices", points(60));
+    folder.write("help", points(60));
+    assert!(folder.softreg(["devices"]).ok().stdout.contains("--device auto"));
+    assert!(folder.softreg(["help"]).ok().stdout.contains("Usage"));
 }
 
 #[test]

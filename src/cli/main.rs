@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 
@@ -60,7 +60,10 @@ fn arguments() -> Vec<OsString> {
         text.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&&*text)
     };
     // A file in the place of a command is one to train on.
-    let is_file = |argument: &OsString| argument != "help" && Path::new(argument).is_file();
+    let is_command = |argument: &OsString| {
+        argument == "help" || Cli::command().get_subcommands().any(|command| argument == command.get_name())
+    };
+    let is_file = |argument: &OsString| !is_command(argument) && Path::new(argument).is_file();
     if arguments.get(1).is_none_or(|argument| is_option(argument) || is_file(argument)) {
         arguments.insert(arguments.len().min(1), "train".into());
     }
