@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 /// order; the learning rate falls in a straight line from its start to zero at the last step, so that the noise of the
 /// batches dies out.
 ///
+/// More settings may be added: end with `..Sgd::default()`.
+///
 /// ```
 /// use softreg::{Sgd, SoftmaxRegression};
 /// let estimator = SoftmaxRegression::new().solver(Sgd { epochs: Some(5), ..Sgd::default() });
