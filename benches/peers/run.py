@@ -151,6 +151,11 @@ def compare(name, found, expected):
     return difference
 
 
+def settle():
+    """Threads that wait for work spin for a while after the last; the next contender shall have all cores."""
+    time.sleep(0.25)
+
+
 def median(times):
     return statistics.median(times)
 
@@ -171,9 +176,11 @@ def training(program, n, d, q, dtype, batch, repeats, peers):
         compare(peer.name, peer.weights(), softreg.weights(d, q))
     times = {peer.name: [] for peer in [softreg, *contenders]}
     for number in range(2, 2 + repeats):
+        settle()
         times[softreg.name].append(softreg.epoch(number))
         order = softreg.order(number)
         for peer in contenders:
+            settle()
             begin = time.perf_counter()
             peer.epoch(*order)
             times[peer.name].append(time.perf_counter() - begin)
@@ -209,15 +216,18 @@ def prediction(program, repeats):
     one = {"softreg": [], "PyTorch eager": [], "scikit-learn": []}
 
     def timed(work, times=1):
+        settle()
         begin = time.perf_counter()
         for _ in range(times):
             work()
         return (time.perf_counter() - begin) / times
 
     for _ in range(repeats):
+        settle()
         many["softreg"].append(float(softreg.ask("proba").split()[0]))
         many["PyTorch eager"].append(timed(lambda: torch_proba(tensor)))
         many["scikit-learn"].append(timed(lambda: sklearn.predict_proba(x)))
+        settle()
         one["softreg"].append(float(softreg.ask("row", 10_000).split()[0]) / 10_000)
         one["PyTorch eager"].append(timed(lambda: torch_proba(tensor[:1]), 1000))
         one["scikit-learn"].append(timed(lambda: sklearn.predict_proba(x[:1]), 100))
@@ -338,9 +348,10 @@ def main():
 {torch.__version__.split("+")[0]}, JAX {jax.__version__}, scikit-learn {sklearn.__version__}, NumPy {np.__version__}, Python {platform.python_version()}.
 
 Minibatch SGD with Nesterov's momentum on the same data in the same order, from zero weights; after two epochs all have the
-same weights to 1e-3 of the largest, before which nothing is timed. The contenders take turns, epoch by epoch. Times are
-medians of {args.repeats} (fastest–slowest); the factor is the median of the peer's time over softreg's in the same turn. softreg's
-epochs include the shuffling, its peers get the order ready-made. Where a factor is below 1, the peer is faster.
+same weights to 1e-3 of the largest, before which nothing is timed. The contenders take turns, epoch by epoch, with a
+quarter of a second in between, in which threads that wait for work stop spinning. Times are medians of {args.repeats}
+(fastest–slowest); the factor is the median of the peer's time over softreg's in the same turn. softreg's epochs include the
+shuffling, its peers get the order ready-made. Where a factor is below 1, the peer is faster.
 
 ![Times relative to softreg's]({picture.name})
 
