@@ -151,9 +151,13 @@ def compare(name, found, expected):
     return difference
 
 
-def settle():
-    """Threads that wait for work spin for a while after the last; the next contender shall have all cores."""
+def settle(work):
+    """The turn of the next contender begins: a pause, in which the threads of the last one stop spinning for work, then a
+    fifth of a second of its own work, in which its threads wake and spread over the cores."""
     time.sleep(0.25)
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < 0.2:
+        work()
 
 
 def median(times):
@@ -176,11 +180,11 @@ def training(program, n, d, q, dtype, batch, repeats, peers):
         compare(peer.name, peer.weights(), softreg.weights(d, q))
     times = {peer.name: [] for peer in [softreg, *contenders]}
     for number in range(2, 2 + repeats):
-        settle()
+        settle(lambda: softreg.epoch(number))
         times[softreg.name].append(softreg.epoch(number))
         order = softreg.order(number)
         for peer in contenders:
-            settle()
+            settle(lambda: peer.epoch(*order))
             begin = time.perf_counter()
             peer.epoch(*order)
             times[peer.name].append(time.perf_counter() - begin)
@@ -216,18 +220,18 @@ def prediction(program, repeats):
     one = {"softreg": [], "PyTorch eager": [], "scikit-learn": []}
 
     def timed(work, times=1):
-        settle()
+        settle(work)
         begin = time.perf_counter()
         for _ in range(times):
             work()
         return (time.perf_counter() - begin) / times
 
     for _ in range(repeats):
-        settle()
+        settle(lambda: softreg.ask("proba"))
         many["softreg"].append(float(softreg.ask("proba").split()[0]))
         many["PyTorch eager"].append(timed(lambda: torch_proba(tensor)))
         many["scikit-learn"].append(timed(lambda: sklearn.predict_proba(x)))
-        settle()
+        settle(lambda: softreg.ask("row", 1000))
         one["softreg"].append(float(softreg.ask("row", 10_000).split()[0]) / 10_000)
         one["PyTorch eager"].append(timed(lambda: torch_proba(tensor[:1]), 1000))
         one["scikit-learn"].append(timed(lambda: sklearn.predict_proba(x[:1]), 100))
@@ -348,9 +352,9 @@ def main():
 {torch.__version__.split("+")[0]}, JAX {jax.__version__}, scikit-learn {sklearn.__version__}, NumPy {np.__version__}, Python {platform.python_version()}.
 
 Minibatch SGD with Nesterov's momentum on the same data in the same order, from zero weights; after two epochs all have the
-same weights to 1e-3 of the largest, before which nothing is timed. The contenders take turns, epoch by epoch, with a
-quarter of a second in between, in which threads that wait for work stop spinning. Times are medians of {args.repeats}
-(fastest–slowest); the factor is the median of the peer's time over softreg's in the same turn. softreg's epochs include the
+same weights to 1e-3 of the largest, before which nothing is timed. The contenders take turns: a pause, in which
+the threads of the last one stop spinning for work, a fifth of a second of work that is not timed, then an epoch that is.
+Times are medians of {args.repeats} (fastest–slowest); the factor is the median of the peer's time over softreg's in the same turn. softreg's epochs include the
 shuffling, its peers get the order ready-made. Where a factor is below 1, the peer is faster.
 
 ![Times relative to softreg's]({picture.name})
