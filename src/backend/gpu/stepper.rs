@@ -24,6 +24,9 @@ const FLOPS: f64 = 2e10;
 /// Where steps may stand in their buffer: a multiple of this, which every device can do.
 const STEP_STRIDE: usize = 256;
 
+/// Losses held before they are read.
+const LOSSES_BYTES: u64 = 32 << 20;
+
 /// With up to this many outputs a step is two kernels, each of which has all outputs of a sample or feature; with more it
 /// is four.
 const NARROW_OUTPUTS: usize = 64;
@@ -79,11 +82,11 @@ impl<'s> GpuStepper<'s> {
         let (gpu, shape) = (session.gpu, start.shape);
         let outputs_bytes = (batch_size as u64).saturating_mul(padded_outputs(shape) as u64 * 4);
         gpu.check_binding("the logits of a batch", outputs_bytes, "use a smaller batch")?;
-        // An epoch's losses, or as many as can be bound: then they are read more often.
+        // An epoch's losses, or as many as there is room for: then they are read more often.
         let step_losses = n_losses(shape, batch_size);
         gpu.check_binding("the losses of a batch", step_losses as u64 * 4, "use a smaller batch")?;
         let n_steps: usize = session.ranges.iter().map(|rows| rows.len().div_ceil(batch_size)).sum();
-        let most_losses = (gpu.max_chunk() / 4) as usize;
+        let most_losses = (gpu.max_chunk().min(LOSSES_BYTES) / 4) as usize;
         let losses_capacity = n_steps.saturating_mul(step_losses).min(most_losses).max(step_losses);
 
         let weights = session.upload_parameters(start)?;
