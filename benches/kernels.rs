@@ -36,7 +36,13 @@ fn kernels(criterion: &mut Criterion) {
             ("gradient", Work { flops: product, values: x + outputs + w }),
             ("update", Work { flops: (8 + n_parts(shape, n)) * w, values: (4 + n_parts(shape, n)) * w }),
         ];
-        for (kernel, work) in works {
+        // For few outputs a GPU's step is these two, each of two operations at once.
+        let narrow = [
+            ("narrow_residual", Work { flops: product + 6 * outputs, values: x + w + outputs }),
+            ("narrow_update", Work { flops: product + 8 * w, values: x + outputs + 4 * w }),
+        ];
+        let narrow = narrow.into_iter().filter(|_| n_classes <= 64);
+        for (kernel, work) in works.into_iter().chain(narrow) {
             let mut group = criterion.benchmark_group(format!("{kernel} {n} × {n_features} × {n_classes}"));
             group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).sample_size(10);
             group.throughput(work.throughput());
@@ -88,6 +94,7 @@ fn logits_of_backends(group: &mut BenchmarkGroup<WallTime>, data: &Data) {
 #[cfg(feature = "gpu")]
 mod gpu {
     use super::*;
+    use softreg::backend::Backend;
     use softreg::backend::gpu::Single;
     use softreg::reference::{self, compare};
 
@@ -106,6 +113,14 @@ mod gpu {
                 "logits" => Single::logits(&gpu, &data.features, 1.0, &data.start, Some(&order)),
                 "softmax" => Single::softmax(&gpu, data.shape, &outputs, &data.targets, &order),
                 "gradient" => Single::gradient(&gpu, data.shape, &data.features, 1.0, &outputs, &order),
+                "narrow_residual" => {
+                    let kind = gpu.info().kind;
+                    Single::narrow_residual(&gpu, &data.features, 1.0, &data.start, &data.targets, &order, (kind, n))
+                }
+                "narrow_update" => {
+                    let (start, features) = (&data.start, &data.features);
+                    Single::narrow_update(&gpu, features, 1.0, &outputs, &order, start, &velocity, &[HEAD], 1.0)
+                }
                 _ => Single::update(&gpu, &data.start, &velocity, &partials, &[HEAD], 1.0),
             };
             let single = single.expect("room for one kernel");
@@ -146,6 +161,22 @@ mod gpu {
                 let sum_bound = bound.losses.iter().sum::<f64>() + 65.0 * reference::UNIT_ROUNDOFF * sum;
                 compare(kernel, &results[0], &expected.residual, &bound.residual)
                     .and_then(|()| compare("losses", &[loss], &[sum], &[sum_bound]))
+            }
+            "narrow_residual" => {
+                let y = data.one_hot(0..n);
+                let (o, o_bound) = (reference::logits(&x, &w, shape), reference::logits_bound(&x, &w, shape));
+                let expected = reference::softmax(&o, &y, 1.0 / n as f64, shape);
+                let bound = reference::softmax_bound(&o, &o_bound, &y, 1.0 / n as f64, shape);
+                compare(kernel, &results[0], &expected.residual, &bound.residual)
+                    .and_then(|()| compare("losses", &results[1], &expected.losses, &bound.losses))
+            }
+            "narrow_update" => {
+                let (r, mut v) = (f64s(outputs), f64s(&common::values(shape.n_parameters())));
+                let mut w = w;
+                let (g, g_bound) = (reference::gradient(&x, &r, shape), reference::gradient_bound(&x, &r, shape));
+                let bound = reference::update_bound(&w, &v, &g, &g_bound, &[HEAD], 1.0, shape);
+                reference::update(&mut w, &mut v, &g, &[HEAD], 1.0, shape);
+                compare(kernel, &results[0], &w, &bound.0)
             }
             "gradient" => {
                 let r = f64s(outputs);
