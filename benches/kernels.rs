@@ -1,14 +1,14 @@
 //! Each kernel alone on every device: `cargo bench --bench kernels`. Elements are floating point operations, bytes those
 //! that must be read and written once.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Data, HEAD, backends};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use softreg::backend::Shape;
+use softreg::backend::cpu::Cpu;
+use softreg::backend::{Backend, Shape};
+use softreg::bench::{HEAD, Workload};
+use softreg::data::Dtype;
 
 /// What a kernel does at least.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ impl Work {
 
 fn kernels(criterion: &mut Criterion) {
     for (n, n_features, n_classes) in [(8192, 784, 10), (1024, 768, 1000)] {
-        let data = Data::new(n, n_features, n_classes);
+        let data = Workload::new(n, n_features, n_classes, Dtype::F32, n).expect("room for the data");
         let shape = data.shape;
         let (x, w, outputs) = (n * n_features, shape.n_parameters(), n * n_classes);
         let product = 2 * n * w;
@@ -58,7 +58,7 @@ fn kernels(criterion: &mut Criterion) {
         group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).sample_size(10);
         group.throughput(Work { flops: 2 * product, values: x + 4 * w }.throughput());
         for (name, backend) in backends() {
-            data.verify(&name, &*backend);
+            data.verify(&*backend).expect("right results");
             let mut session = backend.session(&data.features, 1.0, Some(&data.targets)).expect("room for the data");
             let plan = softreg::batch::Plan::new(session.chunks(), n, 0, 0);
             let mut stepper = session.stepper(&data.start, &[HEAD], n).expect("room for the batch");
@@ -81,9 +81,9 @@ fn n_parts(_: Shape, _: usize) -> usize {
 }
 
 /// Logits with their way back to the host, as prediction has it.
-fn logits_of_backends(group: &mut BenchmarkGroup<WallTime>, data: &Data) {
+fn logits_of_backends(group: &mut BenchmarkGroup<WallTime>, data: &Workload) {
     for (name, backend) in backends() {
-        data.verify(&name, &*backend);
+        data.verify(&*backend).expect("right results");
         let mut session = backend.session(&data.features, 1.0, None).expect("room for the data");
         group.bench_function(format!("{name}, to the host"), |bencher| {
             bencher.iter(|| session.logits(&data.start, &mut |_, _| Ok(())).expect("logits"));
@@ -94,21 +94,39 @@ fn logits_of_backends(group: &mut BenchmarkGroup<WallTime>, data: &Data) {
 #[cfg(feature = "gpu")]
 mod gpu {
     use super::*;
-    use softreg::backend::Backend;
-    use softreg::backend::gpu::Single;
+    use softreg::backend::gpu::{Gpu, Options, Single};
+    use softreg::data::{Features, Values};
     use softreg::reference::{self, compare};
 
     /// Runs in one submission, so that its cost is not the kernel's.
     const RUNS: usize = 16;
 
-    pub fn kernel(group: &mut BenchmarkGroup<WallTime>, kernel: &str, data: &Data) {
-        for gpu in common::gpus() {
+    /// Every GPU, software ones too.
+    pub fn gpus() -> Vec<Gpu> {
+        Gpu::open_all(Options::default())
+            .into_iter()
+            .filter_map(|gpu| gpu.inspect_err(|error| eprintln!("left out: {error}")).ok())
+            .collect()
+    }
+
+    fn values(n: usize) -> Vec<f32> {
+        softreg::bench::values(n).collect()
+    }
+
+    fn values_of<'a>(features: &'a Features) -> &'a [f32] {
+        match features.values() {
+            Values::F32(values) => values,
+            _ => unreachable!("made as f32"),
+        }
+    }
+
+    pub fn kernel(group: &mut BenchmarkGroup<WallTime>, kernel: &str, data: &Workload) {
+        for gpu in gpus() {
             let n = data.features.n_samples();
             let order: Vec<u32> = (0..n as u32).collect();
-            let outputs = common::values(n * data.shape.n_outputs());
+            let outputs = values(n * data.shape.n_outputs());
             let n_parameters = data.shape.n_parameters();
-            let (velocity, partials) =
-                (common::values(n_parameters), common::values(n_parts(data.shape, n) * n_parameters));
+            let (velocity, partials) = (values(n_parameters), values(n_parts(data.shape, n) * n_parameters));
             let single = match kernel {
                 "logits" => Single::logits(&gpu, &data.features, 1.0, &data.start, Some(&order)),
                 "softmax" => Single::softmax(&gpu, data.shape, &outputs, &data.targets, &order),
@@ -127,7 +145,7 @@ mod gpu {
             single.run(1).expect("a run");
             verify(kernel, data, &outputs, &single.results().expect("results"));
             let run = |times: usize| single.run(times).expect("runs");
-            group.bench_function(common::name(&gpu as &dyn softreg::backend::Backend), |bencher| {
+            group.bench_function(name(&gpu), |bencher| {
                 bencher.iter_custom(|times| {
                     let begin = std::time::Instant::now();
                     let mut left = times as usize;
@@ -141,9 +159,9 @@ mod gpu {
         }
     }
 
-    fn verify(kernel: &str, data: &Data, outputs: &[f32], results: &[Vec<f32>]) {
+    fn verify(kernel: &str, data: &Workload, outputs: &[f32], results: &[Vec<f32>]) {
         let f64s = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
-        let (x, w, shape) = (f64s(common::values_of(&data.features)), f64s(&data.start.values), data.shape);
+        let (x, w, shape) = (f64s(values_of(&data.features)), f64s(&data.start.values), data.shape);
         let n = data.features.n_samples();
         let outcome = match kernel {
             "logits" => {
@@ -171,7 +189,7 @@ mod gpu {
                     .and_then(|()| compare("losses", &results[1], &expected.losses, &bound.losses))
             }
             "narrow_update" => {
-                let (r, mut v) = (f64s(outputs), f64s(&common::values(shape.n_parameters())));
+                let (r, mut v) = (f64s(outputs), f64s(&values(shape.n_parameters())));
                 let mut w = w;
                 let (g, g_bound) = (reference::gradient(&x, &r, shape), reference::gradient_bound(&x, &r, shape));
                 let bound = reference::update_bound(&w, &v, &g, &g_bound, &[HEAD], 1.0, shape);
@@ -190,9 +208,9 @@ mod gpu {
             }
             _ => {
                 let n_parts = n_parts(shape, n);
-                let (mut w, mut v) = (w, f64s(&common::values(shape.n_parameters())));
+                let (mut w, mut v) = (w, f64s(&values(shape.n_parameters())));
                 let (mut g, mut g_bound) = (vec![0.0; w.len()], vec![0.0; w.len()]);
-                for part in common::values(n_parts * w.len()).chunks_exact(w.len()) {
+                for part in values(n_parts * w.len()).chunks_exact(w.len()) {
                     g.iter_mut().zip(part).for_each(|(sum, &x)| *sum += f64::from(x));
                     let error = |x: f32| n_parts as f64 * reference::UNIT_ROUNDOFF * f64::from(x.abs());
                     g_bound.iter_mut().zip(part).for_each(|(sum, &x)| *sum += error(x));
@@ -204,6 +222,20 @@ mod gpu {
         };
         outcome.unwrap_or_else(|difference| panic!("{difference}"));
     }
+}
+
+/// The CPU backend and every GPU, software ones too, with the name that results are recorded under.
+fn backends() -> Vec<(String, Box<dyn Backend>)> {
+    #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "there is the CPU alone"))]
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new())];
+    #[cfg(feature = "gpu")]
+    backends.extend(gpu::gpus().into_iter().map(|gpu| Box::new(gpu) as Box<dyn Backend>));
+    backends.into_iter().map(|backend| (name(&*backend), backend)).collect()
+}
+
+fn name(backend: &dyn Backend) -> String {
+    let info = backend.info();
+    format!("{} [{}, {}]", info.name, info.backend, info.driver)
 }
 
 criterion_group!(benches, kernels);

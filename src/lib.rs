@@ -62,6 +62,8 @@ struct Readme;
 pub mod backend;
 #[doc(hidden)]
 pub mod batch;
+#[doc(hidden)]
+pub mod bench;
 pub mod data;
 mod error;
 mod fit;

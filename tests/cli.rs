@@ -398,3 +398,27 @@ fn a_device_file_is_written_to_and_not_replaced() {
     folder.softreg(["train", "--device", "cpu", "--epochs", "1", "--json", "/dev/null"]).ok();
     assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
 }
+
+#[test]
+fn bench_compares_devices_and_says_what_it_measured() {
+    let folder = Folder::new();
+    let arguments = ["bench", "--shape", "500,40,3", "--batch", "100", "--devices", "cpu", "--seconds", "0.01"];
+    let run = folder.softreg(arguments.iter().chain(&["--dtype", "u8", "--json", "bench.json"])).ok();
+    assert!(run.stdout.starts_with("500 × 40 × 3, u8, batches of 100\n"), "{}", run.stdout);
+    assert!(run.stdout.contains("multiplies and adds") && run.stdout.contains("GFLOP/s"), "{}", run.stdout);
+    let record: Value = serde_json::from_slice(&folder.read("bench.json")).unwrap();
+    let device = &record["comparisons"][0]["devices"][0];
+    let epochs = device["seconds_epochs"].as_array().unwrap();
+    assert!(epochs.len() >= 3 && epochs.iter().all(|time| time.as_f64().unwrap() > 0.0), "{device}");
+    assert_eq!(number(device, "speed_up_over_cpu"), 1.0);
+    // 2·500·40·3 multiplications and additions, each of the two products.
+    let flops = number(device, "flops") * number(device, "seconds_epoch");
+    assert!((flops - 4.0 * 500.0 * 40.0 * 3.0).abs() < 1.0, "{flops}");
+    assert!(number(device, "share_of_fma") < 1.0 && number(device, "max_read_bytes_per_second") > 1e8, "{device}");
+
+    let run = folder.softreg(["bench", "--shape", "500,40"]);
+    assert_eq!(run.status, Some(2));
+    assert!(run.stderr.contains("samples,features,classes"), "{}", run.stderr);
+    let run = folder.softreg(["bench", "--devices", "cpu,nothing-of-that-name"]);
+    assert!(run.status == Some(1) && run.stderr.contains("nothing-of-that-name"), "{}", run.stderr);
+}

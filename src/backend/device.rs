@@ -164,6 +164,12 @@ impl Device {
         &self.reason
     }
 
+    /// What benchmarks need of it.
+    #[doc(hidden)]
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
     /// The seam of the solvers.
     pub(crate) fn session<'a>(
         &'a self,

@@ -16,6 +16,7 @@ pub mod gpu;
 mod tests;
 
 use std::ops::Range;
+use std::time::Duration;
 
 pub use device::{Device, DeviceInfo, DeviceKind};
 
@@ -91,10 +92,25 @@ pub struct Head {
 /// Receives logits block after block: the rows of the feature matrix, and their logits (rows × h·q, row-major).
 pub type Sink<'s> = dyn FnMut(Range<usize>, &[f32]) -> Result<()> + 's;
 
+/// What a device can do at most, as measured: what benchmarks compare kernels with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ceilings {
+    /// Bytes a second read from memory that is larger than the caches.
+    pub read_bytes: f64,
+    /// Floating point operations a second: fused multiplications and additions of `f32` in registers, two each.
+    pub flops: f64,
+    /// The time that a kernel takes which does next to nothing and waits for the one before it; none where there are no
+    /// dispatches.
+    pub dispatch: Option<Duration>,
+}
+
 /// A place where arithmetic happens.
 pub trait Backend: Send + Sync {
     /// What it is, for people.
     fn info(&self) -> &DeviceInfo;
+
+    /// Measures what the device can do at most; takes about a second.
+    fn ceilings(&self) -> Result<Ceilings>;
 
     /// Takes the data to where the arithmetic is: features, every value of which counts `scale` times, and for training
     /// the targets, one for each sample.
@@ -130,6 +146,10 @@ pub trait Stepper {
     /// for each head the sum over all samples of the plan of the loss (nats, without penalty), each as it was before
     /// the step that the sample was part of.
     fn run(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<f64>>;
+
+    /// The time that each kernel takes, by name, in the steps of `plan` with the heads' learning rates times `rates`, as
+    /// measured by the device's own clock; nothing where there is no such clock or no kernels.
+    fn kernel_times(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<(&'static str, Duration)>>;
 
     /// The parameters as they are now.
     fn parameters(&mut self) -> Result<Parameters>;

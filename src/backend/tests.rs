@@ -446,6 +446,41 @@ fn a_step_is_few_kernels_and_an_epoch_is_read_once() {
     }
 }
 
+/// Devices tell how long each kernel took; the software one of the tests can.
+#[cfg(feature = "gpu")]
+#[test]
+fn kernels_are_timed_by_the_device() {
+    use super::gpu::{Gpu, Options};
+    for gpu in Gpu::open_all(Options::default()) {
+        let gpu = gpu.unwrap();
+        for (sizes, names) in [
+            ((700, 33, 5, 7, 20), &["narrow_residual", "narrow_update"][..]),
+            ((700, 5, 65, 1, 20), &["logits", "softmax", "gradient", "update"]),
+        ] {
+            let case = Case::new(sizes, Dtype::F32, false);
+            let mut session = case.session(&gpu);
+            let plan = Plan::new(session.chunks(), case.batch_size, 3, 0);
+            let mut stepper = session.stepper(&case.start, &case.heads, case.batch_size).unwrap();
+            let begin = std::time::Instant::now();
+            let times = stepper.kernel_times(&plan, &rates(&plan)).unwrap();
+            let elapsed = begin.elapsed();
+            if times.is_empty() {
+                eprintln!("{} has no clock", gpu.info().name);
+                continue;
+            }
+            assert_eq!(times.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
+            assert!(times.iter().all(|(_, time)| !time.is_zero()), "{times:?}");
+            assert!(times.iter().map(|(_, time)| *time).sum::<std::time::Duration>() <= elapsed, "{times:?}");
+            // They are steps like others.
+            let after = stepper.parameters().unwrap();
+            let mut again = case.session(&gpu);
+            let mut again = again.stepper(&case.start, &case.heads, case.batch_size).unwrap();
+            again.run(&plan, &rates(&plan)).unwrap();
+            assert_eq!(after.values, again.parameters().unwrap().values);
+        }
+    }
+}
+
 #[cfg(feature = "gpu")]
 #[test]
 fn what_does_not_fit_a_device_is_named() {

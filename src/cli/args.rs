@@ -1,9 +1,10 @@
 //! What the command line accepts. Values that make no sense are refused here, with exit status 2.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use softreg::data::Source;
+use softreg::data::{Dtype, Source};
 use softreg::{FeatureScale, Sgd, Solver};
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
@@ -40,6 +41,8 @@ pub enum Command {
     Predict(Predict),
     /// List the devices to train on, and which one `auto` takes
     Devices,
+    /// Compare the devices: epochs of training on each, in turns
+    Bench(Bench),
     /// Show what is in a model file
     Info(Info),
 }
@@ -185,6 +188,69 @@ pub struct Predict {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg bench
+  softreg bench --shape 1000000,768,100 --dtype f16 --devices cpu,gpu
+  softreg bench --shape 60000,784,10 --devices cpu,llvmpipe --json bench.json")]
+pub struct Bench {
+    /// Samples, features and classes. Default: 60000,784,10 and then 20000,768,1000
+    #[arg(long, value_name = "N,D,Q", value_parser = bench_shape)]
+    pub shape: Option<BenchShape>,
+
+    /// Samples a step
+    #[arg(long, alias = "batch-size", value_name = "N", value_parser = count, default_value_t = 1024)]
+    pub batch: usize,
+
+    /// Precision of the features in memory
+    #[arg(long, value_enum, default_value_t = DtypeName::F32)]
+    pub dtype: DtypeName,
+
+    /// Devices, divided by commas: `all` (the CPU and every GPU but software ones) or names as --device takes them
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "all")]
+    pub devices: Vec<String>,
+
+    /// Time epochs of each device for so many seconds, and three epochs at least
+    #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true, default_value_t = 2.0)]
+    pub seconds: f64,
+
+    /// Write the figures as one JSON object to this file; `-` is standard output, the table then goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What `softreg bench` trains on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BenchShape {
+    pub n_samples: usize,
+    pub n_features: usize,
+    pub n_classes: usize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DtypeName {
+    F32,
+    F16,
+    U8,
+}
+
+impl From<DtypeName> for Dtype {
+    fn from(name: DtypeName) -> Self {
+        match name {
+            DtypeName::F32 => Self::F32,
+            DtypeName::F16 => Self::F16,
+            DtypeName::U8 => Self::U8,
+        }
+    }
+}
+
+impl fmt::Display for DtypeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Dtype::from(*self).fmt(f)
+    }
+}
+
+#[derive(Debug, Args)]
 pub struct Info {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
@@ -279,6 +345,16 @@ fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("must be a whole number, at least 1".to_owned()),
         Ok(count) => Ok(count),
+    }
+}
+
+fn bench_shape(text: &str) -> Result<BenchShape, String> {
+    let counts: Result<Vec<usize>, String> = text.split(',').map(|part| count(part.trim())).collect();
+    match counts.as_deref() {
+        Ok(&[n_samples, n_features, n_classes]) if n_classes >= 2 && n_samples <= u32::MAX as usize => {
+            Ok(BenchShape { n_samples, n_features, n_classes })
+        }
+        _ => Err("must be samples,features,classes: three whole numbers, the classes at least 2".to_owned()),
     }
 }
 

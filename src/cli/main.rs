@@ -2,6 +2,7 @@
 //! standard error. What it does with the library is a few calls; nothing here computes.
 
 mod args;
+mod bench;
 mod devices;
 mod evaluate;
 mod info;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Devices => devices::run(),
+        Command::Bench(args) => bench::run(&args),
         Command::Info(args) => info::run(&args),
     };
     match result {

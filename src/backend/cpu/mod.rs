@@ -7,6 +7,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "registers and memory are indexed side by side in the kernels")]
 
+mod ceilings;
 mod dot;
 mod lanes;
 mod narrow;
@@ -22,7 +23,7 @@ mod wide;
 
 use std::ops::Range;
 
-use super::{Backend, DeviceInfo, DeviceKind, Head, Parameters, Session, Sink, Stepper, check};
+use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Head, Parameters, Session, Sink, Stepper, check};
 use crate::data::{Features, Targets, Values};
 use crate::error::Result;
 use lanes::{Element, Instructions};
@@ -82,6 +83,10 @@ fn memory() -> Option<u64> {
 impl Backend for Cpu {
     fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        ceilings::measure(self.instructions)
     }
 
     fn session<'a>(

@@ -1,6 +1,7 @@
 //! Runs the optimizer steps of a plan.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::lanes::{Element, Instructions};
 use super::narrow::Narrow;
@@ -100,6 +101,10 @@ impl<T: Element> Stepper for CpuStepper<'_, T> {
             self.run_steps(plan, rates)
         }
         Ok(self.state.losses.clone())
+    }
+
+    fn kernel_times(&mut self, _: &Plan, _: &[f32]) -> Result<Vec<(&'static str, Duration)>> {
+        Ok(Vec::new())
     }
 
     fn parameters(&mut self) -> Result<Parameters> {

@@ -40,7 +40,7 @@ impl Variant {
 
     /// Every variant that can be asked for.
     pub fn all() -> Vec<Self> {
-        use super::{gradient, logits, narrow_residual, narrow_update, softmax, update};
+        use super::{ceilings, gradient, logits, narrow_residual, narrow_update, softmax, update};
         [
             logits::variants(),
             softmax::variants(),
@@ -48,6 +48,7 @@ impl Variant {
             update::variants(),
             narrow_residual::variants(),
             narrow_update::variants(),
+            ceilings::variants(),
         ]
         .concat()
     }
@@ -89,7 +90,7 @@ impl Tile {
 
 /// A compiled [`Variant`].
 pub(super) struct Kernel {
-    name: &'static str,
+    pub(super) name: &'static str,
     layout: wgpu::BindGroupLayout,
     pipeline: wgpu::ComputePipeline,
 }

@@ -5,6 +5,8 @@
 //! `stepper` put the kernels in order. `adapters` chooses a device and `self_check` tries it out.
 
 mod adapters;
+mod ceilings;
+mod clock;
 mod gradient;
 mod kernel;
 mod logits;
@@ -30,7 +32,7 @@ pub use single::Single;
 pub use step::Step;
 pub use update::Head;
 
-use super::{Backend, DeviceInfo, DeviceKind, Session};
+use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Session};
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
 use kernel::Kernel;
@@ -101,6 +103,7 @@ impl Gpu {
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("softreg"),
+            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -179,6 +182,10 @@ impl Gpu {
 impl Backend for Gpu {
     fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        self.measure_ceilings()
     }
 
     fn session<'a>(

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use wgpu::BufferUsages;
 
+use super::clock::Clock;
 use super::kernel::{Kernel, Variant};
 use super::memory::{Buffer, unpad_rows};
 use super::session::{Chunk, GpuSession, weights_bytes};
@@ -156,14 +158,20 @@ impl<'s> GpuStepper<'s> {
         })
     }
 
-    /// Hands the device some steps, whose losses go where `n_losses_held` end. Returns how many losses are held then.
-    fn submit(
-        &self,
-        batches: &[Batch],
-        rates: &[f32],
-        mut n_losses_held: usize,
-    ) -> Result<(usize, wgpu::SubmissionIndex)> {
-        let Self { session, shape, dispatches, .. } = self;
+    /// Checks a plan and brings its order to the device.
+    fn begin(&self, plan: &Plan, rates: &[f32]) -> Result<()> {
+        let ranges = &self.session.ranges;
+        check::plan(plan, rates, ranges, self.batch_size)?;
+        for (rows, order) in ranges.iter().zip(&self.orders) {
+            self.session.gpu.write("the order of the samples", order, 0, &plan.order[rows.clone()])?;
+        }
+        Ok(())
+    }
+
+    /// Writes what the kernels are told of some steps, whose losses go where `n_losses_held` end. Returns how many losses
+    /// are held then.
+    fn write_steps(&self, batches: &[Batch], rates: &[f32], mut n_losses_held: usize) -> Result<usize> {
+        let Self { session, shape, .. } = self;
         let mut steps = vec![0u8; batches.len() * STEP_STRIDE];
         for ((batch, &rate), bytes) in batches.iter().zip(rates).zip(steps.chunks_exact_mut(STEP_STRIDE)) {
             let start = batch.start - session.ranges[batch.chunk].start;
@@ -173,6 +181,13 @@ impl<'s> GpuStepper<'s> {
             n_losses_held += n_losses(*shape, batch.len);
         }
         session.gpu.write("the steps", &self.steps, 0, &steps)?;
+        Ok(n_losses_held)
+    }
+
+    /// Hands the device some steps, whose losses go where `n_losses_held` end. Returns how many losses are held then.
+    fn submit(&self, batches: &[Batch], rates: &[f32], n_losses_held: usize) -> Result<(usize, wgpu::SubmissionIndex)> {
+        let n_losses_held = self.write_steps(batches, rates, n_losses_held)?;
+        let Self { session, dispatches, .. } = self;
         let submission = session.gpu.submit("optimizer steps", |encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for (batch, offset) in batches.iter().zip((0..).step_by(STEP_STRIDE)) {
@@ -199,11 +214,8 @@ impl<'s> GpuStepper<'s> {
 
 impl Stepper for GpuStepper<'_> {
     fn run(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<f64>> {
-        let (gpu, ranges) = (self.session.gpu, &self.session.ranges);
-        check::plan(plan, rates, ranges, self.batch_size)?;
-        for (rows, order) in ranges.iter().zip(&self.orders) {
-            gpu.write("the order of the samples", order, 0, &plan.order[rows.clone()])?;
-        }
+        let gpu = self.session.gpu;
+        self.begin(plan, rates)?;
         let mut sums = vec![0.0; self.shape.n_heads];
         let mut n_losses_held = 0;
         let mut last_submission = None;
@@ -222,6 +234,33 @@ impl Stepper for GpuStepper<'_> {
         }
         self.add_losses(n_losses_held, &mut sums)?;
         Ok(sums)
+    }
+
+    fn kernel_times(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<(&'static str, Duration)>> {
+        let (gpu, dispatches) = (self.session.gpu, &self.dispatches);
+        self.begin(plan, rates)?;
+        let Some(clock) = Clock::new(gpu, self.steps_at_once * dispatches.len())? else { return Ok(Vec::new()) };
+        let mut times: Vec<_> = dispatches.iter().map(|dispatch| (dispatch.kernel.name, Duration::ZERO)).collect();
+        for (batches, rates) in plan.batches.chunks(self.steps_at_once).zip(rates.chunks(self.steps_at_once)) {
+            self.write_steps(batches, rates, 0)?;
+            let n_passes = batches.len() * dispatches.len();
+            gpu.submit("optimizer steps", |encoder| {
+                let mut number = 0;
+                for (batch, offset) in batches.iter().zip((0..).step_by(STEP_STRIDE)) {
+                    for Dispatch { kernel, bindings, n_workgroups } in dispatches {
+                        let mut pass = clock.pass(encoder, number);
+                        kernel.dispatch(&mut pass, &bindings[batch.chunk], offset, n_workgroups(batch.len));
+                        number += 1;
+                    }
+                }
+                clock.resolve(encoder, n_passes);
+            })?;
+            let passes = clock.read(n_passes)?;
+            for passes in passes.chunks_exact(dispatches.len()) {
+                times.iter_mut().zip(passes).for_each(|((_, sum), &time)| *sum += time);
+            }
+        }
+        Ok(times)
     }
 
     fn parameters(&mut self) -> Result<Parameters> {

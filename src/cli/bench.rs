@@ -1,0 +1,275 @@
+//! `softreg bench`.
+
+use std::io::{self, Write};
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use indicatif::HumanCount;
+use serde_json::{Value, json};
+use softreg::backend::Ceilings;
+use softreg::bench::{self, Timing, Workload};
+use softreg::{Device, DeviceKind};
+
+use crate::{args, output, report};
+
+/// Measured when no shape is asked for: few outputs, where memory is the limit, and many, where arithmetic is.
+const SHAPES: [args::BenchShape; 2] = [
+    args::BenchShape { n_samples: 60_000, n_features: 784, n_classes: 10 },
+    args::BenchShape { n_samples: 20_000, n_features: 768, n_classes: 1000 },
+];
+
+pub fn run(args: &args::Bench) -> Result<()> {
+    if let Some(path) = &args.json {
+        output::check_writable(path)?;
+    }
+    let devices = devices(&args.devices)?;
+    let mut ceilings = Vec::new();
+    for device in &devices {
+        output::message(&format!("measuring {}", name(device)));
+        ceilings.push(device.backend().ceilings()?);
+    }
+    let shapes = args.shape.map_or_else(|| SHAPES.to_vec(), |shape| vec![shape]);
+    let mut results = Vec::new();
+    for shape in shapes {
+        output::message(&format!("timing {}", describe(shape, args)));
+        let args::BenchShape { n_samples, n_features, n_classes } = shape;
+        let workload = Workload::new(n_samples, n_features, n_classes, args.dtype.into(), args.batch)?;
+        let backends: Vec<_> = devices.iter().map(Device::backend).collect();
+        let timings = bench::time(&workload, &backends, Duration::from_secs_f64(args.seconds));
+        let devices = devices.iter().zip(&ceilings).zip(timings);
+        let devices = devices.map(|((device, &ceilings), timing)| Row { device, ceilings, timing }).collect();
+        results.push(Comparison { shape, workload, devices });
+    }
+    if let Some(path) = &args.json {
+        let record = json!({
+            "softreg_version": env!("CARGO_PKG_VERSION"),
+            "comparisons": results.iter().map(|result| result.to_json(args)).collect::<Vec<_>>(),
+        });
+        output::write(path, |out| writeln!(out, "{record:#}"))?;
+    }
+    report::print(args.json.as_deref(), false, |out| {
+        for result in &results {
+            result.write(args, out)?;
+        }
+        for (device, ceilings) in devices.iter().zip(&ceilings) {
+            writeln!(out, "{}: {}", name(device), at_most(ceilings))?;
+        }
+        out.write_all(EXPLANATION.as_bytes())
+    })?;
+    if results.iter().flat_map(|result| &result.devices).any(|row| row.timing.is_err()) {
+        bail!("a device failed, see above");
+    }
+    Ok(())
+}
+
+const EXPLANATION: &str = "
+Epochs are medians, shuffling included; the devices took turns. GB/s counts the features
+once an epoch, GFLOP/s the products X·W and Xᵀ·R; `of read` and `of FMA` are shares of what
+the device was measured to do at most, above. A step on each device was compared with the
+double precision reference before anything was timed.
+";
+
+/// The devices asked for; `all` are the CPU and every GPU but software ones, which are slower than the CPU.
+fn devices(names: &[String]) -> Result<Vec<Device>> {
+    let mut devices: Vec<Device> = Vec::new();
+    for name in names {
+        if name != "all" {
+            devices.push(Device::named(name)?);
+            continue;
+        }
+        for info in Device::list() {
+            if info.kind == DeviceKind::SoftwareGpu {
+                output::message(&format!("{} is a software GPU, left out: --devices takes it by name", info.name));
+            } else if let Some(why) = info.unusable {
+                output::message(&format!("{} is left out: {why}", info.name));
+            } else {
+                devices.push(Device::named(&info.name)?);
+            }
+        }
+    }
+    let mut seen: Vec<(String, &'static str)> = Vec::new();
+    devices.retain(|device| {
+        let key = (device.info().name.clone(), device.info().backend);
+        let is_new = !seen.contains(&key);
+        seen.push(key);
+        is_new
+    });
+    Ok(devices)
+}
+
+fn name(device: &Device) -> String {
+    let info = device.info();
+    match &*info.driver {
+        "" => info.name.clone(),
+        driver => format!("{} ({driver})", info.name),
+    }
+}
+
+fn at_most(ceilings: &Ceilings) -> String {
+    let Ceilings { read_bytes, flops, dispatch } = ceilings;
+    let dispatch = dispatch.map_or_else(String::new, |time| format!(", {} a dispatch", duration(time)));
+    format!("reads {} GB/s, multiplies and adds {} GFLOP/s{dispatch}", three(read_bytes / 1e9), three(flops / 1e9))
+}
+
+fn describe(shape: args::BenchShape, args: &args::Bench) -> String {
+    let count = |n: usize| HumanCount(n as u64).to_string();
+    let (n, q) = (count(shape.n_samples), count(shape.n_classes));
+    format!("{n} × {} × {q}, {}, batches of {}", count(shape.n_features), args.dtype, count(args.batch))
+}
+
+/// One shape on every device.
+struct Comparison<'a> {
+    shape: args::BenchShape,
+    workload: Workload,
+    devices: Vec<Row<'a>>,
+}
+
+struct Row<'a> {
+    device: &'a Device,
+    ceilings: Ceilings,
+    timing: softreg::Result<Timing>,
+}
+
+/// Figures of a device.
+struct Figures {
+    samples: f64,
+    bytes: f64,
+    flops: f64,
+    of_read: f64,
+    of_fma: f64,
+    /// How many times as fast as the CPU.
+    speed_up: Option<f64>,
+}
+
+impl Comparison<'_> {
+    fn figures(&self, row: &Row, timing: &Timing) -> Figures {
+        let seconds = timing.median().as_secs_f64().max(1e-9);
+        let (bytes, flops) = (self.workload.bytes() / seconds, self.workload.flops() / seconds);
+        let cpu = self.devices.iter().find(|row| row.device.info().kind == DeviceKind::Cpu);
+        Figures {
+            samples: self.shape.n_samples as f64 / seconds,
+            bytes,
+            flops,
+            of_read: bytes / row.ceilings.read_bytes,
+            of_fma: flops / row.ceilings.flops,
+            speed_up: cpu.and_then(|cpu| Some(cpu.timing.as_ref().ok()?.median().as_secs_f64() / seconds)),
+        }
+    }
+
+    fn write(&self, args: &args::Bench, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}", describe(self.shape, args))?;
+        writeln!(
+            out,
+            "{:>9} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8}  device",
+            "epoch", "samples/s", "GB/s", "of read", "GFLOP/s", "of FMA", "× cpu"
+        )?;
+        for row in &self.devices {
+            let timing = match &row.timing {
+                Ok(timing) => timing,
+                Err(error) => {
+                    writeln!(out, "{:>9}  {}: {error}", "failed", name(row.device))?;
+                    continue;
+                }
+            };
+            let figures = self.figures(row, timing);
+            writeln!(
+                out,
+                "{:>9} {:>13} {:>8} {:>6.0} % {:>8} {:>6.0} % {:>8}  {}",
+                duration(timing.median()),
+                HumanCount(figures.samples as u64).to_string(),
+                three(figures.bytes / 1e9),
+                100.0 * figures.of_read,
+                three(figures.flops / 1e9),
+                100.0 * figures.of_fma,
+                figures.speed_up.map_or_else(|| "-".to_owned(), three),
+                name(row.device),
+            )?;
+            if !timing.kernels.is_empty() {
+                let kernels = timing.kernels.iter().map(|(name, time)| format!("{name} {}", duration(*time)));
+                writeln!(out, "{:>9}  {}", "kernels", kernels.collect::<Vec<_>>().join(", "))?;
+            }
+        }
+        writeln!(out)
+    }
+
+    fn to_json(&self, args: &args::Bench) -> Value {
+        let device = |row: &Row| {
+            let info = row.device.info();
+            let mut record = json!({
+                "device": info.name,
+                "backend": info.backend,
+                "driver": info.driver,
+                "kind": info.kind.to_string(),
+                "max_read_bytes_per_second": row.ceilings.read_bytes,
+                "max_flops": row.ceilings.flops,
+                "seconds_dispatch": row.ceilings.dispatch.map(|time| time.as_secs_f64()),
+            });
+            let figures = match &row.timing {
+                Err(error) => json!({ "error": error.to_string() }),
+                Ok(timing) => {
+                    let figures = self.figures(row, timing);
+                    let kernels =
+                        timing.kernels.iter().map(|(name, time)| ((*name).to_owned(), json!(time.as_secs_f64())));
+                    json!({
+                        "seconds_epoch": timing.median().as_secs_f64(),
+                        "seconds_epochs": timing.epochs.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
+                        "samples_per_second": figures.samples,
+                        "bytes_per_second": figures.bytes,
+                        "flops": figures.flops,
+                        "share_of_read": figures.of_read,
+                        "share_of_fma": figures.of_fma,
+                        "speed_up_over_cpu": figures.speed_up,
+                        "seconds_kernels": kernels.collect::<serde_json::Map<_, _>>(),
+                    })
+                }
+            };
+            if let (Value::Object(record), Value::Object(figures)) = (&mut record, figures) {
+                record.extend(figures);
+            }
+            record
+        };
+        json!({
+            "n_samples": self.shape.n_samples,
+            "n_features": self.shape.n_features,
+            "n_classes": self.shape.n_classes,
+            "dtype": args.dtype.to_string(),
+            "batch_size": args.batch,
+            "devices": self.devices.iter().map(device).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Three digits, or all before the point.
+fn three(value: f64) -> String {
+    match value {
+        ..1.0 => format!("{value:.3}"),
+        ..10.0 => format!("{value:.2}"),
+        ..100.0 => format!("{value:.1}"),
+        _ => HumanCount(value.round() as u64).to_string(),
+    }
+}
+
+fn duration(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        1.0.. => format!("{} s", three(seconds)),
+        1e-3.. => format!("{} ms", three(seconds * 1e3)),
+        _ => format!("{} µs", three(seconds * 1e6)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_three_digits() {
+        let cases = [(0.0123, "0.012"), (1.0, "1.00"), (12.345, "12.3"), (123.4, "123"), (65_432.1, "65,432")];
+        for (value, text) in cases {
+            assert_eq!(three(value), text);
+        }
+        assert_eq!(duration(Duration::from_micros(1234)), "1.23 ms");
+        assert_eq!(duration(Duration::from_nanos(4321)), "4.32 µs");
+    }
+}
