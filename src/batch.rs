@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 /// A reproducible stream of random numbers: SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
 /// generators"). The sequence is part of what a seed promises, so it is our own and does not change with a library.
 #[derive(Debug, Clone)]
@@ -36,12 +38,63 @@ impl Shuffle {
     }
 }
 
-/// One batch: positions `start..start + len` of [`Plan::order`], all rows of one chunk.
+/// Rounds of a [`Permutation`], each with a key of its own.
+pub const KEYS: usize = 4;
+
+/// A random permutation of the rows of a chunk of which each position can be computed alone, so that a device makes its
+/// order itself. Twin: shaders/shuffle.wgsl.
+///
+/// Each round maps the numbers of as many bits as the rows need one to one: x ← (x ⊕ ⌊x / 2ˢ⌋)·m + a, s half the bits, m
+/// odd. Where the result is no row, the rounds are repeated (cycle walking, Black and Rogaway 2002, "Ciphers with
+/// arbitrary finite domains").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permutation {
+    n: u32,
+    /// m and a of each round.
+    keys: [[u32; 2]; KEYS],
+}
+
+impl Permutation {
+    /// A permutation of `0..n`.
+    pub fn new(n: u32, random: &mut Shuffle) -> Self {
+        Self { n, keys: std::array::from_fn(|_| [random.next() as u32 | 1, random.next() as u32]) }
+    }
+
+    /// How many rows are permuted.
+    pub fn n(&self) -> usize {
+        self.n as usize
+    }
+
+    /// m and a of each round.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn keys(&self) -> &[[u32; 2]; KEYS] {
+        &self.keys
+    }
+
+    /// The row at `position`, which is below n.
+    pub fn row(&self, position: u32) -> u32 {
+        let bits = (u32::BITS - self.n.saturating_sub(1).leading_zeros()).max(1);
+        let (mask, shift) = (u32::MAX >> (u32::BITS - bits), bits.div_ceil(2));
+        let mut x = position;
+        loop {
+            for [multiplier, addend] in self.keys {
+                x = (x ^ (x >> shift)).wrapping_mul(multiplier).wrapping_add(addend) & mask;
+            }
+            x ^= x >> shift;
+            // A cycle comes back to where it began, so that this ends.
+            if x < self.n || self.n == 0 {
+                return x;
+            }
+        }
+    }
+}
+
+/// One batch: positions `start..start + len`, counted over all chunks, all of one chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
     /// The chunk its rows are in.
     pub chunk: usize,
-    /// Its first position in the order.
+    /// Its first position: the first row of the chunk, plus a position in the chunk's order.
     pub start: usize,
     /// How many samples it has.
     pub len: usize,
@@ -50,8 +103,8 @@ pub struct Batch {
 /// One epoch: each sample once.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Row numbers **within the chunk**, chunk after chunk: the positions of chunk c are those of its rows.
-    pub order: Vec<u32>,
+    /// The order of the rows of each chunk.
+    pub orders: Vec<Permutation>,
     /// The batches in the order of their steps.
     pub batches: Vec<Batch>,
 }
@@ -62,11 +115,10 @@ impl Plan {
     /// that the backend holds separately, without a gap from 0 on. The same arguments give the same plan.
     pub fn new(chunks: &[Range<usize>], batch_size: usize, seed: u64, epoch: u64) -> Self {
         let mut random = Shuffle::new(seed, epoch);
-        let mut order = Vec::with_capacity(chunks.last().map_or(0, |chunk| chunk.end));
+        let mut orders = Vec::with_capacity(chunks.len());
         let mut batches = Vec::new();
         for (chunk, rows) in chunks.iter().enumerate() {
-            order.extend(0..rows.len() as u32);
-            random.shuffle(&mut order[rows.start..]);
+            orders.push(Permutation::new(rows.len() as u32, &mut random));
             batches.extend(rows.clone().step_by(batch_size.max(1)).map(|start| Batch {
                 chunk,
                 start,
@@ -74,7 +126,30 @@ impl Plan {
             }));
         }
         random.shuffle(&mut batches);
-        Self { order, batches }
+        Self { orders, batches }
+    }
+
+    /// The row numbers **within the chunk** of all positions, chunk after chunk. `into` has room for as many.
+    pub fn write_order(&self, into: &mut [u32]) {
+        /// Rows that are worth a thread.
+        const PORTION: usize = 1 << 14;
+        let mut left = into;
+        for order in &self.orders {
+            let Some((of_chunk, others)) = left.split_at_mut_checked(order.n()) else { return };
+            of_chunk.par_chunks_mut(PORTION).enumerate().for_each(|(portion, rows)| {
+                for (row, position) in rows.iter_mut().zip((portion * PORTION) as u32..) {
+                    *row = order.row(position);
+                }
+            });
+            left = others;
+        }
+    }
+
+    /// The row numbers within the chunk of all positions, chunk after chunk.
+    pub fn order(&self) -> Vec<u32> {
+        let mut order = vec![0; self.orders.iter().map(Permutation::n).sum()];
+        self.write_order(&mut order);
+        order
     }
 }
 
@@ -89,12 +164,13 @@ mod tests {
             let chunks: Vec<_> = starts.zip(&ends).map(|(&start, &end)| start..end).collect();
             let n = chunks.last().unwrap().end;
             let plan = Plan::new(&chunks, batch_size, 1, 2);
+            let order = plan.order();
             let mut seen = vec![0; n];
             for batch in &plan.batches {
                 let rows = &chunks[batch.chunk];
                 assert!(batch.len >= 1 && batch.len <= batch_size);
                 assert!(rows.start <= batch.start && batch.start + batch.len <= rows.end);
-                for &row in &plan.order[batch.start..batch.start + batch.len] {
+                for &row in &order[batch.start..batch.start + batch.len] {
                     assert!((row as usize) < rows.len());
                     seen[rows.start + row as usize] += 1;
                 }
@@ -105,10 +181,67 @@ mod tests {
 
     #[test]
     fn seed_and_epoch_decide_the_order() {
-        let plan = |seed, epoch| Plan::new(&[0..100, 100..150], 8, seed, epoch).order;
+        let plan = |seed, epoch| Plan::new(&[0..100, 100..150], 8, seed, epoch).order();
         assert_eq!(plan(3, 4), plan(3, 4));
         assert_ne!(plan(3, 4), plan(3, 5));
         assert_ne!(plan(3, 4), plan(4, 4));
+    }
+
+    /// Whether counts of equally likely outcomes are as even as chance makes them: χ² has mean and half its variance equal
+    /// to the number of degrees of freedom.
+    fn is_even(counts: &[usize]) -> bool {
+        let expected = counts.iter().sum::<usize>() as f64 / counts.len() as f64;
+        let chi_squared: f64 = counts.iter().map(|&count| (count as f64 - expected).powi(2) / expected).sum();
+        let freedom = counts.len() as f64 - 1.0;
+        (chi_squared - freedom).abs() < 5.0 * (2.0 * freedom).sqrt()
+    }
+
+    #[test]
+    fn a_permutation_has_each_row_once() {
+        for n in [0, 1, 2, 3, 4, 5, 31, 32, 33, 1000, 65_535, 65_536, 65_537] {
+            let permutation = Permutation::new(n, &mut Shuffle::new(1, 2));
+            let mut rows: Vec<u32> = (0..n).map(|position| permutation.row(position)).collect();
+            rows.sort();
+            assert!(rows.into_iter().eq(0..n), "{n}");
+        }
+    }
+
+    #[test]
+    fn rows_of_a_permutation_are_as_likely_as_by_chance() {
+        for n in [5, 8, 21, 33] {
+            let (mut firsts, mut pairs) = (vec![0; n * n], vec![0; n * n]);
+            for seed in 0..60_000 {
+                let permutation = Permutation::new(n as u32, &mut Shuffle::new(seed, 0));
+                let row = |position: u64| permutation.row((position % n as u64) as u32) as usize;
+                let position = seed % n as u64;
+                firsts[position as usize * n + row(position)] += 1;
+                // Two positions one after the other, of which the second cannot be the first.
+                pairs[row(position) * n + row(position + 1)] += 1;
+            }
+            assert!(firsts.chunks(n).all(is_even), "{n}: {firsts:?}");
+            let pairs: Vec<usize> = (0..n * n).filter(|at| at / n != at % n).map(|at| pairs[at]).collect();
+            assert!(is_even(&pairs), "{n}: {pairs:?}");
+        }
+        // The negative control: a rotation has even firsts, but each row has the same neighbour always.
+        assert!(!is_even(&[100, 0, 0, 100]));
+    }
+
+    #[test]
+    fn neighbours_of_an_order_are_far_apart() {
+        // |difference| of two different rows at random: mean (n + 1)/3, variance about n²/18.
+        for n in [10_000u32, 60_000] {
+            for seed in 0..20 {
+                let permutation = Permutation::new(n, &mut Shuffle::new(seed, 7));
+                for distance in [1, 2, 128] {
+                    let apart = |at: u32| permutation.row(at).abs_diff(permutation.row(at + distance));
+                    let mean = (0..n - distance).map(|at| f64::from(apart(at))).sum::<f64>() / f64::from(n - distance);
+                    let deviation = f64::from(n) / 18f64.sqrt() / f64::from(n).sqrt();
+                    // Neighbouring differences share a row, which correlates them a little.
+                    let expected = f64::from(n + 1) / 3.0;
+                    assert!((mean - expected).abs() < 8.0 * deviation, "{n} {seed} {distance}: {mean} {expected}");
+                }
+            }
+        }
     }
 
     #[test]

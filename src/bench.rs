@@ -121,7 +121,7 @@ impl Workload {
             losses = stepper.run(&plan, &[1.0])?;
             found = stepper.parameters()?.values;
             let (mut x, mut y, mut row) = (Vec::new(), Vec::new(), vec![0.0; self.shape.n_features]);
-            for &sample in &plan.order[batch.start..batch.start + batch.len] {
+            for &sample in &plan.order()[batch.start..batch.start + batch.len] {
                 features.read_row(sample as usize, &mut row);
                 x.extend(row.iter().map(|&x| f64::from(x) * f64::from(self.scale)));
                 y.extend(self.one_hot(sample as usize..sample as usize + 1));

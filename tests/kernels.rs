@@ -7,6 +7,7 @@ use common::{Random, gpus};
 use half::f16;
 use softreg::backend::gpu::{Gpu, Options, Single};
 use softreg::backend::{Backend, DeviceKind, Head, Parameters, Shape};
+use softreg::batch::{Permutation, Shuffle};
 use softreg::data::{Dtype, Features, Targets, Values};
 use softreg::reference;
 
@@ -35,13 +36,14 @@ const SHAPES: [(usize, usize, usize, usize); 19] = [
 ];
 
 /// Sizes with more workgroups than a dispatch has in a dimension, for each kernel: those of 64 rows of X, a sample of a
-/// head, 4 samples, 16 features, 64 features, 64 parameters.
+/// head, 4 samples, 16 features, 64 features, 64 parameters, 256 positions.
 const MORE_WORKGROUPS_LOGITS: (usize, usize, usize, usize) = (65_535 * 64 + 100, 1, 2, 1);
 const MORE_WORKGROUPS_SOFTMAX: (usize, usize, usize, usize) = (70_001, 1, 2, 64);
 const MORE_WORKGROUPS_NARROW_RESIDUAL: (usize, usize, usize, usize) = (65_535 * 4 + 10, 3, 2, 1);
 const MORE_WORKGROUPS_NARROW_UPDATE: (usize, usize, usize, usize) = (2, 65_535 * 16 + 100, 2, 1);
 const MORE_WORKGROUPS_GRADIENT: (usize, usize, usize, usize) = (2, 65_535 * 64 + 100, 2, 1);
 const MORE_WORKGROUPS_UPDATE: (usize, usize, usize, usize) = (1, 4200, 1000, 1);
+const MORE_WORKGROUPS_SHUFFLE: u32 = 65_535 * 256 + 10;
 
 fn shape_of((_, n_features, n_classes, n_heads): (usize, usize, usize, usize)) -> Shape {
     Shape { n_features, n_classes, n_heads }
@@ -312,6 +314,18 @@ fn narrow_update_error(
     reference::compare(&format!("{what}: velocity"), &results[1], &v, &bound.1)
 }
 
+fn shuffle_error(gpu: &Gpu, n: u32, plant: Plant) -> Result<(), String> {
+    let order = Permutation::new(n, &mut Shuffle::new(n.into(), 3));
+    let mut single = Single::shuffle(gpu, &order).unwrap();
+    plant(&mut single.variant.source);
+    single.run(1).unwrap();
+    let found = single.results().unwrap();
+    match found[0].iter().zip(0..n).position(|(row, position)| row.to_bits() != order.row(position)) {
+        None => Ok(()),
+        Some(position) => Err(format!("shuffle of {n}: another row at {position}")),
+    }
+}
+
 type Plant<'a> = &'a dyn Fn(&mut std::borrow::Cow<'static, str>);
 
 const NOTHING: Plant = &|_| {};
@@ -380,6 +394,15 @@ fn narrow_kernels_are_those_of_the_reference() {
     });
 }
 
+#[test]
+fn the_order_is_that_of_the_host() {
+    for_each_gpu(|gpu| {
+        for n in [1, 2, 3, 255, 256, 257, 1000, 65_535, 65_536, 65_537] {
+            shuffle_error(gpu, n, NOTHING).unwrap();
+        }
+    });
+}
+
 /// Of the two dimensions that workgroups are counted over, the second counts.
 #[test]
 fn more_workgroups_than_a_dimension_has_are_those_of_the_reference() {
@@ -393,6 +416,7 @@ fn more_workgroups_than_a_dimension_has_are_those_of_the_reference() {
                 narrow_update_error(&gpu, MORE_WORKGROUPS_NARROW_UPDATE, Dtype::U8, plant),
                 gradient_error(&gpu, MORE_WORKGROUPS_GRADIENT, Dtype::U8, plant),
                 update_error(&gpu, MORE_WORKGROUPS_UPDATE, plant),
+                shuffle_error(&gpu, MORE_WORKGROUPS_SHUFFLE, plant),
             ]
         };
         all(NOTHING).into_iter().collect::<Result<Vec<_>, _>>().unwrap();
@@ -470,6 +494,13 @@ fn a_planted_error_is_noticed() {
             ("i % stride / step.n_classes", "0u"),
         ] {
             update_error(gpu, case, &replace(from, to)).unwrap_err();
+        }
+        for (from, to) in [
+            ("const ROUNDS: u32 = 4u;", "const ROUNDS: u32 = 3u;"),
+            ("if x < step.n_samples {", "if true {"),
+            ("x ^= x >> shift;", ""),
+        ] {
+            shuffle_error(gpu, 1000, &replace(from, to)).unwrap_err();
         }
     });
 }

@@ -76,9 +76,10 @@ fn train(
             }
             ["order", epoch, file] => {
                 let plan = Plan::new(&chunks, batch_size, 0, epoch.parse()?);
+                let order = plan.order();
                 let rows = plan.batches.iter().flat_map(|batch| {
                     let first = chunks[batch.chunk].start as u32;
-                    plan.order[batch.start..batch.start + batch.len].iter().map(move |row| first + row)
+                    order[batch.start..batch.start + batch.len].iter().map(move |row| first + row)
                 });
                 let lengths = plan.batches.iter().map(|batch| batch.len as u32);
                 fs::write(file, rows.flat_map(u32::to_le_bytes).collect::<Vec<u8>>())?;

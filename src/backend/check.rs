@@ -42,13 +42,13 @@ pub(super) fn training<'t>(
     Ok(targets)
 }
 
-/// That a plan has a learning rate for each step, batches of 1 to `batch_size` samples, each of one chunk, and no row
-/// past its chunk.
+/// That a plan has a learning rate for each step, an order for each chunk, and batches of 1 to `batch_size` samples, each
+/// of one chunk.
 pub(super) fn plan(plan: &Plan, rates: &[f32], chunks: &[Range<usize>], batch_size: usize) -> Result<()> {
     equal("learning rates (one for each step)", plan.batches.len(), rates.len())?;
-    equal("rows of the plan", chunks.last().map_or(0, |chunk| chunk.end), plan.order.len())?;
-    for chunk in chunks {
-        below("rows of a chunk", chunk.len(), largest(&plan.order[chunk.clone()]))?;
+    equal("chunks of the plan", chunks.len(), plan.orders.len())?;
+    for (chunk, order) in chunks.iter().zip(&plan.orders) {
+        equal("rows of a chunk", chunk.len(), order.n())?;
     }
     for batch in &plan.batches {
         below("chunks", chunks.len(), batch.chunk)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lanes::{Element, Instructions};
 use super::narrow::Narrow;
-use super::tiles::{Buffer, Matrix, TILE, Weights};
+use super::tiles::{Buffer, Matrix, TILE, Weights, allocate};
 use super::wide::Wide;
 use crate::backend::{Head, Parameters, Stepper, check};
 use crate::batch::Plan;
@@ -41,6 +41,8 @@ pub(super) struct CpuStepper<'a, T> {
     /// All rows, one chunk.
     rows: Range<usize>,
     batch_size: usize,
+    /// Of the epoch.
+    order: Vec<u32>,
     state: State,
     way: Way,
 }
@@ -69,14 +71,15 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         } else {
             Way::Wide(Wide::new(&data, shape, batch_size)?)
         };
-        Ok(Self { instructions, data, rows: rows.clone(), batch_size, state, way })
+        let order = allocate(0, rows.len(), "the order of the samples")?;
+        Ok(Self { instructions, data, rows: rows.clone(), batch_size, order, state, way })
     }
 
     fn run_steps(&mut self, plan: &Plan, rates: &[f32]) {
         self.state.losses.fill(0.0);
-        let Self { instructions, data, state, way, .. } = self;
-        let rows =
-            |step: usize| plan.batches.get(step).map_or(&[][..], |batch| &plan.order[batch.start..][..batch.len]);
+        let Self { instructions, data, order, state, way, .. } = self;
+        plan.write_order(order);
+        let rows = |step: usize| plan.batches.get(step).map_or(&[][..], |batch| &order[batch.start..][..batch.len]);
         for (step, &rate) in rates.iter().enumerate() {
             let (batch, ahead) = (rows(step), rows(step + 1));
             match way {

@@ -40,7 +40,7 @@ impl Variant {
 
     /// Every variant that can be asked for.
     pub fn all() -> Vec<Self> {
-        use super::{ceilings, gradient, logits, narrow_residual, narrow_update, softmax, update};
+        use super::{ceilings, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
         [
             logits::variants(),
             softmax::variants(),
@@ -48,6 +48,7 @@ impl Variant {
             update::variants(),
             narrow_residual::variants(),
             narrow_update::variants(),
+            shuffle::variants(),
             ceilings::variants(),
         ]
         .concat()
@@ -109,7 +110,8 @@ impl Kernel {
                 // SAFETY: the kernels stay within their buffers for every step that `Session` and `Stepper` make, which
                 // have checked parameters, labels and plans (src/backend/check.rs): an
                 // index is below the counts in `Step`, which the buffers are sized by, or is guarded by a comparison
-                // with them; their loops end, as each counts up to such a count or halves a constant.
+                // with them; their loops end, as each counts up to such a count, halves a constant or goes round a
+                // cycle.
                 unsafe { device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked()) }
             };
             let step_size = wgpu::BufferSize::new(size_of::<Step>() as u64);

@@ -15,6 +15,7 @@ mod narrow_residual;
 mod narrow_update;
 mod self_check;
 mod session;
+mod shuffle;
 mod single;
 mod softmax;
 mod step;

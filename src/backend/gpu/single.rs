@@ -5,8 +5,9 @@ use wgpu::BufferUsages;
 use super::kernel::Variant;
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{Step, padded_outputs};
-use super::{Gpu, gradient, logits, narrow_residual, narrow_update, softmax, update};
+use super::{Gpu, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
 use crate::backend::{DeviceKind, Head, Parameters, Shape};
+use crate::batch::Permutation;
 use crate::data::{Features, Targets};
 use crate::error::Result;
 
@@ -211,6 +212,22 @@ impl<'g> Single<'g> {
             buffers,
             n_workgroups: narrow_update::n_workgroups(shape),
             results: [4, 5].map(|buffer| (buffer, shape.n_features + 1, shape.n_outputs())).to_vec(),
+        })
+    }
+
+    /// The rows of a permutation, as bits.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn shuffle(gpu: &'g Gpu, order: &Permutation) -> Result<Self> {
+        let shape = Shape { n_features: 1, n_classes: 1, n_heads: 1 };
+        Ok(Self {
+            gpu,
+            variant: shuffle::variant(),
+            step: Step::new(shape, 1.0, 0, order.n()),
+            buffers: vec![gpu.storage_of("keys", order.keys())?, gpu.storage("order", order.n() as u64 * 4)?],
+            n_workgroups: shuffle::n_workgroups(order.n()),
+            results: vec![(1, order.n(), 1)],
         })
     }
 

@@ -1,6 +1,7 @@
 //! Optimizer steps: for one batch after the other its kernels, in one submission for many batches, with nothing read back
 //! until the epoch's losses.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,9 +13,9 @@ use super::kernel::{Kernel, Variant};
 use super::memory::{Buffer, unpad_rows};
 use super::session::{Chunk, GpuSession, weights_bytes};
 use super::step::{Step, padded_outputs};
-use super::{Gpu, gradient, logits, narrow_residual, narrow_update, softmax, update};
+use super::{Gpu, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
 use crate::backend::{Head, Parameters, Shape, Stepper, check};
-use crate::batch::{Batch, Plan};
+use crate::batch::{Batch, KEYS, Plan};
 use crate::data::Targets;
 use crate::error::Result;
 
@@ -40,12 +41,67 @@ pub(super) struct GpuStepper<'s> {
     steps_at_once: usize,
     dispatches: Vec<Dispatch>,
     steps: Buffer,
-    orders: Vec<Buffer>,
+    shuffle: Shuffle,
     weights: Buffer,
     weights_readback: Buffer,
     losses: Buffer,
     losses_readback: Buffer,
     losses_capacity: usize,
+}
+
+/// What makes the order of each epoch.
+struct Shuffle {
+    kernel: Arc<Kernel>,
+    /// A step for each chunk, which never changes.
+    _steps: Buffer,
+    /// The keys of the chunks' permutations.
+    keys: Buffer,
+    orders: Vec<Buffer>,
+    /// For each chunk.
+    bindings: Vec<wgpu::BindGroup>,
+}
+
+impl Shuffle {
+    fn new(gpu: &Gpu, shape: Shape, ranges: &[Range<usize>]) -> Result<Self> {
+        let kernel = gpu.kernel(&shuffle::variant())?;
+        let first_key = |chunk: usize| chunk * KEYS;
+        let steps = ranges.iter().enumerate().map(|(chunk, rows)| Step::new(shape, 1.0, first_key(chunk), rows.len()));
+        let steps = write_steps(steps);
+        let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
+        let buffer = gpu.buffer("the steps", steps.len() as u64, usage)?;
+        gpu.write("the steps", &buffer, 0, &steps)?;
+        let keys = gpu.storage("the keys of the order", (ranges.len() * KEYS) as u64 * size_of::<[u32; 2]>() as u64)?;
+        let (mut orders, mut bindings) = (Vec::new(), Vec::new());
+        for rows in ranges {
+            let order = gpu.storage("the order of the samples", rows.len() as u64 * 4)?;
+            bindings.push(kernel.bind(gpu, &buffer, &[&keys, &order])?);
+            orders.push(order);
+        }
+        Ok(Self { kernel, _steps: buffer, keys, orders, bindings })
+    }
+
+    /// Has the device make the orders of a plan.
+    fn submit(&self, gpu: &Gpu, plan: &Plan) -> Result<()> {
+        let keys: Vec<[u32; 2]> = plan.orders.iter().flat_map(|order| order.keys()).copied().collect();
+        gpu.write("the keys of the order", &self.keys, 0, &keys)?;
+        gpu.submit("the order of the samples", |encoder| {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            let offsets = (0..).step_by(STEP_STRIDE);
+            for ((order, bindings), offset) in plan.orders.iter().zip(&self.bindings).zip(offsets) {
+                self.kernel.dispatch(&mut pass, bindings, offset, shuffle::n_workgroups(order.n()));
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Steps as they stand in their buffer.
+fn write_steps(steps: impl ExactSizeIterator<Item = Step>) -> Vec<u8> {
+    let mut bytes = vec![0u8; steps.len() * STEP_STRIDE];
+    for (step, bytes) in steps.zip(bytes.chunks_exact_mut(STEP_STRIDE)) {
+        bytes[..size_of::<Step>()].copy_from_slice(bytemuck::bytes_of(&step));
+    }
+    bytes
 }
 
 /// A kernel of a step.
@@ -121,26 +177,24 @@ impl<'s> GpuStepper<'s> {
                 Dispatch::new(gpu, &update::variant(), move |_| update::n_workgroups(shape))?,
             ]
         };
-        let mut orders = Vec::new();
-        for (rows, Chunk { features, labels }) in session.ranges.iter().zip(&session.chunks) {
-            let order = gpu.storage("the order of the samples", rows.len() as u64 * 4)?;
+        let shuffle = Shuffle::new(gpu, shape, &session.ranges)?;
+        for (order, Chunk { features, labels }) in shuffle.orders.iter().zip(&session.chunks) {
             let buffers = if is_narrow(shape) {
                 vec![
-                    vec![features, &order, labels, &weights, &outputs, &losses],
-                    vec![features, &order, &outputs, &heads, &weights, &velocity],
+                    vec![features, order, labels, &weights, &outputs, &losses],
+                    vec![features, order, &outputs, &heads, &weights, &velocity],
                 ]
             } else {
                 vec![
-                    vec![features, &order, &weights, &outputs],
-                    vec![labels, &order, &outputs, &losses],
-                    vec![features, &order, &outputs, &partials],
+                    vec![features, order, &weights, &outputs],
+                    vec![labels, order, &outputs, &losses],
+                    vec![features, order, &outputs, &partials],
                     vec![&partials, &heads, &weights, &velocity],
                 ]
             };
             for (dispatch, buffers) in dispatches.iter_mut().zip(buffers) {
                 dispatch.bindings.push(dispatch.kernel.bind(gpu, &steps, &buffers)?);
             }
-            orders.push(order);
         }
         Ok(Self {
             session,
@@ -149,7 +203,7 @@ impl<'s> GpuStepper<'s> {
             steps_at_once,
             dispatches,
             steps,
-            orders,
+            shuffle,
             weights,
             weights_readback: gpu.readback("the weights", weights_bytes(shape))?,
             losses,
@@ -158,28 +212,23 @@ impl<'s> GpuStepper<'s> {
         })
     }
 
-    /// Checks a plan and brings its order to the device.
+    /// Checks a plan and has the device make its order.
     fn begin(&self, plan: &Plan, rates: &[f32]) -> Result<()> {
-        let ranges = &self.session.ranges;
-        check::plan(plan, rates, ranges, self.batch_size)?;
-        for (rows, order) in ranges.iter().zip(&self.orders) {
-            self.session.gpu.write("the order of the samples", order, 0, &plan.order[rows.clone()])?;
-        }
-        Ok(())
+        check::plan(plan, rates, &self.session.ranges, self.batch_size)?;
+        self.shuffle.submit(self.session.gpu, plan)
     }
 
     /// Writes what the kernels are told of some steps, whose losses go where `n_losses_held` end. Returns how many losses
     /// are held then.
     fn write_steps(&self, batches: &[Batch], rates: &[f32], mut n_losses_held: usize) -> Result<usize> {
         let Self { session, shape, .. } = self;
-        let mut steps = vec![0u8; batches.len() * STEP_STRIDE];
-        for ((batch, &rate), bytes) in batches.iter().zip(rates).zip(steps.chunks_exact_mut(STEP_STRIDE)) {
+        let steps = batches.iter().zip(rates).map(|(batch, &rate)| {
             let start = batch.start - session.ranges[batch.chunk].start;
             let losses_start = (n_losses_held / shape.n_heads) as u32;
-            let step = Step { rate, losses_start, ..Step::new(*shape, session.scale, start, batch.len) };
-            bytes[..size_of::<Step>()].copy_from_slice(bytemuck::bytes_of(&step));
             n_losses_held += n_losses(*shape, batch.len);
-        }
+            Step { rate, losses_start, ..Step::new(*shape, session.scale, start, batch.len) }
+        });
+        let steps = write_steps(steps);
         session.gpu.write("the steps", &self.steps, 0, &steps)?;
         Ok(n_losses_held)
     }
