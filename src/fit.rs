@@ -82,9 +82,10 @@ pub struct Fit {
     pub learning_rate: f64,
     /// What the features were multiplied by. The model's weights have taken it in: they are for the features as given.
     pub feature_scale: f64,
-    /// Time to scale the data and bring it to the device.
-    pub upload: Duration,
-    /// Time in the solver.
+    /// Time until the first step: to scale the data and bring it to the device, to choose the step size, and to compile
+    /// kernels.
+    pub preparation: Duration,
+    /// Time from the first step to the last.
     pub training: Duration,
 }
 
@@ -170,15 +171,13 @@ impl SoftmaxRegression {
         let scale = self.feature_scale.of(data.features().max_abs())?;
         let targets = data.labels().targets();
         let mut session = self.device.session(data.features(), scale, Some(targets))?;
-        let upload = begin.elapsed();
 
         let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
-        let begin = Instant::now();
         let learning_rate = sgd.first_rate(data, scale, self.l2);
         let start = Parameters::zeros(shape);
-        let (parameters, epochs) =
+        let (parameters, epochs, first_step) =
             sgd.minimise(&mut *session, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
-        let training = begin.elapsed();
+        let (preparation, training) = (first_step - begin, first_step.elapsed());
 
         let mut evaluator = Evaluator::new(targets, shape.n_classes);
         session.logits(&parameters, &mut |rows, logits| {
@@ -207,6 +206,15 @@ impl SoftmaxRegression {
             objective,
         };
         let model = Model::from_training(&parameters, scale, data, record);
-        Ok(Fit { model, train, objective, epochs, learning_rate, feature_scale: f64::from(scale), upload, training })
+        Ok(Fit {
+            model,
+            train,
+            objective,
+            epochs,
+            learning_rate,
+            feature_scale: f64::from(scale),
+            preparation,
+            training,
+        })
     }
 }

@@ -76,6 +76,7 @@ fn json_has_its_keys_and_types() {
     let positive = [
         "seconds_load",
         "seconds_train",
+        "seconds_startup",
         "seconds_total",
         "samples_per_second",
         "lr",
@@ -421,4 +422,42 @@ fn bench_compares_devices_and_says_what_it_measured() {
     assert!(run.stderr.contains("samples,features,classes"), "{}", run.stderr);
     let run = folder.softreg(["bench", "--devices", "cpu,nothing-of-that-name"]);
     assert!(run.status == Some(1) && run.stderr.contains("nothing-of-that-name"), "{}", run.stderr);
+}
+
+/// What is kept of a GPU makes no difference but to the time, also where it is damaged or cannot be written.
+#[test]
+fn a_cache_changes_no_result() {
+    let Some(gpu) = softreg::Device::list().into_iter().find(|info| info.backend != "cpu") else {
+        assert!(
+            std::env::var_os("SOFTREG_REQUIRE_GPU").is_none(),
+            "SOFTREG_REQUIRE_GPU is set, but there is no adapter"
+        );
+        eprintln!("skipped: there is no adapter for Vulkan, Metal or DX12");
+        return;
+    };
+    let folder = Folder::new();
+    let model = |cache: &std::path::Path| {
+        let mut command = folder.command();
+        command.env("SOFTREG_CACHE", cache).args(["train", "--epochs", "2", "--quiet", "--out", "m.safetensors"]);
+        let output = command.args(["--device", &gpu.name, "--json", "run.json"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let record: Value = serde_json::from_slice(&folder.read("run.json")).unwrap();
+        let (startup, total) = (number(&record, "seconds_startup"), number(&record, "seconds_total"));
+        assert!(startup > 0.0 && startup < total, "{startup} of {total}");
+        folder.read("m.safetensors")
+    };
+    let cache = folder.path("cache");
+    let without = model(std::path::Path::new(""));
+    assert!(!cache.exists());
+    assert!(model(&cache) == without);
+    let files: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let notes = files.iter().find(|path| path.extension().is_some_and(|extension| extension == "json")).unwrap();
+    assert!(std::fs::read_to_string(notes).unwrap().contains("\"passed_self_check\":true"));
+    assert!(model(&cache) == without);
+    for file in &files {
+        std::fs::write(file, b"{\"pipelines_hash\": 7, damaged").unwrap();
+    }
+    assert!(model(&cache) == without);
+    // A file where the folder should be.
+    assert!(model(&folder.path("run.json")) == without);
 }

@@ -1,6 +1,7 @@
 //! The devices there are, and the choice among them.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::cpu::Cpu;
@@ -96,8 +97,14 @@ impl Device {
     /// The best device: a discrete GPU, then an integrated one, else the CPU. A GPU interface that computes on the CPU
     /// is never taken, nor one that fails its self-check; [`Device::reason`] says why.
     pub fn auto() -> Self {
+        Self::auto_with(None)
+    }
+
+    fn auto_with(cache: Option<&Path>) -> Self {
+        #[cfg(not(feature = "gpu"))]
+        let _ = cache;
         #[cfg(feature = "gpu")]
-        match super::gpu::open_best() {
+        match super::gpu::open_best(cache) {
             Ok((backend, reason)) => Self { backend, reason },
             Err(Error::NoGpu { reason }) => Self::cpu_because(reason),
             Err(error) => {
@@ -115,8 +122,14 @@ impl Device {
     /// [`Error::NoGpu`] when there is none but software ones, [`Error::SelfCheck`] when it computes wrong results,
     /// [`Error::Device`] when it cannot be opened.
     pub fn gpu() -> Result<Self> {
+        Self::gpu_with(None)
+    }
+
+    fn gpu_with(cache: Option<&Path>) -> Result<Self> {
+        #[cfg(not(feature = "gpu"))]
+        let _ = cache;
         #[cfg(feature = "gpu")]
-        return super::gpu::open_best().map(|(backend, reason)| Self { backend, reason });
+        return super::gpu::open_best(cache).map(|(backend, reason)| Self { backend, reason });
         #[cfg(not(feature = "gpu"))]
         Err(Error::NoGpu { reason: "softreg was built without the feature `gpu`".to_owned() })
     }
@@ -127,12 +140,26 @@ impl Device {
     /// # Errors
     /// [`Error::NoSuchDevice`] with the names there are; otherwise as [`Device::gpu`].
     pub fn named(name: &str) -> Result<Self> {
+        Self::named_with(name, None)
+    }
+
+    /// As [`Device::named`], and what is learned of a GPU is kept in the folder `cache`, so that the next program starts
+    /// sooner: its compiled kernels, that it passed its self-check, and what `softreg bench --tune` chose. The folder is
+    /// made when there is something to keep; one that cannot be written is no error.
+    ///
+    /// # Errors
+    /// As [`Device::named`].
+    pub fn named_with_cache(name: &str, cache: impl AsRef<Path>) -> Result<Self> {
+        Self::named_with(name, Some(cache.as_ref()))
+    }
+
+    fn named_with(name: &str, cache: Option<&Path>) -> Result<Self> {
         match name.to_lowercase().as_str() {
-            "auto" => Ok(Self::auto()),
+            "auto" => Ok(Self::auto_with(cache)),
             "cpu" => Ok(Self::cpu()),
-            "gpu" => Self::gpu(),
+            "gpu" => Self::gpu_with(cache),
             #[cfg(feature = "gpu")]
-            part if !part.is_empty() => match super::gpu::open_named(part)? {
+            part if !part.is_empty() => match super::gpu::open_named(part, cache)? {
                 Some(backend) => Ok(Self { backend, reason: "asked for".to_owned() }),
                 None => Err(Self::no_such_device(name)),
             },

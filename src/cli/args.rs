@@ -24,6 +24,8 @@ Examples:
   softreg evaluate flowers.safetensors other.csv --label-column species
 
 Results go to standard output, progress and messages to standard error.
+What is learned of a GPU (compiled kernels, a passed self-check, tuning) is kept
+in the system's cache folder; SOFTREG_CACHE names another, or none if empty.
 Exit status: 0 success, 1 failure, 2 wrong usage."
 )]
 pub struct Cli {
@@ -266,7 +268,20 @@ pub struct Device {
 
 impl Device {
     pub fn open(&self) -> softreg::Result<softreg::Device> {
-        softreg::Device::named(&self.name)
+        open_device(&self.name)
+    }
+}
+
+/// The device of that name, with what earlier runs kept of it in the folder that the system has for that;
+/// `SOFTREG_CACHE` names another, or none when it is empty.
+pub fn open_device(name: &str) -> softreg::Result<softreg::Device> {
+    let folder = match std::env::var_os("SOFTREG_CACHE") {
+        Some(folder) => Some(PathBuf::from(folder)).filter(|folder| !folder.as_os_str().is_empty()),
+        None => dirs::cache_dir().map(|folder| folder.join("softreg")),
+    };
+    match folder {
+        Some(folder) => softreg::Device::named_with_cache(name, folder),
+        None => softreg::Device::named(name),
     }
 }
 

@@ -75,7 +75,7 @@ fn devices(names: &[String]) -> Result<Vec<Device>> {
     let mut devices: Vec<Device> = Vec::new();
     for name in names {
         if name != "all" {
-            devices.push(Device::named(name)?);
+            devices.push(args::open_device(name)?);
             continue;
         }
         for info in Device::list() {
@@ -84,7 +84,7 @@ fn devices(names: &[String]) -> Result<Vec<Device>> {
             } else if let Some(why) = info.unusable {
                 output::message(&format!("{} is left out: {why}", info.name));
             } else {
-                devices.push(Device::named(&info.name)?);
+                devices.push(args::open_device(&info.name)?);
             }
         }
     }

@@ -21,9 +21,11 @@ const N_WORST: usize = 5;
 /// Time by stage.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Stages {
+    /// From the program's beginning to the first step; a part of the others.
+    pub startup: Duration,
     /// Reading, checking and dividing the data.
     pub load: Duration,
-    /// Opening the device and bringing the data to it.
+    /// Opening the device, bringing the data to it and compiling its kernels.
     pub device: Duration,
     pub train: Option<Duration>,
     pub evaluate: Duration,

@@ -18,8 +18,8 @@ use crate::{args, input, output};
 /// Of the built-in digits, when nothing else is asked for.
 const DIGITS_TEST_SPLIT: f64 = 0.2;
 
-pub fn run(args: &args::Train) -> Result<()> {
-    let start = Instant::now();
+/// `start` is when the program began.
+pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     check_outputs(args)?;
     let tell = |text: &str| {
         if !args.quiet {
@@ -58,10 +58,11 @@ pub fn run(args: &args::Train) -> Result<()> {
     });
     display.finish();
     let mut fit = fit?;
-    stages.device += fit.upload;
+    stages.startup = begin - start + fit.preparation;
+    stages.device += fit.preparation;
     stages.train = Some(fit.training);
     // What is left of the fit is the evaluation on the training data.
-    stages.evaluate = begin.elapsed().saturating_sub(fit.upload + fit.training);
+    stages.evaluate = begin.elapsed().saturating_sub(fit.preparation + fit.training);
 
     let begin = Instant::now();
     let test = test.map(|test| fit.model.on(&device).evaluate(&test)).transpose();
@@ -220,6 +221,7 @@ impl Run<'_> {
             "l2": args.l2,
             "feature_scale": fit.feature_scale,
             "seed": args.seed,
+            "seconds_startup": stages.startup.as_secs_f64(),
             "seconds_load": stages.load.as_secs_f64(),
             "seconds_device": stages.device.as_secs_f64(),
             "seconds_train": fit.training.as_secs_f64(),

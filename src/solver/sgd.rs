@@ -80,7 +80,8 @@ impl Sgd {
         self.learning_rate.unwrap_or_else(|| 1.0 / (curvature() + l2))
     }
 
-    /// Minimises from `start`; `on_epoch` may stop it. Returns the parameters and what each epoch's progress was.
+    /// Minimises from `start`; `on_epoch` may stop it. Returns the parameters, what each epoch's progress was, and when the
+    /// first step began.
     pub(crate) fn minimise(
         &self,
         session: &mut dyn Session,
@@ -89,7 +90,7 @@ impl Sgd {
         first_rate: f64,
         seed: u64,
         on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<(Parameters, Vec<Progress>)> {
+    ) -> Result<(Parameters, Vec<Progress>, Instant)> {
         let head = Head {
             learning_rate: first_rate as f32,
             momentum: self.momentum as f32,
@@ -124,6 +125,6 @@ impl Sgd {
         if parameters.values.iter().any(|value| !value.is_finite()) {
             return Err(Error::Diverged { epoch: epochs.len(), learning_rate: first_rate });
         }
-        Ok((parameters, epochs))
+        Ok((parameters, epochs, begin))
     }
 }

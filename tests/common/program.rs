@@ -52,7 +52,7 @@ impl Folder {
 
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_softreg"));
-        command.current_dir(&self.0).stdin(Stdio::null()).env_remove("RUST_LOG");
+        command.current_dir(&self.0).stdin(Stdio::null()).env_remove("RUST_LOG").env("SOFTREG_CACHE", "");
         command
     }
 }

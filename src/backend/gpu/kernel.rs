@@ -1,8 +1,9 @@
 //! What all kernels have in common: a shader put together from its pieces, a pipeline made once, a dispatch.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use rayon::prelude::*;
 use wgpu::BufferBindingType::{Storage, Uniform};
 
 use super::Gpu;
@@ -145,7 +146,7 @@ impl Kernel {
                     // Every value is written before it is read.
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: None,
+                cache: gpu.cache.as_ref().and_then(|cache| cache.pipelines()),
             });
             Self { name: variant.name, layout, pipeline }
         })
@@ -192,12 +193,17 @@ impl Kernel {
 impl Gpu {
     /// The compiled variant; compiled once.
     pub(super) fn kernel(&self, variant: &Variant) -> Result<Arc<Kernel>> {
-        let mut kernels = self.kernels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((_, kernel)) = kernels.iter().find(|(made, _)| made == variant) {
+        let kernels = || self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, kernel)) = kernels().iter().find(|(made, _)| made == variant) {
             return Ok(kernel.clone());
         }
         let kernel = Arc::new(Kernel::new(self, variant)?);
-        kernels.push((variant.clone(), kernel.clone()));
+        kernels().push((variant.clone(), kernel.clone()));
         Ok(kernel)
+    }
+
+    /// Compiles variants, at the same time where the driver can.
+    pub(super) fn compile(&self, variants: &[Variant]) -> Result<()> {
+        variants.par_iter().try_for_each(|variant| self.kernel(variant).map(drop))
     }
 }

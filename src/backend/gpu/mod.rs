@@ -5,6 +5,7 @@
 //! `stepper` put the kernels in order. `adapters` chooses a device and `self_check` tries it out.
 
 mod adapters;
+mod cache;
 mod ceilings;
 mod clock;
 mod gradient;
@@ -22,6 +23,7 @@ mod step;
 mod stepper;
 mod update;
 
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,6 +38,7 @@ pub use update::Head;
 use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Session};
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
+use cache::Cache;
 use kernel::Kernel;
 use memory::Memory;
 use session::GpuSession;
@@ -61,6 +64,7 @@ pub struct Gpu {
     limits: wgpu::Limits,
     faults: Arc<Mutex<Faults>>,
     memory: Memory,
+    cache: Option<Cache>,
     kernels: Mutex<Vec<(Variant, Arc<Kernel>)>>,
     /// What was done so far, for tests.
     pub counts: Counts,
@@ -83,19 +87,20 @@ struct Faults {
 }
 
 impl Gpu {
-    /// Opens an adapter and tries it out, once for each adapter and process.
-    fn open(adapter: &wgpu::Adapter) -> Result<Self> {
-        let gpu = Self::open_with(adapter, Options::default())?;
+    /// Opens an adapter and tries it out: once for each adapter and process, or only once when `cache` is a folder where
+    /// that can be noted.
+    fn open(adapter: &wgpu::Adapter, cache: Option<&Path>) -> Result<Self> {
+        let gpu = Self::open_with(adapter, Options::default(), cache)?;
         self_check::once(&gpu, &format!("{:?}", adapter.get_info()))?;
         Ok(gpu)
     }
 
     /// All adapters, opened with `options` and not tried out, in the order of the choice.
     pub fn open_all(options: Options) -> Vec<Result<Self>> {
-        adapters::adapters().iter().map(|adapter| Self::open_with(adapter, options)).collect()
+        adapters::adapters().iter().map(|adapter| Self::open_with(adapter, options, None)).collect()
     }
 
-    fn open_with(adapter: &wgpu::Adapter, options: Options) -> Result<Self> {
+    fn open_with(adapter: &wgpu::Adapter, options: Options, cache: Option<&Path>) -> Result<Self> {
         let info = adapters::info(adapter);
         let fault = |problem: String| Error::Device { device: info.name.clone(), problem };
         if let Some(reason) = &info.unusable {
@@ -104,7 +109,7 @@ impl Gpu {
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("softreg"),
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE),
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -128,6 +133,7 @@ impl Gpu {
         }));
         // Others use the memory of the machine, of which they tell only a part.
         let of_its_own = info.memory.filter(|_| info.kind == DeviceKind::DiscreteGpu);
+        let cache = cache.map(|folder| Cache::open(folder, &adapter.get_info(), &device));
         let memory = Memory::new(options.max_memory.or(of_its_own));
         Ok(Self {
             info,
@@ -137,6 +143,7 @@ impl Gpu {
             limits,
             faults,
             memory,
+            cache,
             kernels: Mutex::default(),
             counts: Counts::default(),
         })
@@ -177,6 +184,14 @@ impl Gpu {
 
     fn out_of_memory(&self, what: &str, bytes: u64) -> Error {
         Error::OutOfMemory { device: self.info.name.clone(), what: what.to_owned(), bytes }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if let Some(cache) = &self.cache {
+            cache.save();
+        }
     }
 }
 

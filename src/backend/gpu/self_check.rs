@@ -13,6 +13,9 @@ use crate::batch::Plan;
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
 
+/// What is noted of a device that passed.
+const PASSED: &str = "passed_self_check";
+
 /// Tries out a device, the first time in this process that it is met; later the first answer is given.
 /// `adapter` tells it from others of the same make.
 pub(super) fn once(gpu: &Gpu, adapter: &str) -> Result<()> {
@@ -21,8 +24,12 @@ pub(super) fn once(gpu: &Gpu, adapter: &str) -> Result<()> {
     let results = results.get_or_insert_default();
     let wrong = match results.get(adapter) {
         Some(known) => known.clone(),
+        None if gpu.cache.as_ref().is_some_and(|cache| cache.note(PASSED).is_some()) => None,
         None => {
             let found = compare_with_cpu(gpu)?;
+            if let (None, Some(cache)) = (&found, &gpu.cache) {
+                cache.set_note(PASSED, true.into());
+            }
             results.insert(adapter.to_owned(), found.clone());
             found
         }

@@ -113,12 +113,6 @@ struct Dispatch {
     n_workgroups: Box<dyn Fn(usize) -> usize>,
 }
 
-impl Dispatch {
-    fn new(gpu: &Gpu, variant: &Variant, n_workgroups: impl Fn(usize) -> usize + 'static) -> Result<Self> {
-        Ok(Self { kernel: gpu.kernel(variant)?, bindings: Vec::new(), n_workgroups: Box::new(n_workgroups) })
-    }
-}
-
 fn is_narrow(shape: Shape) -> bool {
     shape.n_outputs() <= NARROW_OUTPUTS
 }
@@ -163,20 +157,26 @@ impl<'s> GpuStepper<'s> {
 
         let soft = matches!(targets, Targets::Distributions(_));
         let dtype = session.dtype;
-        let mut dispatches = if is_narrow(shape) {
+        let kernels: Vec<(Variant, Box<dyn Fn(usize) -> usize>)> = if is_narrow(shape) {
             let sample_threads = narrow_residual::SampleThreads::choose(gpu.info.kind, batch_size);
             vec![
-                Dispatch::new(gpu, &sample_threads.variant(dtype, soft), move |n| sample_threads.n_workgroups(n))?,
-                Dispatch::new(gpu, &narrow_update::variant(dtype), move |_| narrow_update::n_workgroups(shape))?,
+                (sample_threads.variant(dtype, soft), Box::new(move |n| sample_threads.n_workgroups(n))),
+                (narrow_update::variant(dtype), Box::new(move |_| narrow_update::n_workgroups(shape))),
             ]
         } else {
             vec![
-                Dispatch::new(gpu, &logits::variant(shape, dtype, true), move |n| logits::n_workgroups(shape, n))?,
-                Dispatch::new(gpu, &softmax::variant(shape, soft), move |n| softmax::n_workgroups(shape, n))?,
-                Dispatch::new(gpu, &gradient::variant(shape, dtype), move |n| gradient::n_workgroups(shape, n))?,
-                Dispatch::new(gpu, &update::variant(), move |_| update::n_workgroups(shape))?,
+                (logits::variant(shape, dtype, true), Box::new(move |n| logits::n_workgroups(shape, n))),
+                (softmax::variant(shape, soft), Box::new(move |n| softmax::n_workgroups(shape, n))),
+                (gradient::variant(shape, dtype), Box::new(move |n| gradient::n_workgroups(shape, n))),
+                (update::variant(), Box::new(move |_| update::n_workgroups(shape))),
             ]
         };
+        let variants = kernels.iter().map(|(variant, _)| variant.clone()).chain([shuffle::variant()]);
+        gpu.compile(&variants.collect::<Vec<_>>())?;
+        let dispatch = |(variant, n_workgroups)| {
+            Ok(Dispatch { kernel: gpu.kernel(&variant)?, bindings: Vec::new(), n_workgroups })
+        };
+        let mut dispatches = kernels.into_iter().map(dispatch).collect::<Result<Vec<_>>>()?;
         let shuffle = Shuffle::new(gpu, shape, &session.ranges)?;
         for (order, Chunk { features, labels }) in shuffle.orders.iter().zip(&session.chunks) {
             let buffers = if is_narrow(shape) {
