@@ -109,9 +109,11 @@ struct Dispatch {
     kernel: Arc<Kernel>,
     /// For each chunk.
     bindings: Vec<wgpu::BindGroup>,
-    /// For a number of samples.
-    n_workgroups: Box<dyn Fn(usize) -> usize>,
+    n_workgroups: Workgroups,
 }
+
+/// How many workgroups a number of samples needs.
+type Workgroups = Box<dyn Fn(usize) -> usize>;
 
 fn is_narrow(shape: Shape) -> bool {
     shape.n_outputs() <= NARROW_OUTPUTS
@@ -157,7 +159,7 @@ impl<'s> GpuStepper<'s> {
 
         let soft = matches!(targets, Targets::Distributions(_));
         let dtype = session.dtype;
-        let kernels: Vec<(Variant, Box<dyn Fn(usize) -> usize>)> = if is_narrow(shape) {
+        let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape) {
             let sample_threads = narrow_residual::SampleThreads::choose(gpu.info.kind, batch_size);
             vec![
                 (sample_threads.variant(dtype, soft), Box::new(move |n| sample_threads.n_workgroups(n))),
