@@ -4,28 +4,38 @@
 // W ((d + 1) rows x output_blocks * 4) with b as row d; O (n_samples x output_blocks * 4).
 // Twin: src/reference/logits.rs. Host: src/backend/gpu/logits.rs.
 //
-// A workgroup computes a tile of 4 * ROW_THREADS rows by 4 * COLUMN_THREADS outputs, a thread 4 x 4 of it. Samples and
-// outputs past the end are computed from zeros and not stored; features past the end are zeros in X.
+// A workgroup computes a tile of 8 * ROW_THREADS rows by 8 * COLUMN_THREADS outputs, a thread 8 x 8 of it: two blocks of 4
+// rows and two of 4 outputs, each half a tile apart. Samples and outputs past the end are computed from zeros and not
+// stored; features past the end are zeros in X.
 // Order of summation: over the features, ascending; then the scale, then the intercept.
 
 override ROW_THREADS: u32 = 8u;
 override COLUMN_THREADS: u32 = 8u;
 override ORDERED: bool = true;
-// Blocks of 4 features that a tile is deep.
-const DEPTH: u32 = 4u;
+// Features that a tile is deep.
+const DEPTH: u32 = 16u;
 
 @group(0) @binding(2) var<storage, read> order: array<u32>;
 @group(0) @binding(3) var<storage, read> weights: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> outputs: array<vec4<f32>>;
 
-// [row][feature block] and [feature][output block]
-var<workgroup> x_tile: array<vec4<f32>, ROW_THREADS * 4u * DEPTH>;
-var<workgroup> w_tile: array<vec4<f32>, COLUMN_THREADS * 4u * DEPTH>;
+// [feature][row block], each feature one block longer, so that what is written together is in different banks.
+var<workgroup> x_tile: array<vec4<f32>, (ROW_THREADS * 2u + 1u) * DEPTH>;
+// [feature][output block]
+var<workgroup> w_tile: array<vec4<f32>, COLUMN_THREADS * 2u * DEPTH>;
 
 fn store(sample: u32, column: u32, sum: vec4<f32>, bias: vec4<f32>) {
     if sample < step.n_samples && column < step.output_blocks {
         outputs[sample * step.output_blocks + column] = sum * step.scale + bias;
     }
+}
+
+// b of a block of outputs.
+fn load_bias(column: u32) -> vec4<f32> {
+    if column < step.output_blocks {
+        return weights[step.n_features * step.output_blocks + column];
+    }
+    return vec4<f32>();
 }
 
 @compute @workgroup_size(COLUMN_THREADS, ROW_THREADS)
@@ -36,33 +46,51 @@ fn logits(
     @builtin(num_workgroups) workgroups: vec3<u32>,
 ) {
     let n_threads = ROW_THREADS * COLUMN_THREADS;
-    let column_tiles = (step.output_blocks + COLUMN_THREADS - 1u) / COLUMN_THREADS;
+    let column_tiles = (step.output_blocks + COLUMN_THREADS * 2u - 1u) / (COLUMN_THREADS * 2u);
     let tile = workgroup_number(workgroup, workgroups);
-    let first_column = tile % column_tiles * COLUMN_THREADS;
-    let first_sample = tile / column_tiles * ROW_THREADS * 4u;
-    let column = first_column + local.x;
+    let first_column = tile % column_tiles * COLUMN_THREADS * 2u;
+    let first_sample = tile / column_tiles * ROW_THREADS * 8u;
+    let x_stride = ROW_THREADS * 2u + 1u;
+    let w_stride = COLUMN_THREADS * 2u;
 
-    var sum0 = vec4<f32>();
-    var sum1 = vec4<f32>();
-    var sum2 = vec4<f32>();
-    var sum3 = vec4<f32>();
-    for (var depth = 0u; depth < step.feature_blocks; depth += DEPTH) {
-        for (var i = thread; i < ROW_THREADS * 4u * DEPTH; i += n_threads) {
-            let sample = first_sample + i / DEPTH;
-            let block = depth + i % DEPTH;
+    var sum0a = vec4<f32>();
+    var sum0b = vec4<f32>();
+    var sum1a = vec4<f32>();
+    var sum1b = vec4<f32>();
+    var sum2a = vec4<f32>();
+    var sum2b = vec4<f32>();
+    var sum3a = vec4<f32>();
+    var sum3b = vec4<f32>();
+    var sum4a = vec4<f32>();
+    var sum4b = vec4<f32>();
+    var sum5a = vec4<f32>();
+    var sum5b = vec4<f32>();
+    var sum6a = vec4<f32>();
+    var sum6b = vec4<f32>();
+    var sum7a = vec4<f32>();
+    var sum7b = vec4<f32>();
+    for (var depth = 0u; depth < step.feature_blocks; depth += DEPTH / 4u) {
+        for (var i = thread; i < ROW_THREADS * 2u * DEPTH; i += n_threads) {
+            let row = i / (DEPTH / 4u);
+            let block = i % (DEPTH / 4u);
+            let sample = first_sample + row;
             var x = vec4<f32>();
-            if sample < step.n_samples && block < step.feature_blocks {
-                var row = step.start + sample;
+            if sample < step.n_samples && depth + block < step.feature_blocks {
+                var x_row = step.start + sample;
                 if ORDERED {
-                    row = order[row];
+                    x_row = order[x_row];
                 }
-                x = load_features(row, block);
+                x = load_features(x_row, depth + block);
             }
-            x_tile[i] = x;
+            let at = block * 4u * x_stride + row / 4u;
+            x_tile[at][row % 4u] = x.x;
+            x_tile[at + x_stride][row % 4u] = x.y;
+            x_tile[at + 2u * x_stride][row % 4u] = x.z;
+            x_tile[at + 3u * x_stride][row % 4u] = x.w;
         }
-        for (var i = thread; i < COLUMN_THREADS * 4u * DEPTH; i += n_threads) {
-            let feature = depth * 4u + i / COLUMN_THREADS;
-            let w_column = first_column + i % COLUMN_THREADS;
+        for (var i = thread; i < COLUMN_THREADS * 2u * DEPTH; i += n_threads) {
+            let feature = depth * 4u + i / w_stride;
+            let w_column = first_column + i % w_stride;
             var w = vec4<f32>();
             if feature < step.n_features && w_column < step.output_blocks {
                 w = weights[feature * step.output_blocks + w_column];
@@ -70,41 +98,50 @@ fn logits(
             w_tile[i] = w;
         }
         workgroupBarrier();
-        for (var block = 0u; block < DEPTH; block++) {
-            let x0 = x_tile[(local.y * 4u + 0u) * DEPTH + block];
-            let x1 = x_tile[(local.y * 4u + 1u) * DEPTH + block];
-            let x2 = x_tile[(local.y * 4u + 2u) * DEPTH + block];
-            let x3 = x_tile[(local.y * 4u + 3u) * DEPTH + block];
-            let w0 = w_tile[(block * 4u + 0u) * COLUMN_THREADS + local.x];
-            let w1 = w_tile[(block * 4u + 1u) * COLUMN_THREADS + local.x];
-            let w2 = w_tile[(block * 4u + 2u) * COLUMN_THREADS + local.x];
-            let w3 = w_tile[(block * 4u + 3u) * COLUMN_THREADS + local.x];
-            sum0 += x0.x * w0;
-            sum0 += x0.y * w1;
-            sum0 += x0.z * w2;
-            sum0 += x0.w * w3;
-            sum1 += x1.x * w0;
-            sum1 += x1.y * w1;
-            sum1 += x1.z * w2;
-            sum1 += x1.w * w3;
-            sum2 += x2.x * w0;
-            sum2 += x2.y * w1;
-            sum2 += x2.z * w2;
-            sum2 += x2.w * w3;
-            sum3 += x3.x * w0;
-            sum3 += x3.y * w1;
-            sum3 += x3.z * w2;
-            sum3 += x3.w * w3;
+        for (var feature = 0u; feature < DEPTH; feature++) {
+            let xa = x_tile[feature * x_stride + local.y];
+            let xb = x_tile[feature * x_stride + ROW_THREADS + local.y];
+            let wa = w_tile[feature * w_stride + local.x];
+            let wb = w_tile[feature * w_stride + COLUMN_THREADS + local.x];
+            sum0a += xa.x * wa;
+            sum0b += xa.x * wb;
+            sum1a += xa.y * wa;
+            sum1b += xa.y * wb;
+            sum2a += xa.z * wa;
+            sum2b += xa.z * wb;
+            sum3a += xa.w * wa;
+            sum3b += xa.w * wb;
+            sum4a += xb.x * wa;
+            sum4b += xb.x * wb;
+            sum5a += xb.y * wa;
+            sum5b += xb.y * wb;
+            sum6a += xb.z * wa;
+            sum6b += xb.z * wb;
+            sum7a += xb.w * wa;
+            sum7b += xb.w * wb;
         }
         workgroupBarrier();
     }
-    var bias = vec4<f32>();
-    if column < step.output_blocks {
-        bias = weights[step.n_features * step.output_blocks + column];
-    }
-    let sample = first_sample + local.y * 4u;
-    store(sample + 0u, column, sum0, bias);
-    store(sample + 1u, column, sum1, bias);
-    store(sample + 2u, column, sum2, bias);
-    store(sample + 3u, column, sum3, bias);
+    let column_a = first_column + local.x;
+    let column_b = column_a + COLUMN_THREADS;
+    let bias_a = load_bias(column_a);
+    let bias_b = load_bias(column_b);
+    let sample_a = first_sample + local.y * 4u;
+    let sample_b = sample_a + ROW_THREADS * 4u;
+    store(sample_a + 0u, column_a, sum0a, bias_a);
+    store(sample_a + 0u, column_b, sum0b, bias_b);
+    store(sample_a + 1u, column_a, sum1a, bias_a);
+    store(sample_a + 1u, column_b, sum1b, bias_b);
+    store(sample_a + 2u, column_a, sum2a, bias_a);
+    store(sample_a + 2u, column_b, sum2b, bias_b);
+    store(sample_a + 3u, column_a, sum3a, bias_a);
+    store(sample_a + 3u, column_b, sum3b, bias_b);
+    store(sample_b + 0u, column_a, sum4a, bias_a);
+    store(sample_b + 0u, column_b, sum4b, bias_b);
+    store(sample_b + 1u, column_a, sum5a, bias_a);
+    store(sample_b + 1u, column_b, sum5b, bias_b);
+    store(sample_b + 2u, column_a, sum6a, bias_a);
+    store(sample_b + 2u, column_b, sum6b, bias_b);
+    store(sample_b + 3u, column_a, sum7a, bias_a);
+    store(sample_b + 3u, column_b, sum7b, bias_b);
 }

@@ -1,7 +1,7 @@
 //! Gradient scale·Xᵀ·R in parts: shaders/gradient.wgsl.
 
 use super::kernel::{Tile, Variant};
-use super::step::{BLOCK, padded_outputs};
+use super::step::padded_outputs;
 use crate::backend::Shape;
 use crate::data::Dtype;
 
@@ -13,7 +13,7 @@ const SAMPLES_PER_PART: usize = 64;
 const PARTIALS_BYTES: usize = 32 << 20;
 
 fn tile(shape: Shape) -> Tile {
-    Tile::for_outputs(shape.n_outputs().div_ceil(BLOCK))
+    Tile::for_outputs(shape.n_outputs())
 }
 
 /// The variant for X of that precision.
@@ -37,7 +37,7 @@ pub(super) fn variants() -> Vec<Variant> {
 
 /// Workgroups for one part.
 fn workgroups_per_part(shape: Shape) -> usize {
-    tile(shape).count(shape.n_features + 1, shape.n_outputs().div_ceil(BLOCK))
+    tile(shape).count(shape.n_features + 1, shape.n_outputs())
 }
 
 /// No batch of up to `n_samples` samples has more parts than this.

@@ -56,28 +56,36 @@ impl Variant {
     }
 }
 
-/// How threads share the work of a product: a workgroup of row × column threads computes a tile of 4 × 4 values for each.
+/// How threads share the work of a product: a workgroup of row × column threads computes a tile of 8 × 8 values for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tile {
     pub row_threads: usize,
     pub column_threads: usize,
 }
 
+/// Rows and columns that a thread computes of a product.
+const OF_THREAD: usize = 8;
+
 impl Tile {
-    /// The tiles there are: tall ones for few outputs, so that few threads compute padding.
-    const ALL: [Self; 3] = [
+    /// The tiles there are: tall ones for few outputs, so that few threads compute padding; and of those for many the
+    /// smaller first, which has more workgroups, the larger reads less.
+    pub(super) const ALL: [Self; 5] = [
+        Self { row_threads: 16, column_threads: 2 },
         Self { row_threads: 16, column_threads: 4 },
         Self { row_threads: 8, column_threads: 8 },
+        Self { row_threads: 16, column_threads: 8 },
         Self { row_threads: 16, column_threads: 16 },
     ];
 
-    pub(super) fn for_outputs(output_blocks: usize) -> Self {
-        Self::ALL.into_iter().find(|tile| output_blocks <= tile.column_threads).unwrap_or(Self::ALL[2])
+    /// The smallest tile that has that many outputs, or the smallest for many.
+    pub(super) fn for_outputs(n_outputs: usize) -> Self {
+        let fits = |tile: &Self| n_outputs <= tile.column_threads * OF_THREAD;
+        Self::ALL.into_iter().take(3).find(fits).unwrap_or(Self::ALL[2])
     }
 
-    /// Tiles that cover `rows` × `blocks` blocks of outputs.
-    pub(super) fn count(self, rows: usize, blocks: usize) -> usize {
-        rows.div_ceil(self.row_threads * 4) * blocks.div_ceil(self.column_threads)
+    /// Tiles that cover `rows` × `columns`.
+    pub(super) fn count(self, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(self.row_threads * OF_THREAD) * columns.div_ceil(self.column_threads * OF_THREAD)
     }
 
     /// Every tile with every precision of X.

@@ -1,12 +1,11 @@
 //! Logits O = scale·X·W + b: shaders/logits.wgsl.
 
 use super::kernel::{Tile, Variant};
-use super::step::BLOCK;
 use crate::backend::Shape;
 use crate::data::Dtype;
 
 fn tile(shape: Shape) -> Tile {
-    Tile::for_outputs(shape.n_outputs().div_ceil(BLOCK))
+    Tile::for_outputs(shape.n_outputs())
 }
 
 /// The variant for X of that precision; `ordered` when samples are positions of an order.
@@ -34,5 +33,5 @@ pub(super) fn variants() -> Vec<Variant> {
 
 /// Workgroups for that many samples.
 pub(super) fn n_workgroups(shape: Shape, n_samples: usize) -> usize {
-    tile(shape).count(n_samples, shape.n_outputs().div_ceil(BLOCK))
+    tile(shape).count(n_samples, shape.n_outputs())
 }
