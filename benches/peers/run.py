@@ -654,13 +654,13 @@ def main():
     left_out = []
     peers = [functools.partial(Torch, "PyTorch eager", "cpu"), Jax]
     if problem := compile_problem():
-        left_out.append(f"Left out: PyTorch compiled; {problem}.")
+        left_out.append(f"PyTorch compiled ({problem})")
     else:
         peers.insert(1, functools.partial(TorchCompiled, "PyTorch compiled", "cpu"))
     if not rust:
-        left_out.append("Left out: linfa-logistic and gemm, which could not be built.")
+        left_out.append("linfa-logistic and gemm (they could not be built)")
     if not BANKING77.exists():
-        left_out.append("Left out: fits on Banking77, which is not beside the repository.")
+        left_out.append("fits on Banking77 (it is not beside the repository)")
 
     wide_peers = [functools.partial(Gemm, rust)] if rust else []
     epochs, _ = trainings(args.program, shapes, peers, wide_peers, args.repeats)
@@ -676,7 +676,7 @@ def main():
             device = args.device or ("cuda" if cuda else "cpu")
             on_gpu = gpu_section(args.program, shapes, args.repeats, gpu, device)
         except Ended as reason:
-            left_out.append(f"Left out: training on a GPU; softreg {reason}.")
+            left_out.append(f"training on a GPU (softreg {reason})")
 
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -697,7 +697,7 @@ def main():
             of a second of work that is not timed, then the work that is. Times are medians of {args.repeats}
             (fastest–slowest); a factor is the median of the peer's time over softreg's in the same turn. Where a factor
             is below 1, the peer is faster.""",
-            " ".join(left_out),
+            left_out and f"Left out here: {'; '.join(left_out)}.",
         ),
         f"![Times relative to softreg's]({picture.name})",
         "## Training on the CPU",
@@ -713,8 +713,9 @@ def main():
         paragraphs(
             f"""Whole fits of J = mean cross-entropy + (l2/2)·‖W‖², l2 = {L2:g}, on the same f32 features, synthetic
             ones divided by the largest: softreg by its default, SGD; scikit-learn and linfa-logistic by L-BFGS, of
-            {ITERATIONS} iterations at most. Each is timed {min(args.repeats, 3)} times, after a pause. J is computed in
-            double precision from the weights that each returns. Lower is better, for time and for J."""
+            {ITERATIONS} iterations at most. Times are medians of {min(args.repeats, 3)}, in turns, after the pause
+            alone. J is computed in double precision from the weights that each returns. Lower is better, for time and
+            for J."""
         ),
         fits_table(all_fits),
         "## Prediction on the CPU",
