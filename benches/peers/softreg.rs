@@ -1,23 +1,27 @@
 //! softreg's side of the comparison with its peers: takes commands from run.py, one a line, and answers each with a line.
 //! So both work in turns, in one run, on the same data and in the same order.
 //!
-//! - `train X.npy Y.npy SCALE BATCH LR MOMENTUM L2`: SGD from zero weights on the CPU backend, or on the device of
-//!   `SOFTREG_DEVICE`. Then `epoch E`: seconds and mean loss; `order E FILE`: the rows in the order of their steps and the
-//!   lengths of the batches, as 32-bit numbers, into FILE and FILE.lengths; `weights FILE`: W above b; `end`.
-//! - `model X.npy`: a model of zero weights but the first, 77 classes. Then `proba`: seconds for all rows; `row TIMES`:
-//!   seconds for one row, TIMES times; `end`.
+//! - `train X.npy Y.npy SCALE BATCH LR MOMENTUM L2`: SGD from zero weights on the CPU backend, or on the GPU of
+//!   `SOFTREG_DEVICE`, `gpu` for the best; the answer is its name. Then `epoch E`: seconds and mean loss; `order E FILE`:
+//!   the rows in the order of their steps and the lengths of the batches, as 32-bit numbers, into FILE and FILE.lengths;
+//!   `weights FILE`: W above b.
+//! - `fit X.npy Y.npy L2 FILE`: the default estimator on the CPU, features not scaled; the seconds, and W above b in FILE.
+//! - `model X.npy WEIGHTS`: a model of W above b. Then `proba`: seconds for all rows; `probabilities FILE`: those of the
+//!   last `proba`; `row TIMES`: seconds for one row, TIMES times.
+//!
+//! W, b and probabilities are single precision, row by row.
 
 use std::error::Error;
 use std::fs;
 use std::io::{self, BufRead, Write};
 use std::time::Instant;
 
-use ndarray::{Array1, Array2};
+use ndarray::{Array2, s};
 use softreg::backend::cpu::Cpu;
 use softreg::backend::{Backend, Head, Parameters, Shape};
 use softreg::batch::Plan;
 use softreg::data::{Source, Values, read};
-use softreg::{Features, Model};
+use softreg::{FeatureScale, Features, Model, SoftmaxRegression};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -35,7 +39,8 @@ fn main() -> Result<()> {
                     Head { learning_rate: lr.parse()?, momentum: momentum.parse()?, nesterov: true, l2: l2.parse()? };
                 train((x, y), scale.parse()?, batch.parse()?, head, &mut next)?;
             }
-            ["model", x] => predict(x, &mut next)?,
+            ["fit", x, y, l2, file] => fit((x, y), l2.parse()?, file)?,
+            ["model", x, weights] => predict(x, weights, &mut next)?,
             // `cargo bench` runs every benchmark; this one has nothing to do alone.
             _ => return Ok(()),
         }
@@ -62,7 +67,7 @@ fn train(
     let chunks = session.chunks().to_vec();
     let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
     let mut stepper = session.stepper(&Parameters::zeros(shape), &[head], batch_size)?;
-    answer(&backend.info().driver)?;
+    answer(&format!("{} ({})", backend.info().name, backend.info().driver))?;
     while let Some(command) = next()? {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         match words[..] {
@@ -87,8 +92,7 @@ fn train(
                 answer("done")?;
             }
             ["weights", file] => {
-                let values = stepper.parameters()?.values;
-                fs::write(file, values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())?;
+                write(file, stepper.parameters()?.values)?;
                 answer("done")?;
             }
             _ => return Ok(()),
@@ -100,36 +104,55 @@ fn train(
 fn backend() -> Result<Box<dyn Backend>> {
     #[cfg(feature = "gpu")]
     if let Ok(name) = std::env::var("SOFTREG_DEVICE") {
+        use softreg::DeviceKind;
         use softreg::backend::gpu::{Gpu, Options};
-        for gpu in Gpu::open_all(Options::default()) {
-            let gpu = gpu?;
-            if gpu.info().name.contains(&name) {
-                return Ok(Box::new(gpu));
-            }
-        }
-        return Err(format!("there is no device {name}").into());
+        let asked = |gpu: &Gpu| match name.as_str() {
+            "gpu" => gpu.info().kind != DeviceKind::SoftwareGpu,
+            part => gpu.info().name.contains(part),
+        };
+        let gpu = Gpu::open_all(Options::default()).into_iter().flatten().find(asked);
+        return Ok(Box::new(gpu.ok_or_else(|| format!("there is no GPU {name}"))?));
     }
     Ok(Box::new(Cpu::new()))
 }
 
-fn predict(x: &str, next: &mut dyn FnMut() -> Result<Option<Vec<String>>>) -> Result<()> {
-    const N_CLASSES: usize = 77;
+fn write(file: &str, values: impl IntoIterator<Item = f32>) -> Result<()> {
+    Ok(fs::write(file, values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())?)
+}
+
+fn fit((x, y): (&str, &str), l2: f64, file: &str) -> Result<()> {
+    let data = read(&Source { labels: Some(y.into()), ..Source::new(x) })?.into_dataset()?;
+    let estimator = SoftmaxRegression::new().l2(l2).feature_scale(FeatureScale::Factor(1.0));
+    let begin = Instant::now();
+    let model = estimator.fit(&data)?.model;
+    let seconds = begin.elapsed().as_secs_f64();
+    write(file, model.weights().iter().chain(&model.bias()).copied())?;
+    answer(&seconds.to_string())
+}
+
+fn predict(x: &str, weights: &str, next: &mut dyn FnMut() -> Result<Option<Vec<String>>>) -> Result<()> {
     let features = read(&Source::new(x))?.features;
     let d = features.n_features();
-    let weights = Array2::from_shape_fn((d, N_CLASSES), |(k, j)| ((k * 31 + j * 17) % 101) as f32 / 101.0 - 0.5);
-    let classes = (0..N_CLASSES).map(|class| class.to_string()).collect();
-    let model = Model::new(weights.view(), Array1::zeros(N_CLASSES).view(), classes)?;
+    let values = fs::read(weights)?.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect::<Vec<f32>>();
+    let n_classes = values.len() / (d + 1);
+    let weights = Array2::from_shape_vec((d + 1, n_classes), values)?;
+    let classes = (0..n_classes).map(|class| class.to_string()).collect();
+    let model = Model::new(weights.slice(s![..d, ..]), weights.row(d), classes)?;
     let row = first_row(&features)?;
-    let mut probabilities = vec![0.0; N_CLASSES];
+    let mut probabilities = vec![0.0; n_classes];
+    let mut all = Array2::zeros((0, n_classes));
     answer("ready")?;
     while let Some(command) = next()? {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         match words[..] {
             ["proba"] => {
                 let begin = Instant::now();
-                let p = model.predict_proba(&features)?;
-                let seconds = begin.elapsed().as_secs_f64();
-                answer(&format!("{seconds} {}", p[[0, 0]]))?;
+                all = model.predict_proba(&features)?;
+                answer(&begin.elapsed().as_secs_f64().to_string())?;
+            }
+            ["probabilities", file] => {
+                write(file, all.iter().copied())?;
+                answer("done")?;
             }
             ["row", times] => {
                 let times: usize = times.parse()?;
@@ -137,7 +160,8 @@ fn predict(x: &str, next: &mut dyn FnMut() -> Result<Option<Vec<String>>>) -> Re
                 for _ in 0..times {
                     model.predict_into(std::hint::black_box(&row), &mut probabilities)?;
                 }
-                answer(&format!("{} {}", begin.elapsed().as_secs_f64(), probabilities[0]))?;
+                std::hint::black_box(&probabilities);
+                answer(&begin.elapsed().as_secs_f64().to_string())?;
             }
             _ => return Ok(()),
         }
