@@ -13,7 +13,7 @@ override ROW_THREADS: u32 = 8u;
 override COLUMN_THREADS: u32 = 8u;
 override ORDERED: bool = true;
 // Features that a tile is deep.
-const DEPTH: u32 = 16u;
+const DEPTH: u32 = 8u;
 
 @group(0) @binding(2) var<storage, read> order: array<u32>;
 @group(0) @binding(3) var<storage, read> weights: array<vec4<f32>>;

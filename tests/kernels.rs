@@ -11,7 +11,7 @@ use softreg::batch::{Permutation, Shuffle};
 use softreg::data::{Dtype, Features, Targets, Values};
 use softreg::reference;
 
-/// (n_samples, n_features, n_classes, n_heads): 1; tiles ± 1, which are 16 deep and 16, 32 or 64 wide and high; primes;
+/// (n_samples, n_features, n_classes, n_heads): 1; tiles ± 1, which are 16 deep, 16 to 128 wide and 64 or 128 high; primes;
 /// several heads; each number of threads for a sample.
 const SHAPES: [(usize, usize, usize, usize); 19] = [
     (1, 1, 2, 1),
@@ -35,13 +35,13 @@ const SHAPES: [(usize, usize, usize, usize); 19] = [
     (33, 9, 200, 1),
 ];
 
-/// Sizes with more workgroups than a dispatch has in a dimension, for each kernel: those of 64 rows of X, a sample of a
-/// head, 4 samples, 16 features, 64 features, 64 parameters, 256 positions.
-const MORE_WORKGROUPS_LOGITS: (usize, usize, usize, usize) = (65_535 * 64 + 100, 1, 2, 1);
+/// Sizes with more workgroups than a dispatch has in a dimension, for each kernel: those of 128 rows of X, a sample of a
+/// head, 4 samples, 16 features, 128 features, 64 parameters, 256 positions.
+const MORE_WORKGROUPS_LOGITS: (usize, usize, usize, usize) = (65_535 * 128 + 100, 1, 2, 1);
 const MORE_WORKGROUPS_SOFTMAX: (usize, usize, usize, usize) = (70_001, 1, 2, 64);
 const MORE_WORKGROUPS_NARROW_RESIDUAL: (usize, usize, usize, usize) = (65_535 * 4 + 10, 3, 2, 1);
 const MORE_WORKGROUPS_NARROW_UPDATE: (usize, usize, usize, usize) = (2, 65_535 * 16 + 100, 2, 1);
-const MORE_WORKGROUPS_GRADIENT: (usize, usize, usize, usize) = (2, 65_535 * 64 + 100, 2, 1);
+const MORE_WORKGROUPS_GRADIENT: (usize, usize, usize, usize) = (2, 65_535 * 128 + 100, 2, 1);
 const MORE_WORKGROUPS_UPDATE: (usize, usize, usize, usize) = (1, 4200, 1000, 1);
 const MORE_WORKGROUPS_SHUFFLE: u32 = 65_535 * 256 + 10;
 
@@ -314,6 +314,31 @@ fn narrow_update_error(
     reference::compare(&format!("{what}: velocity"), &results[1], &v, &bound.1)
 }
 
+/// Logits with equals, and some that are not finite.
+fn classes_error(gpu: &Gpu, case: (usize, usize, usize, usize), plant: Plant) -> Result<(), String> {
+    let (n, _, q, h) = case;
+    let shape = shape_of(case);
+    let mut random = Random::new(9);
+    let mut logits: Vec<f32> = (0..n * h * q).map(|_| random.below(q / 2 + 2) as f32 - 1.0).collect();
+    // All equal; the smallest there is; and in the last rows one that is not finite.
+    logits[..q].fill(-7.5);
+    if n > 3 {
+        logits[h * q..(h + 1) * q].fill(f32::MIN);
+        for (row, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().enumerate() {
+            logits[(n - 1 - row) * h * q + random.below(q)] = bad;
+        }
+    }
+    let mut single = Single::classes(gpu, shape, &logits).unwrap();
+    plant(&mut single.variant.source);
+    single.run(1).unwrap();
+    let expected = reference::classes(&logits, shape);
+    let found = single.results().unwrap();
+    match found[0].iter().zip(&expected).position(|(found, expected)| found.to_bits() != *expected) {
+        None => Ok(()),
+        Some(at) => Err(format!("classes {case:?}: [{at}] is {}, not {}", found[0][at].to_bits(), expected[at])),
+    }
+}
+
 fn shuffle_error(gpu: &Gpu, n: u32, plant: Plant) -> Result<(), String> {
     let order = Permutation::new(n, &mut Shuffle::new(n.into(), 3));
     let mut single = Single::shuffle(gpu, &order).unwrap();
@@ -395,6 +420,15 @@ fn narrow_kernels_are_those_of_the_reference() {
 }
 
 #[test]
+fn classes_are_those_of_the_reference() {
+    for_each_gpu(|gpu| {
+        for case in SHAPES {
+            classes_error(gpu, case, NOTHING).unwrap();
+        }
+    });
+}
+
+#[test]
 fn the_order_is_that_of_the_host() {
     for_each_gpu(|gpu| {
         for n in [1, 2, 3, 255, 256, 257, 1000, 65_535, 65_536, 65_537] {
@@ -417,6 +451,7 @@ fn more_workgroups_than_a_dimension_has_are_those_of_the_reference() {
                 gradient_error(&gpu, MORE_WORKGROUPS_GRADIENT, Dtype::U8, plant),
                 update_error(&gpu, MORE_WORKGROUPS_UPDATE, plant),
                 shuffle_error(&gpu, MORE_WORKGROUPS_SHUFFLE, plant),
+                classes_error(&gpu, MORE_WORKGROUPS_SOFTMAX, plant),
             ]
         };
         all(NOTHING).into_iter().collect::<Result<Vec<_>, _>>().unwrap();
@@ -430,10 +465,11 @@ fn a_planted_error_is_noticed() {
     let case = (97, 101, 7, 3);
     for_each_gpu(|gpu| {
         for (from, to) in [
-            ("sum2 += x2.z * w2;", ""),
+            ("sum2a += xa.z * wa;", ""),
+            ("sum5b += xb.y * wb;", ""),
             ("sum * step.scale + bias", "sum * step.scale"),
             ("sum * step.scale + bias", "(sum + bias) * step.scale"),
-            ("row = order[row];", ""),
+            ("x_row = order[x_row];", ""),
             ("feature < step.n_features && w_column", "feature + 1u < step.n_features && w_column"),
         ] {
             logits_error(gpu, case, Dtype::F32, &replace(from, to)).unwrap_err();
@@ -450,7 +486,8 @@ fn a_planted_error_is_noticed() {
             softmax_error(gpu, case, 1e3, &replace(from, to)).unwrap_err();
         }
         for (from, to) in [
-            ("sum3 += x.w * r;", ""),
+            ("sum3a += xa.w * ra;", ""),
+            ("sum4b += xb.x * rb;", ""),
             (
                 "first_sample + step.samples_per_part, step.n_samples)",
                 "first_sample + step.samples_per_part, step.n_samples - 1u)",
@@ -494,6 +531,15 @@ fn a_planted_error_is_noticed() {
             ("i % stride / step.n_classes", "0u"),
         ] {
             update_error(gpu, case, &replace(from, to)).unwrap_err();
+        }
+        for (from, to) in [
+            ("value > o", "value >= o"),
+            ("other < best[thread]", "other > best[thread]"),
+            ("other == NOT_FINITE || is_better", "is_better"),
+            ("class_of = NOT_FINITE;", "class_of = j;"),
+            ("let head = number % step.n_heads;", "let head = 0u;"),
+        ] {
+            classes_error(gpu, (97, 1, 60, 3), &replace(from, to)).unwrap_err();
         }
         for (from, to) in [
             ("const ROUNDS: u32 = 4u;", "const ROUNDS: u32 = 3u;"),

@@ -64,7 +64,7 @@ pub(super) fn plan(plan: &Plan, rates: &[f32], chunks: &[Range<usize>], batch_si
     Ok(())
 }
 
-fn equal(what: &str, expected: usize, found: usize) -> Result<()> {
+pub(super) fn equal(what: &str, expected: usize, found: usize) -> Result<()> {
     if found == expected { Ok(()) } else { Err(shape(what, expected, found)) }
 }
 

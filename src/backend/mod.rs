@@ -21,7 +21,7 @@ use std::time::Duration;
 pub use device::{Device, DeviceInfo, DeviceKind};
 
 use crate::batch::Plan;
-use crate::data::{Features, Targets};
+use crate::data::{Features, Targets, argmax};
 use crate::error::Result;
 
 /// The sizes of a linear map from features to logits: h heads of q classes stand side by side as h·q columns.
@@ -122,6 +122,9 @@ pub trait Backend: Send + Sync {
     ) -> Result<Box<dyn Session + 'a>>;
 }
 
+/// What stands for the class of a sample whose logits are not finite.
+pub const NOT_FINITE: u32 = u32::MAX;
+
 /// A feature matrix X̃ = scale·X with its targets, where the arithmetic is.
 pub trait Session {
     /// The ranges of rows that are held separately, without a gap from 0 on; a batch never straddles two.
@@ -129,6 +132,24 @@ pub trait Session {
 
     /// Logits O = X̃·W + b of all rows, block after block in the order of the rows.
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()>;
+
+    /// For each row and head the most probable class, the first among equals, or [`NOT_FINITE`] when a logit of that row
+    /// and head is not finite: `into`, (n × h).
+    fn classes(&mut self, parameters: &Parameters, into: &mut [u32]) -> Result<()> {
+        let (n_classes, n_heads) = (parameters.shape.n_classes, parameters.shape.n_heads);
+        check::equal(
+            "classes (one for each row and head)",
+            self.chunks().last().map_or(0, |rows| rows.end) * n_heads,
+            into.len(),
+        )?;
+        self.logits(parameters, &mut |rows, logits| {
+            for (class, logits) in into[rows.start * n_heads..].iter_mut().zip(logits.chunks_exact(n_classes)) {
+                let is_finite = logits.iter().all(|logit| logit.is_finite());
+                *class = if is_finite { argmax(logits) as u32 } else { NOT_FINITE };
+            }
+            Ok(())
+        })
+    }
 
     /// Prepares to run optimizer steps from `start`, one [`Head`] for each of its heads, in batches of at most
     /// `batch_size` samples. A session without targets has none: an error.

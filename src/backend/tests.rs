@@ -503,3 +503,34 @@ fn what_does_not_fit_a_device_is_named() {
         assert!(error.to_string().contains("the logits of a batch") && error.to_string().contains("smaller batch"));
     }
 }
+
+/// Classes are those of the logits, on every backend, also where rows come in several chunks and blocks.
+#[test]
+fn classes_are_those_of_the_logits() {
+    for (name, backend) in backends() {
+        for sizes in [(33, 16, 4, 1, 16), (257, 33, 5, 7, 100), (9000, 4, 600, 1, 40), (40, 31, 1009, 1, 40)] {
+            let mut case = Case::new(sizes, Dtype::F32, false);
+            let n_outputs = case.shape.n_outputs();
+            // The first and the last class have equal weights.
+            for row in case.start.values.chunks_exact_mut(n_outputs) {
+                row[n_outputs - 1] = row[n_outputs - case.shape.n_classes];
+            }
+            let mut session = case.session(&*backend);
+            let mut expected = Vec::new();
+            let collect = &mut |_: Range<usize>, logits: &[f32]| {
+                expected.extend(reference::classes(logits, case.shape));
+                Ok(())
+            };
+            session.logits(&case.start, collect).unwrap();
+            let mut found = vec![0; sizes.0 * case.shape.n_heads];
+            session.classes(&case.start, &mut found).unwrap();
+            assert!(found == expected, "{name}: {sizes:?}");
+            assert_shape_error!(session.classes(&case.start, &mut found[1..]), "classes");
+            // A weight that is not finite makes all its head's samples so.
+            let mut wild = case.start.clone();
+            wild.values[0] = f32::INFINITY;
+            session.classes(&wild, &mut found).unwrap();
+            assert!(found.iter().step_by(case.shape.n_heads).all(|&class| class == super::NOT_FINITE), "{name}");
+        }
+    }
+}

@@ -249,11 +249,16 @@ impl Model {
 fn check_logits(first: usize, n_classes: usize, logits: &[f32]) -> Result<()> {
     match logits.iter().position(|logit| !logit.is_finite()) {
         None => Ok(()),
-        Some(index) => Err(Error::malformed(
-            Place::row(first + index / n_classes + 1),
-            "the logits are not finite; the features are far outside the range that the model was trained on",
-        )),
+        Some(index) => Err(not_finite(first + index / n_classes)),
     }
+}
+
+/// That the logits of a row, counted from 0, are not finite.
+fn not_finite(row: usize) -> Error {
+    Error::malformed(
+        Place::row(row + 1),
+        "the logits are not finite; the features are far outside the range that the model was trained on",
+    )
 }
 
 /// log p_j = o_j − m − log Σ_k exp(o_k − m).

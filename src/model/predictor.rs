@@ -3,9 +3,9 @@
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::{Model, check_logits, log_softmax_in_place};
-use crate::backend::{Device, Sink, cpu};
-use crate::data::{Dataset, Features, argmax};
+use super::{Model, check_logits, log_softmax_in_place, not_finite};
+use crate::backend::{Device, NOT_FINITE, Session, Sink, cpu};
+use crate::data::{Dataset, Features};
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
 
@@ -20,7 +20,12 @@ pub struct Predictor<'a> {
 }
 
 impl Predictor<'_> {
-    fn logits(&self, features: &Features, sink: &mut Sink) -> Result<()> {
+    /// Calls `work` with the first row and a session for one portion of the samples after the other.
+    fn each_portion(
+        &self,
+        features: &Features,
+        mut work: impl FnMut(usize, &mut dyn Session) -> Result<()>,
+    ) -> Result<()> {
         /// Samples are predicted about so many bytes at a time, so that a device needs no room for all.
         const PORTION: usize = 256 << 20;
         self.model.check_width(features.n_features())?;
@@ -28,14 +33,19 @@ impl Predictor<'_> {
         let n_rows = (PORTION / row_bytes).max(1);
         for start in (0..features.n_samples()).step_by(n_rows) {
             let portion = features.rows(start..features.n_samples().min(start + n_rows))?;
-            let mut session = self.device.session(&portion, 1.0, None)?;
+            work(start, &mut *self.device.session(&portion, 1.0, None)?)?;
+        }
+        Ok(())
+    }
+
+    fn logits(&self, features: &Features, sink: &mut Sink) -> Result<()> {
+        self.each_portion(features, |start, session| {
             session.logits(&self.model.parameters, &mut |rows, logits| {
                 let rows = start + rows.start..start + rows.end;
                 check_logits(rows.start, self.model.n_classes(), logits)?;
                 sink(rows, logits)
-            })?;
-        }
-        Ok(())
+            })
+        })
     }
 
     fn each_row(&self, features: &Features, transform: impl Fn(&mut [f32]) + Sync) -> Result<Array2<f32>> {
@@ -67,12 +77,15 @@ impl Predictor<'_> {
     /// # Errors
     /// [`Error::Width`], and those of the device.
     pub fn predict(&self, features: &Features) -> Result<Vec<usize>> {
-        let mut classes = Vec::with_capacity(features.n_samples());
-        self.logits(features, &mut |_, logits| {
-            classes.extend(logits.chunks_exact(self.model.n_classes()).map(argmax));
-            Ok(())
+        let mut classes = vec![0; features.n_samples()];
+        self.each_portion(features, |start, session| {
+            let n_rows = session.chunks().last().map_or(0, |rows| rows.end);
+            session.classes(&self.model.parameters, &mut classes[start..start + n_rows])
         })?;
-        Ok(classes)
+        match classes.iter().position(|&class| class == NOT_FINITE) {
+            None => Ok(classes.into_iter().map(|class| class as usize).collect()),
+            Some(row) => Err(not_finite(row)),
+        }
     }
 
     /// See [`Model::predict_proba`].

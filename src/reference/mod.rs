@@ -4,6 +4,7 @@
 //! Used by tests, and by benchmarks before they time; by nothing else. Layouts are those of
 //! [`Parameters`](crate::backend::Parameters): row-major, W above b, heads side by side.
 
+mod classes;
 mod compare;
 mod gradient;
 mod logits;
@@ -13,6 +14,7 @@ mod steps;
 mod tests;
 mod update;
 
+pub use classes::classes;
 pub use compare::{UNIT_ROUNDOFF, compare};
 pub use gradient::{gradient, gradient_bound};
 pub use logits::{logits, logits_bound};

@@ -41,7 +41,7 @@ impl Variant {
 
     /// Every variant that can be asked for.
     pub fn all() -> Vec<Self> {
-        use super::{ceilings, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
+        use super::{ceilings, classes, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
         [
             logits::variants(),
             softmax::variants(),
@@ -50,6 +50,7 @@ impl Variant {
             narrow_residual::variants(),
             narrow_update::variants(),
             shuffle::variants(),
+            classes::variants(),
             ceilings::variants(),
         ]
         .concat()

@@ -7,6 +7,7 @@
 mod adapters;
 mod cache;
 mod ceilings;
+mod classes;
 mod clock;
 mod gradient;
 mod kernel;

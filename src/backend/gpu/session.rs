@@ -1,13 +1,15 @@
 //! A data set on the device, in chunks that a kernel can see at once.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use wgpu::BufferUsages;
 
+use super::kernel::Kernel;
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{BLOCK, Step, padded_outputs};
 use super::stepper::GpuStepper;
-use super::{Gpu, logits};
+use super::{Gpu, classes, logits};
 use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper, check};
 use crate::data::{Dtype, Features, Targets};
 use crate::error::Result;
@@ -72,6 +74,10 @@ impl<'a> GpuSession<'a> {
         Ok(Self { gpu, scale, dtype, targets, ranges, chunks, n_features })
     }
 
+    fn n_samples(&self) -> usize {
+        self.ranges.last().map_or(0, |rows| rows.end)
+    }
+
     /// The parameters on the device, rows padded to whole blocks.
     pub(super) fn upload_parameters(&self, parameters: &Parameters) -> Result<Buffer> {
         let shape = parameters.shape;
@@ -89,6 +95,58 @@ pub(super) fn weights_bytes(shape: Shape) -> u64 {
     (shape.n_features as u64 + 1) * padded_outputs(shape) as u64 * 4
 }
 
+/// Logits of one block of rows after the other.
+struct Forward {
+    shape: Shape,
+    block_rows: usize,
+    kernel: Arc<Kernel>,
+    step: Buffer,
+    weights: Buffer,
+    outputs: Buffer,
+}
+
+impl Forward {
+    fn new(session: &GpuSession, parameters: &Parameters) -> Result<Self> {
+        let (gpu, shape) = (session.gpu, parameters.shape);
+        let row_bytes = padded_outputs(shape) as u64 * 4;
+        gpu.check_binding("one sample's logits", row_bytes, "use fewer classes or heads, or the device `cpu`")?;
+        let largest = session.ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let block_rows = ((LOGITS_BYTES.min(gpu.max_binding()) / row_bytes) as usize).clamp(1, largest);
+        let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
+        Ok(Self {
+            shape,
+            block_rows,
+            kernel: gpu.kernel(&logits::variant(shape, session.dtype, false))?,
+            step: gpu.buffer("the step", size_of::<Step>() as u64, usage)?,
+            weights: session.upload_parameters(parameters)?,
+            outputs: gpu.storage("the logits", block_rows as u64 * row_bytes)?,
+        })
+    }
+
+    /// Has the device compute the logits of `n_rows` rows of a chunk from `start` on, and then what `more` asks for.
+    fn submit(
+        &self,
+        session: &GpuSession,
+        chunk: &Chunk,
+        start: usize,
+        n_rows: usize,
+        more: impl FnOnce(&mut wgpu::ComputePass),
+    ) -> Result<()> {
+        let Self { shape, kernel, step, weights, outputs, .. } = self;
+        let gpu = session.gpu;
+        // Without an order, its binding is not read.
+        let bindings = kernel.bind(gpu, step, &[&chunk.features, weights, weights, outputs])?;
+        let of_block = Step { losses_start: start as u32, ..Step::new(*shape, session.scale, start, n_rows) };
+        gpu.write("the step", step, 0, &[of_block])?;
+        gpu.submit("logits", |encoder| {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            kernel.dispatch(&mut pass, &bindings, 0, logits::n_workgroups(*shape, n_rows));
+            more(&mut pass);
+        })?;
+        Ok(())
+    }
+}
+
 impl Session for GpuSession<'_> {
     fn chunks(&self) -> &[Range<usize>] {
         &self.ranges
@@ -97,32 +155,43 @@ impl Session for GpuSession<'_> {
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()> {
         let (gpu, shape) = (self.gpu, parameters.shape);
         check::parameters(parameters, self.n_features)?;
-        let row_bytes = padded_outputs(shape) as u64 * 4;
-        gpu.check_binding("one sample's logits", row_bytes, "use fewer classes or heads, or the device `cpu`")?;
-        let weights = self.upload_parameters(parameters)?;
-        let largest = self.ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let block_rows = ((LOGITS_BYTES.min(gpu.max_binding()) / row_bytes) as usize).clamp(1, largest);
-        let block_bytes = block_rows as u64 * row_bytes;
-
-        let outputs = gpu.storage("the logits", block_bytes)?;
-        let readback = gpu.readback("the logits", block_bytes)?;
-        let step_bytes = size_of::<Step>() as u64;
-        let step = gpu.buffer("the step", step_bytes, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
-        let kernel = gpu.kernel(&logits::variant(shape, self.dtype, false))?;
+        let forward = Forward::new(self, parameters)?;
+        let readback = gpu.readback("the logits", forward.outputs.raw.size())?;
         for (range, chunk) in self.ranges.iter().zip(&self.chunks) {
-            // Without an order, its binding is not read.
-            let bindings = kernel.bind(gpu, &step, &[&chunk.features, &weights, &weights, &outputs])?;
-            for start in (0..range.len()).step_by(block_rows) {
-                let n_rows = block_rows.min(range.len() - start);
-                gpu.write("the step", &step, 0, &[Step::new(shape, self.scale, start, n_rows)])?;
-                gpu.submit("logits", |encoder| {
-                    let mut pass = encoder.begin_compute_pass(&Default::default());
-                    kernel.dispatch(&mut pass, &bindings, 0, logits::n_workgroups(shape, n_rows));
-                })?;
-                let values = gpu.read(&outputs, &readback, n_rows * padded_outputs(shape))?;
+            for start in (0..range.len()).step_by(forward.block_rows) {
+                let n_rows = forward.block_rows.min(range.len() - start);
+                forward.submit(self, chunk, start, n_rows, |_| {})?;
+                let values = gpu.read(&forward.outputs, &readback, n_rows * padded_outputs(shape))?;
                 let rows = range.start + start..range.start + start + n_rows;
                 sink(rows, &unpad_rows(values, shape.n_outputs()))?;
             }
+        }
+        Ok(())
+    }
+
+    fn classes(&mut self, parameters: &Parameters, into: &mut [u32]) -> Result<()> {
+        let (gpu, shape) = (self.gpu, parameters.shape);
+        check::parameters(parameters, self.n_features)?;
+        check::equal("classes (one for each row and head)", self.n_samples() * shape.n_heads, into.len())?;
+        let forward = Forward::new(self, parameters)?;
+        let largest = self.ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let bytes = (largest * shape.n_heads) as u64 * 4;
+        gpu.check_binding("the classes of a chunk", bytes, "use fewer heads")?;
+        let classes = gpu.storage("the classes", bytes)?;
+        let readback = gpu.readback("the classes", bytes)?;
+        let kernel = gpu.kernel(&classes::variant(shape))?;
+        let bindings = kernel.bind(gpu, &forward.step, &[&forward.outputs, &classes])?;
+        let mut into = into;
+        for (range, chunk) in self.ranges.iter().zip(&self.chunks) {
+            for start in (0..range.len()).step_by(forward.block_rows) {
+                let n_rows = forward.block_rows.min(range.len() - start);
+                forward.submit(self, chunk, start, n_rows, |pass| {
+                    kernel.dispatch(pass, &bindings, 0, classes::n_workgroups(shape, n_rows));
+                })?;
+            }
+            let (of_chunk, others) = into.split_at_mut(range.len() * shape.n_heads);
+            of_chunk.copy_from_slice(&gpu.read::<u32>(&classes, &readback, of_chunk.len())?);
+            into = others;
         }
         Ok(())
     }
@@ -134,8 +203,7 @@ impl Session for GpuSession<'_> {
         batch_size: usize,
     ) -> Result<Box<dyn Stepper + 's>> {
         check::parameters(start, self.n_features)?;
-        let n_samples = self.ranges.last().map_or(0, |rows| rows.end);
-        let targets = check::training(start.shape, heads, self.targets, n_samples)?;
+        let targets = check::training(start.shape, heads, self.targets, self.n_samples())?;
         Ok(Box::new(GpuStepper::new(self, targets, start, heads, batch_size.max(1))?))
     }
 }

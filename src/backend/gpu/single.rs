@@ -5,7 +5,7 @@ use wgpu::BufferUsages;
 use super::kernel::Variant;
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{Step, padded_outputs};
-use super::{Gpu, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
+use super::{Gpu, classes, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
 use crate::backend::{DeviceKind, Head, Parameters, Shape};
 use crate::batch::Permutation;
 use crate::data::{Features, Targets};
@@ -212,6 +212,25 @@ impl<'g> Single<'g> {
             buffers,
             n_workgroups: narrow_update::n_workgroups(shape),
             results: [4, 5].map(|buffer| (buffer, shape.n_features + 1, shape.n_outputs())).to_vec(),
+        })
+    }
+
+    /// The most probable class of each sample and head (n × h), as bits, from logits (n × h·q).
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn classes(gpu: &'g Gpu, shape: Shape, logits: &[f32]) -> Result<Self> {
+        let n = logits.len() / shape.n_outputs();
+        Ok(Self {
+            gpu,
+            variant: classes::variant(shape),
+            step: Step::new(shape, 1.0, 0, n),
+            buffers: vec![
+                gpu.storage_of("logits", &pad_rows(logits, shape.n_outputs()))?,
+                gpu.storage("classes", (n * shape.n_heads) as u64 * 4)?,
+            ],
+            n_workgroups: classes::n_workgroups(shape, n),
+            results: vec![(1, n, shape.n_heads)],
         })
     }
 

@@ -5,10 +5,10 @@ use crate::backend::Shape;
 
 /// `THREADS` of the shader.
 const THREADS: usize = 64;
-const SAMPLE_THREADS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+pub(super) const SAMPLE_THREADS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// Threads for a sample: each has about 8 classes.
-fn sample_threads(shape: Shape) -> usize {
+pub(super) fn sample_threads(shape: Shape) -> usize {
     SAMPLE_THREADS.into_iter().find(|threads| threads * 8 >= shape.n_classes).unwrap_or(THREADS)
 }
 

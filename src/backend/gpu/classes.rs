@@ -1,0 +1,29 @@
+//! The most probable class of each sample: shaders/classes.wgsl.
+
+use super::kernel::Variant;
+use super::softmax;
+use crate::backend::Shape;
+
+/// The variant for that many classes; threads share a sample as in the softmax.
+pub(super) fn variant(shape: Shape) -> Variant {
+    with_threads(softmax::sample_threads(shape))
+}
+
+fn with_threads(sample_threads: usize) -> Variant {
+    Variant {
+        name: "classes",
+        source: include_str!("../../../shaders/classes.wgsl").into(),
+        features: None,
+        constants: vec![("SAMPLE_THREADS", sample_threads as f64)],
+        read_only: &[true, false],
+    }
+}
+
+pub(super) fn variants() -> Vec<Variant> {
+    softmax::SAMPLE_THREADS.map(with_threads).to_vec()
+}
+
+/// Workgroups for that many samples.
+pub(super) fn n_workgroups(shape: Shape, n_samples: usize) -> usize {
+    softmax::n_workgroups(shape, n_samples)
+}
