@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use bytemuck::{Pod, cast_slice, pod_collect_to_vec};
 use wgpu::BufferUsages;
@@ -14,7 +14,7 @@ use super::step::BLOCK;
 use crate::data::{Features, Values};
 use crate::error::{Error, Result};
 
-/// About so many bytes of writes wait on the host until the device has taken them.
+/// About so many bytes of writes go to the device at once; as many again are made ready meanwhile.
 const WRITE_BYTES: usize = 32 << 20;
 
 /// How much of the device's memory softreg uses.
@@ -23,11 +23,13 @@ pub(super) struct Memory {
     limit: Option<u64>,
     /// Bytes written that wait on the host.
     staged: AtomicU64,
+    /// The last writes that went to the device.
+    sent: Mutex<Option<wgpu::SubmissionIndex>>,
 }
 
 impl Memory {
     pub(super) fn new(limit: Option<u64>) -> Self {
-        Self { used: Arc::default(), limit, staged: AtomicU64::new(0) }
+        Self { used: Arc::default(), limit, staged: AtomicU64::new(0), sent: Mutex::default() }
     }
 }
 
@@ -111,14 +113,23 @@ impl Gpu {
             let bytes = piece.len() as u64;
             self.guarded(what, bytes, || self.queue.write_buffer(&buffer.raw, offset, piece))?;
             if self.memory.staged.fetch_add(bytes, Ordering::Relaxed) + bytes >= WRITE_BYTES as u64 {
-                self.flush()?;
+                self.send()?;
             }
             offset += bytes;
         }
         Ok(())
     }
 
-    /// Waits until all that was written is on the device. Until something is submitted, it stays on the host.
+    /// Has the device take what was written, and waits until it has taken what was sent before: one part is copied there
+    /// while the next is made ready here. Until something is submitted, writes stay on the host.
+    fn send(&self) -> Result<()> {
+        let submission = self.submit("a copy to the device", |_| {})?;
+        self.memory.staged.store(0, Ordering::Relaxed);
+        let before = self.memory.sent.lock().unwrap_or_else(PoisonError::into_inner).replace(submission);
+        before.map_or(Ok(()), |before| self.wait_for(before))
+    }
+
+    /// Waits until all that was written is on the device.
     pub(super) fn flush(&self) -> Result<()> {
         self.submit("a copy to the device", |_| {})?;
         self.wait()
