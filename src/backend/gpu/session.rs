@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use wgpu::BufferUsages;
 
-use super::memory::{Buffer, pad_rows, unpad_rows};
+use super::memory::{Buffer, unpad_rows};
 use super::step::{BLOCK, Step, padded_outputs};
 use super::stepper::GpuStepper;
 use super::{Gpu, logits};
@@ -80,7 +80,7 @@ impl<'a> GpuSession<'a> {
             weights_bytes(shape),
             "use fewer classes or heads, or the device `cpu`",
         )?;
-        self.gpu.storage_of("the weights", &pad_rows(&parameters.values, shape.n_outputs()))
+        self.gpu.upload_weights(parameters)
     }
 }
 

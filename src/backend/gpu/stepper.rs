@@ -106,10 +106,11 @@ impl<'s> GpuStepper<'s> {
         let soft = matches!(targets, Targets::Distributions(_));
         let dtype = session.dtype;
         let mut dispatches = if is_narrow(shape) {
-            let sample_threads = narrow_residual::SampleThreads::choose(gpu.info.kind, batch_size);
+            let residual = narrow_residual::Sharing::choose(gpu.info.kind, shape, batch_size);
+            let update = narrow_update::Sharing::choose(gpu.info.kind, batch_size);
             vec![
-                Dispatch::new(gpu, &sample_threads.variant(dtype, soft), move |n| sample_threads.n_workgroups(n))?,
-                Dispatch::new(gpu, &narrow_update::variant(dtype), move |_| narrow_update::n_workgroups(shape))?,
+                Dispatch::new(gpu, &residual.variant(shape, dtype, soft), move |n| residual.n_workgroups(n))?,
+                Dispatch::new(gpu, &update.variant(shape, dtype), move |_| update.n_workgroups(shape))?,
             ]
         } else {
             vec![
