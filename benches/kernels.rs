@@ -125,6 +125,7 @@ mod gpu {
             let n = data.features.n_samples();
             let order: Vec<u32> = (0..n as u32).collect();
             let outputs = values(n * data.shape.n_outputs());
+            let variant = (gpu.info().kind, n);
             let n_parameters = data.shape.n_parameters();
             let (velocity, partials) = (values(n_parameters), values(n_parts(data.shape, n) * n_parameters));
             let single = match kernel {
@@ -132,12 +133,22 @@ mod gpu {
                 "softmax" => Single::softmax(&gpu, data.shape, &outputs, &data.targets, &order),
                 "gradient" => Single::gradient(&gpu, data.shape, &data.features, 1.0, &outputs, &order),
                 "narrow_residual" => {
-                    let kind = gpu.info().kind;
-                    Single::narrow_residual(&gpu, &data.features, 1.0, &data.start, &data.targets, &order, (kind, n))
+                    Single::narrow_residual(&gpu, &data.features, 1.0, &data.start, &data.targets, &order, variant)
                 }
                 "narrow_update" => {
                     let (start, features) = (&data.start, &data.features);
-                    Single::narrow_update(&gpu, features, 1.0, &outputs, &order, start, &velocity, &[HEAD], 1.0)
+                    Single::narrow_update(
+                        &gpu,
+                        features,
+                        1.0,
+                        &outputs,
+                        &order,
+                        start,
+                        &velocity,
+                        &[HEAD],
+                        1.0,
+                        variant,
+                    )
                 }
                 _ => Single::update(&gpu, &data.start, &velocity, &partials, &[HEAD], 1.0),
             };

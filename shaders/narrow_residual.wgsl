@@ -7,55 +7,100 @@
 // one for each sample and head, at (losses_start + sample) * n_heads + head.
 // Twins: src/reference/logits.rs, then softmax.rs. Host: src/backend/gpu/narrow_residual.rs.
 //
-// A group of SAMPLE_THREADS threads computes 4 samples by 16 outputs at a time, each thread from its share of the feature
-// blocks. Samples past the end are computed from the last one and not stored. Features past the end are zeros in X.
+// A group of SAMPLE_THREADS threads computes 4 samples by 4 * OUTPUT_BLOCKS outputs at a time, each thread from its share of
+// the feature blocks; a group of one thread works alone, without barriers. Samples past the end are computed from the last
+// one and not stored. Features past the end are zeros in X.
 // Order of summation: each thread over its features, ascending; then the threads, ascending; then the scale, then the
 // intercept; over the classes, ascending. Assumes finite logits.
 
+// Of a workgroup.
+override THREADS: u32 = 64u;
 override SAMPLE_THREADS: u32 = 16u;
+// Blocks of outputs at a time, at most 4.
+override OUTPUT_BLOCKS: u32 = 4u;
 override SOFT: bool = false;
-const THREADS: u32 = 64u;
-// Outputs at a time.
-const OUTPUTS: u32 = 16u;
 
 @group(0) @binding(2) var<storage, read> order: array<u32>;
 @group(0) @binding(3) var<storage, read> labels: array<u32>;
-@group(0) @binding(4) var<storage, read> weights: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> residual: array<f32>;
 @group(0) @binding(6) var<storage, read_write> losses: array<f32>;
 
-// [thread][output]
-var<workgroup> scratch: array<vec4<f32>, THREADS * OUTPUTS / 4u>;
+override SCRATCH: u32 = THREADS * OUTPUT_BLOCKS;
+// [thread][output block]
+var<workgroup> scratch: array<vec4<f32>, SCRATCH>;
 
 // The row of the sample, or of the last one.
 fn row_of(sample: u32) -> u32 {
     return order[step.start + min(sample, step.n_samples - 1u)];
 }
 
-// Logits of one sample of each group from the sums of its threads, for 16 outputs from block j on.
-fn store_logits(thread: u32, first_sample: u32, j: u32, sum0: vec4<f32>, sum1: vec4<f32>, sum2: vec4<f32>, sum3: vec4<f32>) {
-    scratch[thread * 4u + 0u] = sum0;
-    scratch[thread * 4u + 1u] = sum1;
-    scratch[thread * 4u + 2u] = sum2;
-    scratch[thread * 4u + 3u] = sum3;
+// Outputs from block j on of a row of W; those past the end are copies of the last block, and what comes of them is not
+// stored. Rows past the intercept do not exist, and X is zero there.
+fn load_row(feature: u32, j: u32) -> mat4x4<f32> {
+    let row = min(feature, step.n_features) * step.output_blocks;
+    let last = step.output_blocks - 1u;
+    var w = mat4x4<f32>();
+    w[0] = load_weights(row + j);
+    if OUTPUT_BLOCKS > 1u {
+        w[1] = load_weights(row + min(j + 1u, last));
+    }
+    if OUTPUT_BLOCKS > 2u {
+        w[2] = load_weights(row + min(j + 2u, last));
+    }
+    if OUTPUT_BLOCKS > 3u {
+        w[3] = load_weights(row + min(j + 3u, last));
+    }
+    return w;
+}
+
+// Logits of a sample in one block of outputs.
+fn store_block(sample: u32, block: u32, sum: vec4<f32>) {
+    if sample < step.n_samples && block < step.output_blocks {
+        let o = sum * step.scale + load_weights(step.n_features * step.output_blocks + block);
+        let at = (sample * step.output_blocks + block) * 4u;
+        residual[at] = o.x;
+        residual[at + 1u] = o.y;
+        residual[at + 2u] = o.z;
+        residual[at + 3u] = o.w;
+    }
+}
+
+// Logits of one sample of each group from the sums of its threads, from output block j on.
+fn store_logits(thread: u32, first_sample: u32, j: u32, sum: mat4x4<f32>) {
+    if SAMPLE_THREADS == 1u {
+        let sample = first_sample + thread * 4u;
+        store_block(sample, j, sum[0]);
+        if OUTPUT_BLOCKS > 1u {
+            store_block(sample, j + 1u, sum[1]);
+        }
+        if OUTPUT_BLOCKS > 2u {
+            store_block(sample, j + 2u, sum[2]);
+        }
+        if OUTPUT_BLOCKS > 3u {
+            store_block(sample, j + 3u, sum[3]);
+        }
+        return;
+    }
+    scratch[thread * OUTPUT_BLOCKS] = sum[0];
+    if OUTPUT_BLOCKS > 1u {
+        scratch[thread * OUTPUT_BLOCKS + 1u] = sum[1];
+    }
+    if OUTPUT_BLOCKS > 2u {
+        scratch[thread * OUTPUT_BLOCKS + 2u] = sum[2];
+    }
+    if OUTPUT_BLOCKS > 3u {
+        scratch[thread * OUTPUT_BLOCKS + 3u] = sum[3];
+    }
     workgroupBarrier();
     let n_groups = THREADS / SAMPLE_THREADS;
-    for (var i = thread; i < n_groups * 4u; i += THREADS) {
-        let group = i / 4u;
-        let column = j + i % 4u;
-        let sample = first_sample + group * 4u;
-        if sample < step.n_samples && column < step.output_blocks {
-            var sum = vec4<f32>();
-            for (var k = 0u; k < SAMPLE_THREADS; k++) {
-                sum += scratch[(group * SAMPLE_THREADS + k) * 4u + i % 4u];
-            }
-            let o = sum * step.scale + weights[step.n_features * step.output_blocks + column];
-            let at = (sample * step.output_blocks + column) * 4u;
-            residual[at] = o.x;
-            residual[at + 1u] = o.y;
-            residual[at + 2u] = o.z;
-            residual[at + 3u] = o.w;
+    for (var i = thread; i < n_groups * OUTPUT_BLOCKS; i += THREADS) {
+        let group = i / OUTPUT_BLOCKS;
+        let block = i % OUTPUT_BLOCKS;
+        var of_threads = vec4<f32>();
+        for (var k = 0u; k < SAMPLE_THREADS; k++) {
+            of_threads += scratch[(group * SAMPLE_THREADS + k) * OUTPUT_BLOCKS + block];
         }
+        store_block(first_sample + group * 4u, j + block, of_threads);
     }
     workgroupBarrier();
 }
@@ -95,151 +140,74 @@ fn softmax(sample: u32, head: u32) {
     losses[(step.losses_start + sample) * step.n_heads + head] = log(sum) - target_logit;
 }
 
-@compute @workgroup_size(SAMPLE_THREADS, THREADS / SAMPLE_THREADS)
+// One dimension, since Mesa's software Vulkan fills its vectors of 8 threads along x alone.
+@compute @workgroup_size(THREADS)
 fn narrow_residual(
-    @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
 ) {
     let samples_per_workgroup = THREADS / SAMPLE_THREADS * 4u;
     let first_sample = workgroup_number(workgroup, workgroups) * samples_per_workgroup;
-    let sample = first_sample + local.y * 4u;
+    let sample = first_sample + thread / SAMPLE_THREADS * 4u;
     let row0 = row_of(sample);
     let row1 = row_of(sample + 1u);
     let row2 = row_of(sample + 2u);
     let row3 = row_of(sample + 3u);
-    let last_block = step.output_blocks - 1u;
 
-    for (var j = 0u; j < step.output_blocks; j += OUTPUTS / 4u) {
-        // Outputs past the end are computed from the last block and not stored.
-        let j1 = min(j + 1u, last_block);
-        let j2 = min(j + 2u, last_block);
-        let j3 = min(j + 3u, last_block);
-        var sum00 = vec4<f32>();
-        var sum01 = vec4<f32>();
-        var sum02 = vec4<f32>();
-        var sum03 = vec4<f32>();
-        var sum10 = vec4<f32>();
-        var sum11 = vec4<f32>();
-        var sum12 = vec4<f32>();
-        var sum13 = vec4<f32>();
-        var sum20 = vec4<f32>();
-        var sum21 = vec4<f32>();
-        var sum22 = vec4<f32>();
-        var sum23 = vec4<f32>();
-        var sum30 = vec4<f32>();
-        var sum31 = vec4<f32>();
-        var sum32 = vec4<f32>();
-        var sum33 = vec4<f32>();
-        for (var block = local.x; block < step.feature_blocks; block += SAMPLE_THREADS) {
+    for (var j = 0u; j < step.output_blocks; j += OUTPUT_BLOCKS) {
+        // Of a sample each, a column of 4 outputs.
+        var sum0 = mat4x4<f32>();
+        var sum1 = mat4x4<f32>();
+        var sum2 = mat4x4<f32>();
+        var sum3 = mat4x4<f32>();
+        for (var block = thread % SAMPLE_THREADS; block < step.feature_blocks; block += SAMPLE_THREADS) {
             let x0 = load_features(row0, block);
             let x1 = load_features(row1, block);
             let x2 = load_features(row2, block);
             let x3 = load_features(row3, block);
-            {
-                // Rows of W past the intercept do not exist, and X is zero there.
-                let row = min(block * 4u + 0u, step.n_features) * step.output_blocks;
-                let w0 = weights[row + j];
-                let w1 = weights[row + j1];
-                let w2 = weights[row + j2];
-                let w3 = weights[row + j3];
-                sum00 += x0.x * w0;
-                sum01 += x0.x * w1;
-                sum02 += x0.x * w2;
-                sum03 += x0.x * w3;
-                sum10 += x1.x * w0;
-                sum11 += x1.x * w1;
-                sum12 += x1.x * w2;
-                sum13 += x1.x * w3;
-                sum20 += x2.x * w0;
-                sum21 += x2.x * w1;
-                sum22 += x2.x * w2;
-                sum23 += x2.x * w3;
-                sum30 += x3.x * w0;
-                sum31 += x3.x * w1;
-                sum32 += x3.x * w2;
-                sum33 += x3.x * w3;
-            }
-            {
-                let row = min(block * 4u + 1u, step.n_features) * step.output_blocks;
-                let w0 = weights[row + j];
-                let w1 = weights[row + j1];
-                let w2 = weights[row + j2];
-                let w3 = weights[row + j3];
-                sum00 += x0.y * w0;
-                sum01 += x0.y * w1;
-                sum02 += x0.y * w2;
-                sum03 += x0.y * w3;
-                sum10 += x1.y * w0;
-                sum11 += x1.y * w1;
-                sum12 += x1.y * w2;
-                sum13 += x1.y * w3;
-                sum20 += x2.y * w0;
-                sum21 += x2.y * w1;
-                sum22 += x2.y * w2;
-                sum23 += x2.y * w3;
-                sum30 += x3.y * w0;
-                sum31 += x3.y * w1;
-                sum32 += x3.y * w2;
-                sum33 += x3.y * w3;
-            }
-            {
-                let row = min(block * 4u + 2u, step.n_features) * step.output_blocks;
-                let w0 = weights[row + j];
-                let w1 = weights[row + j1];
-                let w2 = weights[row + j2];
-                let w3 = weights[row + j3];
-                sum00 += x0.z * w0;
-                sum01 += x0.z * w1;
-                sum02 += x0.z * w2;
-                sum03 += x0.z * w3;
-                sum10 += x1.z * w0;
-                sum11 += x1.z * w1;
-                sum12 += x1.z * w2;
-                sum13 += x1.z * w3;
-                sum20 += x2.z * w0;
-                sum21 += x2.z * w1;
-                sum22 += x2.z * w2;
-                sum23 += x2.z * w3;
-                sum30 += x3.z * w0;
-                sum31 += x3.z * w1;
-                sum32 += x3.z * w2;
-                sum33 += x3.z * w3;
-            }
-            {
-                let row = min(block * 4u + 3u, step.n_features) * step.output_blocks;
-                let w0 = weights[row + j];
-                let w1 = weights[row + j1];
-                let w2 = weights[row + j2];
-                let w3 = weights[row + j3];
-                sum00 += x0.w * w0;
-                sum01 += x0.w * w1;
-                sum02 += x0.w * w2;
-                sum03 += x0.w * w3;
-                sum10 += x1.w * w0;
-                sum11 += x1.w * w1;
-                sum12 += x1.w * w2;
-                sum13 += x1.w * w3;
-                sum20 += x2.w * w0;
-                sum21 += x2.w * w1;
-                sum22 += x2.w * w2;
-                sum23 += x2.w * w3;
-                sum30 += x3.w * w0;
-                sum31 += x3.w * w1;
-                sum32 += x3.w * w2;
-                sum33 += x3.w * w3;
-            }
+            let w0 = load_row(block * 4u + 0u, j);
+            sum0 += x0.x * w0;
+            sum1 += x1.x * w0;
+            sum2 += x2.x * w0;
+            sum3 += x3.x * w0;
+            let w1 = load_row(block * 4u + 1u, j);
+            sum0 += x0.y * w1;
+            sum1 += x1.y * w1;
+            sum2 += x2.y * w1;
+            sum3 += x3.y * w1;
+            let w2 = load_row(block * 4u + 2u, j);
+            sum0 += x0.z * w2;
+            sum1 += x1.z * w2;
+            sum2 += x2.z * w2;
+            sum3 += x3.z * w2;
+            let w3 = load_row(block * 4u + 3u, j);
+            sum0 += x0.w * w3;
+            sum1 += x1.w * w3;
+            sum2 += x2.w * w3;
+            sum3 += x3.w * w3;
         }
-        store_logits(thread, first_sample, j, sum00, sum01, sum02, sum03);
-        store_logits(thread, first_sample + 1u, j, sum10, sum11, sum12, sum13);
-        store_logits(thread, first_sample + 2u, j, sum20, sum21, sum22, sum23);
-        store_logits(thread, first_sample + 3u, j, sum30, sum31, sum32, sum33);
+        store_logits(thread, first_sample, j, sum0);
+        store_logits(thread, first_sample + 1u, j, sum1);
+        store_logits(thread, first_sample + 2u, j, sum2);
+        store_logits(thread, first_sample + 3u, j, sum3);
     }
 
-    storageBarrier();
-    for (var i = thread; i < samples_per_workgroup * step.n_heads; i += THREADS) {
-        let of_sample = first_sample + i / step.n_heads;
+    // Of the samples of a workgroup or, where these are its own alone, of a thread.
+    var first = first_sample;
+    var n_values = samples_per_workgroup * step.n_heads;
+    var i = thread;
+    var stride = THREADS;
+    if SAMPLE_THREADS == 1u {
+        first = sample;
+        n_values = 4u * step.n_heads;
+        i = 0u;
+        stride = 1u;
+    } else {
+        storageBarrier();
+    }
+    for (; i < n_values; i += stride) {
+        let of_sample = first + i / step.n_heads;
         if of_sample < step.n_samples {
             softmax(of_sample, i % step.n_heads);
         }

@@ -73,8 +73,9 @@ fn is_within_limits(variant: &Variant) -> Result<(), String> {
     }
     let is_storage = |space| matches!(space, AddressSpace::Storage { .. });
     let buffers = module.global_variables.iter().filter(|(_, global)| is_storage(global.space)).count();
-    if buffers > STORAGE_BUFFERS || buffers != variant.read_only.len() {
-        return Err(format!("{buffers} storage buffers, {} bound", variant.read_only.len()));
+    let bound = variant.read_only.len() - usize::from(variant.uniform.is_some());
+    if buffers > STORAGE_BUFFERS || buffers != bound {
+        return Err(format!("{buffers} storage buffers, {bound} bound"));
     }
     let [x, y, z] = module.entry_points[0].workgroup_size;
     if x * y * z > WORKGROUP_THREADS || z > 64 {

@@ -30,7 +30,7 @@ const MOST_TIMES: usize = 1 << 15;
 const CHAIN: usize = 1000;
 
 fn variant(name: &'static str, source: &'static str, read_only: &'static [bool]) -> Variant {
-    Variant { name, source: source.into(), features: None, constants: Vec::new(), read_only }
+    Variant { name, source: source.into(), features: None, constants: Vec::new(), read_only, uniform: None }
 }
 
 fn read_bandwidth() -> Variant {

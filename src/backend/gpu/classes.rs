@@ -16,6 +16,7 @@ fn with_threads(sample_threads: usize) -> Variant {
         features: None,
         constants: vec![("SAMPLE_THREADS", sample_threads as f64)],
         read_only: &[true, false],
+        uniform: None,
     }
 }
 

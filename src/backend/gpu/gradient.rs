@@ -28,6 +28,7 @@ fn with_tile(tile: Tile, dtype: Dtype) -> Variant {
         features: Some(dtype),
         constants: tile.constants().to_vec(),
         read_only: &[true, true, true, false],
+        uniform: None,
     }
 }
 

@@ -23,8 +23,10 @@ pub struct Variant {
     pub features: Option<Dtype>,
     /// The `override` constants.
     pub constants: Vec<(&'static str, f64)>,
-    /// For each storage buffer, from binding 1 on, whether it is only read.
+    /// For each buffer, from binding 1 on, whether it is only read.
     pub read_only: &'static [bool],
+    /// The one of these buffers that is a uniform buffer, if any is.
+    pub uniform: Option<usize>,
 }
 
 impl Variant {
@@ -126,7 +128,10 @@ impl Kernel {
             };
             let step_size = wgpu::BufferSize::new(size_of::<Step>() as u64);
             let uniform = [(Uniform, true, step_size)];
-            let storage = variant.read_only.iter().map(|&read_only| (Storage { read_only }, false, None));
+            let storage = variant.read_only.iter().enumerate().map(|(i, &read_only)| {
+                let ty = if variant.uniform == Some(i) { Uniform } else { Storage { read_only } };
+                (ty, false, None)
+            });
             let entries: Vec<_> = (0..)
                 .zip(uniform.into_iter().chain(storage))
                 .map(|(binding, (ty, has_dynamic_offset, min_binding_size))| wgpu::BindGroupLayoutEntry {

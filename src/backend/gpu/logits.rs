@@ -22,6 +22,7 @@ fn with_tile(tile: Tile, dtype: Dtype, ordered: bool) -> Variant {
         features: Some(dtype),
         constants,
         read_only: &[true, true, true, false],
+        uniform: None,
     }
 }
 

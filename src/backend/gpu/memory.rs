@@ -10,7 +10,8 @@ use bytemuck::{Pod, cast_slice, pod_collect_to_vec};
 use wgpu::BufferUsages;
 
 use super::Gpu;
-use super::step::BLOCK;
+use super::step::{BLOCK, UNIFORM_BYTES};
+use crate::backend::Parameters;
 use crate::data::{Features, Values};
 use crate::error::{Error, Result};
 
@@ -103,6 +104,17 @@ impl Gpu {
     pub(super) fn storage_of<T: Pod>(&self, what: &str, values: &[T]) -> Result<Buffer> {
         let buffer = self.storage(what, size_of_val(values) as u64)?;
         self.write(what, &buffer, 0, values)?;
+        Ok(buffer)
+    }
+
+    /// W and b, rows padded to whole blocks, which kernels can also see as a uniform buffer when they fit in one.
+    pub(super) fn upload_weights(&self, parameters: &Parameters) -> Result<Buffer> {
+        const WHAT: &str = "the weights";
+        let values = pad_rows(&parameters.values, parameters.shape.n_outputs());
+        let bytes = (size_of_val(&*values) as u64).max(UNIFORM_BYTES);
+        let usage = BufferUsages::STORAGE | BufferUsages::UNIFORM | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
+        let buffer = self.buffer(WHAT, bytes, usage)?;
+        self.write(WHAT, &buffer, 0, &values)?;
         Ok(buffer)
     }
 

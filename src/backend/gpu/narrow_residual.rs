@@ -1,47 +1,95 @@
 //! Logits, softmax and residual of few outputs in one kernel: shaders/narrow_residual.wgsl.
 
 use super::kernel::Variant;
-use crate::backend::DeviceKind;
+use super::session::weights_bytes;
+use super::step::{BLOCK, UNIFORM_BYTES};
+use crate::backend::{DeviceKind, Shape};
 use crate::data::Dtype;
 
-/// `THREADS` of the shader.
-const THREADS: usize = 64;
 /// Samples that a thread computes.
 const SAMPLES: usize = 4;
 
-/// How many threads share the features of a group of samples.
+/// How threads share the work, and where W is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SampleThreads(usize);
+pub(super) struct Sharing {
+    /// Threads of a workgroup.
+    threads: usize,
+    /// Threads that share the features of a group of samples.
+    sample_threads: usize,
+    /// W is a uniform buffer.
+    uniform: bool,
+}
 
-impl SampleThreads {
-    const ALL: [Self; 2] = [Self(16), Self(64)];
+impl Sharing {
+    const ALL: [Self; 4] = [
+        Self { threads: 64, sample_threads: 64, uniform: false },
+        Self { threads: 64, sample_threads: 16, uniform: false },
+        Self { threads: 8, sample_threads: 1, uniform: false },
+        Self { threads: 8, sample_threads: 1, uniform: true },
+    ];
 
-    /// Few samples need many threads each to keep a GPU busy, which many samples need not. Software devices have few
-    /// threads at a time: there it took half the time.
-    pub(super) fn choose(kind: DeviceKind, batch_size: usize) -> Self {
-        Self::ALL[usize::from(kind != DeviceKind::SoftwareGpu && batch_size < 4096)]
+    /// Few samples need many threads each to keep a GPU busy, which many samples need not. Software devices have one thread
+    /// for each processor, of 8 lanes: there sums over threads cost more than they gain, and loads of a uniform buffer
+    /// half as much as those of a storage buffer.
+    pub(super) fn choose(kind: DeviceKind, shape: Shape, batch_size: usize) -> Self {
+        Self::ALL[match kind {
+            DeviceKind::SoftwareGpu => 2 + usize::from(weights_bytes(shape) <= UNIFORM_BYTES),
+            _ => usize::from(batch_size >= 4096),
+        }]
     }
 
     /// Workgroups for that many samples.
     pub(super) fn n_workgroups(self, n_samples: usize) -> usize {
-        n_samples.div_ceil(THREADS / self.0 * SAMPLES)
+        n_samples.div_ceil(self.threads / self.sample_threads * SAMPLES)
     }
 
     /// The variant for X of that precision and class numbers or, when `soft`, distributions.
-    pub(super) fn variant(self, dtype: Dtype, soft: bool) -> Variant {
+    pub(super) fn variant(self, shape: Shape, dtype: Dtype, soft: bool) -> Variant {
+        self.with_blocks(output_blocks_at_a_time(shape), dtype, soft)
+    }
+
+    fn with_blocks(self, output_blocks: usize, dtype: Dtype, soft: bool) -> Variant {
+        let source = if self.uniform {
+            concat!(
+                include_str!("../../../shaders/shared/weights_uniform.wgsl"),
+                include_str!("../../../shaders/narrow_residual.wgsl")
+            )
+        } else {
+            concat!(
+                include_str!("../../../shaders/shared/weights_storage.wgsl"),
+                include_str!("../../../shaders/narrow_residual.wgsl")
+            )
+        };
         Variant {
             name: "narrow_residual",
-            source: include_str!("../../../shaders/narrow_residual.wgsl").into(),
+            source: source.into(),
             features: Some(dtype),
-            constants: vec![("SAMPLE_THREADS", self.0 as f64), ("SOFT", f64::from(u8::from(soft)))],
+            constants: vec![
+                ("THREADS", self.threads as f64),
+                ("SAMPLE_THREADS", self.sample_threads as f64),
+                ("OUTPUT_BLOCKS", output_blocks as f64),
+                ("SOFT", f64::from(u8::from(soft))),
+            ],
             read_only: &[true, true, true, true, false, false],
+            uniform: self.uniform.then_some(3),
         }
     }
 }
 
+/// Blocks of outputs that a thread computes at a time: as few as are needed for as few times of at most 4 as are needed.
+pub(super) fn output_blocks_at_a_time(shape: Shape) -> usize {
+    let blocks = shape.n_outputs().div_ceil(BLOCK);
+    blocks.div_ceil(blocks.div_ceil(4))
+}
+
 pub(super) fn variants() -> Vec<Variant> {
-    let each = |threads: SampleThreads| {
-        Dtype::ALL.into_iter().flat_map(move |dtype| [true, false].map(|soft| threads.variant(dtype, soft)))
-    };
-    SampleThreads::ALL.into_iter().flat_map(each).collect()
+    let mut variants = Vec::new();
+    for sharing in Sharing::ALL {
+        for output_blocks in 1..=4 {
+            for dtype in Dtype::ALL {
+                variants.extend([true, false].map(|soft| sharing.with_blocks(output_blocks, dtype, soft)));
+            }
+        }
+    }
+    variants
 }

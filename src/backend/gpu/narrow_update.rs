@@ -1,31 +1,79 @@
 //! Gradient of few outputs and the update with it in one kernel: shaders/narrow_update.wgsl.
 
 use super::kernel::Variant;
+use super::narrow_residual::output_blocks_at_a_time;
 use super::step::BLOCK;
-use crate::backend::Shape;
+use crate::backend::{DeviceKind, Shape};
 use crate::data::Dtype;
 
-/// Threads of the shader that share blocks of features.
-const FEATURE_THREADS: usize = 4;
-/// `OUTPUTS` of the shader.
-const OUTPUTS: usize = 16;
+/// How the threads of a workgroup share its features and the samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sharing {
+    feature_threads: usize,
+    sample_threads: usize,
+    /// Blocks of features of a thread.
+    feature_blocks: usize,
+}
 
-/// The variant for X of that precision.
-pub(super) fn variant(dtype: Dtype) -> Variant {
-    Variant {
-        name: "narrow_update",
-        source: include_str!("../../../shaders/narrow_update.wgsl").into(),
-        features: Some(dtype),
-        constants: Vec::new(),
-        read_only: &[true, true, true, true, false, false],
+impl Sharing {
+    const ALL: [Self; 3] = [
+        Self { feature_threads: 2, sample_threads: 128, feature_blocks: 1 },
+        Self { feature_threads: 4, sample_threads: 64, feature_blocks: 1 },
+        Self { feature_threads: 1, sample_threads: 8, feature_blocks: 4 },
+    ];
+
+    /// Large GPUs have more multiprocessors than workgroups would be of 16 features, and wait for a batch's samples one
+    /// after the other rather than for memory, unless they are many. Software devices have one thread for each processor,
+    /// of 8 lanes: there sums over threads cost more than they gain, and 4 blocks of features are a cache line.
+    pub(super) fn choose(kind: DeviceKind, batch_size: usize) -> Self {
+        Self::ALL[match kind {
+            DeviceKind::DiscreteGpu if batch_size < 4096 => 0,
+            DeviceKind::SoftwareGpu => 2,
+            _ => 1,
+        }]
+    }
+
+    /// Workgroups for all parameters.
+    pub(super) fn n_workgroups(self, shape: Shape) -> usize {
+        let features = BLOCK * self.feature_blocks * self.feature_threads;
+        let outputs = BLOCK * output_blocks_at_a_time(shape);
+        (shape.n_features + 1).div_ceil(features) * shape.n_outputs().div_ceil(outputs)
+    }
+
+    /// The variant for X of that precision.
+    pub(super) fn variant(self, shape: Shape, dtype: Dtype) -> Variant {
+        self.with_blocks(output_blocks_at_a_time(shape), dtype)
+    }
+
+    fn with_blocks(self, output_blocks: usize, dtype: Dtype) -> Variant {
+        // All features of a thread where there is room for the sums of all threads.
+        let features = if self.feature_blocks > 1 { BLOCK * self.feature_blocks } else { 1 };
+        let n_shares = self.sample_threads / (BLOCK * output_blocks * features);
+        let share = if n_shares > 1 { self.sample_threads.div_ceil(n_shares) } else { 1 };
+        Variant {
+            name: "narrow_update",
+            source: include_str!("../../../shaders/narrow_update.wgsl").into(),
+            features: Some(dtype),
+            constants: vec![
+                ("FEATURE_THREADS", self.feature_threads as f64),
+                ("SAMPLE_THREADS", self.sample_threads as f64),
+                ("FEATURE_BLOCKS", self.feature_blocks as f64),
+                ("OUTPUT_BLOCKS", output_blocks as f64),
+                ("FEATURES", features as f64),
+                ("SHARE", share as f64),
+            ],
+            read_only: &[true, true, true, true, false, false],
+            uniform: None,
+        }
     }
 }
 
 pub(super) fn variants() -> Vec<Variant> {
-    Dtype::ALL.map(variant).to_vec()
-}
-
-/// Workgroups for all parameters.
-pub(super) fn n_workgroups(shape: Shape) -> usize {
-    (shape.n_features + 1).div_ceil(BLOCK * FEATURE_THREADS) * shape.n_outputs().div_ceil(OUTPUTS)
+    let mut variants = Vec::new();
+    for sharing in Sharing::ALL {
+        for output_blocks in 1..=4 {
+            variants.extend(Dtype::ALL.map(|dtype| sharing.with_blocks(output_blocks, dtype)));
+        }
+    }
+    variants
 }

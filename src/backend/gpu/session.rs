@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wgpu::BufferUsages;
 
 use super::kernel::Kernel;
-use super::memory::{Buffer, pad_rows, unpad_rows};
+use super::memory::{Buffer, unpad_rows};
 use super::step::{BLOCK, Step, padded_outputs};
 use super::stepper::GpuStepper;
 use super::{Gpu, classes, logits};
@@ -86,7 +86,7 @@ impl<'a> GpuSession<'a> {
             weights_bytes(shape),
             "use fewer classes or heads, or the device `cpu`",
         )?;
-        self.gpu.storage_of("the weights", &pad_rows(&parameters.values, shape.n_outputs()))
+        self.gpu.upload_weights(parameters)
     }
 }
 

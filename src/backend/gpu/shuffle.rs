@@ -12,6 +12,7 @@ pub(super) fn variant() -> Variant {
         features: None,
         constants: Vec::new(),
         read_only: &[true, false],
+        uniform: None,
     }
 }
 

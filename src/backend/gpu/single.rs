@@ -163,22 +163,23 @@ impl<'g> Single<'g> {
             gpu.upload_features(features, 0..features.n_samples())?,
             gpu.storage_of("order", order)?,
             labels,
-            gpu.storage_of("weights", &pad_rows(&parameters.values, shape.n_outputs()))?,
+            gpu.upload_weights(parameters)?,
             gpu.storage("residual", (n * padded_outputs(shape) * 4) as u64)?,
             gpu.storage("losses", (n * shape.n_heads * 4) as u64)?,
         ];
-        let threads = narrow_residual::SampleThreads::choose(kind, batch_size);
+        let sharing = narrow_residual::Sharing::choose(kind, shape, batch_size);
         Ok(Self {
             gpu,
-            variant: threads.variant(features.values().dtype(), soft),
+            variant: sharing.variant(shape, features.values().dtype(), soft),
             step: Step::new(shape, scale, 0, n),
             buffers,
-            n_workgroups: threads.n_workgroups(n),
+            n_workgroups: sharing.n_workgroups(n),
             results: vec![(4, n, shape.n_outputs()), (5, n, shape.n_heads)],
         })
     }
 
-    /// Parameters and velocity after a step with a residual (n × h·q) of the rows of X that `order` names.
+    /// Parameters and velocity after a step with a residual (n × h·q) of the rows of X that `order` names. The variant is
+    /// that for devices of `kind` and batches of `batch_size`.
     ///
     /// # Errors
     /// Those of the device.
@@ -193,10 +194,12 @@ impl<'g> Single<'g> {
         velocity: &[f32],
         heads: &[Head],
         rate: f32,
+        (kind, batch_size): (DeviceKind, usize),
     ) -> Result<Self> {
         let shape = parameters.shape;
         let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
         let padded = |what, values| gpu.storage_of(what, &pad_rows(values, shape.n_outputs()));
+        let sharing = narrow_update::Sharing::choose(kind, batch_size);
         let buffers = vec![
             gpu.upload_features(features, 0..features.n_samples())?,
             gpu.storage_of("order", order)?,
@@ -207,10 +210,10 @@ impl<'g> Single<'g> {
         ];
         Ok(Self {
             gpu,
-            variant: narrow_update::variant(features.values().dtype()),
+            variant: sharing.variant(shape, features.values().dtype()),
             step: Step { rate, ..Step::new(shape, scale, 0, order.len()) },
             buffers,
-            n_workgroups: narrow_update::n_workgroups(shape),
+            n_workgroups: sharing.n_workgroups(shape),
             results: [4, 5].map(|buffer| (buffer, shape.n_features + 1, shape.n_outputs())).to_vec(),
         })
     }

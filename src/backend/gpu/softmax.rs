@@ -24,6 +24,7 @@ fn with_threads(sample_threads: usize, soft: bool) -> Variant {
         features: None,
         constants: vec![("SAMPLE_THREADS", sample_threads as f64), ("SOFT", f64::from(u8::from(soft)))],
         read_only: &[true, true, false, false],
+        uniform: None,
     }
 }
 

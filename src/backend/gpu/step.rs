@@ -27,6 +27,9 @@ pub struct Step {
     pub padding_2: u32,
 }
 
+/// Every device can bind so many bytes as a uniform buffer. Twin of the length in shaders/shared/weights_uniform.wgsl.
+pub(super) const UNIFORM_BYTES: u64 = 65_536;
+
 /// Values are in blocks of this many, so that kernels load them as vectors.
 pub(super) const BLOCK: usize = 4;
 

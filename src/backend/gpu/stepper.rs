@@ -160,10 +160,11 @@ impl<'s> GpuStepper<'s> {
         let soft = matches!(targets, Targets::Distributions(_));
         let dtype = session.dtype;
         let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape) {
-            let sample_threads = narrow_residual::SampleThreads::choose(gpu.info.kind, batch_size);
+            let residual = narrow_residual::Sharing::choose(gpu.info.kind, shape, batch_size);
+            let update = narrow_update::Sharing::choose(gpu.info.kind, batch_size);
             vec![
-                (sample_threads.variant(dtype, soft), Box::new(move |n| sample_threads.n_workgroups(n))),
-                (narrow_update::variant(dtype), Box::new(move |_| narrow_update::n_workgroups(shape))),
+                (residual.variant(shape, dtype, soft), Box::new(move |n| residual.n_workgroups(n))),
+                (update.variant(shape, dtype), Box::new(move |_| update.n_workgroups(shape))),
             ]
         } else {
             vec![

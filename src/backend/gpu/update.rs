@@ -37,6 +37,7 @@ pub(super) fn variant() -> Variant {
         features: None,
         constants: Vec::new(),
         read_only: &[true, true, false, false],
+        uniform: None,
     }
 }
 
