@@ -72,7 +72,8 @@ fn kernels(criterion: &mut Criterion) {
 /// The parts in which the gradient of a batch comes to the update of a GPU.
 #[cfg(feature = "gpu")]
 fn n_parts(shape: Shape, n: usize) -> usize {
-    softreg::backend::gpu::Step::new(shape, 1.0, 0, n).n_parts as usize
+    use softreg::backend::gpu::{Step, in_parts};
+    in_parts(Step::new(shape, 1.0, 0, n), gpu::gradient_tile(shape), shape).n_parts as usize
 }
 
 #[cfg(not(feature = "gpu"))]
@@ -94,12 +95,18 @@ fn logits_of_backends(group: &mut BenchmarkGroup<WallTime>, data: &Workload) {
 #[cfg(feature = "gpu")]
 mod gpu {
     use super::*;
-    use softreg::backend::gpu::{Gpu, Options, Single};
+    use softreg::backend::DeviceKind;
+    use softreg::backend::gpu::{Gpu, Options, Single, Tile};
     use softreg::data::{Features, Values};
     use softreg::reference::{self, compare};
 
     /// Runs in one submission, so that its cost is not the kernel's.
     const RUNS: usize = 16;
+
+    /// The same on every device, so that all have as much to do.
+    pub fn gradient_tile(shape: Shape) -> Tile {
+        Tile::choose(DeviceKind::DiscreteGpu, shape.n_features + 1, shape.n_outputs())
+    }
 
     /// Every GPU, software ones too.
     pub fn gpus() -> Vec<Gpu> {
@@ -129,9 +136,15 @@ mod gpu {
             let n_parameters = data.shape.n_parameters();
             let (velocity, partials) = (values(n_parameters), values(n_parts(data.shape, n) * n_parameters));
             let single = match kernel {
-                "logits" => Single::logits(&gpu, &data.features, 1.0, &data.start, Some(&order)),
+                "logits" => {
+                    let tile = Tile::choose(gpu.info().kind, n, data.shape.n_outputs());
+                    Single::logits(&gpu, &data.features, 1.0, &data.start, Some(&order), tile)
+                }
                 "softmax" => Single::softmax(&gpu, data.shape, &outputs, &data.targets, &order),
-                "gradient" => Single::gradient(&gpu, data.shape, &data.features, 1.0, &outputs, &order),
+                "gradient" => {
+                    let tile = gradient_tile(data.shape);
+                    Single::gradient(&gpu, data.shape, &data.features, 1.0, &outputs, &order, tile)
+                }
                 "narrow_residual" => {
                     Single::narrow_residual(&gpu, &data.features, 1.0, &data.start, &data.targets, &order, variant)
                 }

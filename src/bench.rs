@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use half::f16;
 
-use crate::backend::{Backend, Head, Parameters, Session, Shape, Stepper};
+use crate::backend::{Backend, Head, Parameters, Session, Shape, Stepper, Tried};
 use crate::batch::Plan;
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
@@ -133,6 +133,14 @@ impl Workload {
             .and_then(|()| compare("loss", &losses, &steps.losses, &steps.losses_bound))
             .map_err(|detail| Error::SelfCheck { device: backend.info().name.clone(), detail })
     }
+}
+
+/// Has a device choose the fastest way to compute the steps of `workload`; see [`Session::tune`].
+///
+/// # Errors
+/// Those of the device.
+pub fn tune(workload: &Workload, backend: &dyn Backend) -> Result<Vec<Tried>> {
+    workload.session(backend)?.tune(&workload.start, &[HEAD], workload.batch_size)
 }
 
 /// What was measured of a device.

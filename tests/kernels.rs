@@ -5,7 +5,7 @@ mod common;
 
 use common::{Random, gpus};
 use half::f16;
-use softreg::backend::gpu::{Gpu, Options, Single};
+use softreg::backend::gpu::{Gpu, Options, Single, Tile};
 use softreg::backend::{Backend, DeviceKind, Head, Parameters, Shape};
 use softreg::batch::{Permutation, Shuffle};
 use softreg::data::{Dtype, Features, Targets, Values};
@@ -95,7 +95,13 @@ fn some_order(random: &mut Random, n: usize, n_rows: usize) -> Vec<u32> {
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::U8];
 
 /// A single kernel's result against the reference; `plant` changes the kernel's source.
-fn logits_error(gpu: &Gpu, case: (usize, usize, usize, usize), dtype: Dtype, plant: Plant) -> Result<(), String> {
+fn logits_error(
+    gpu: &Gpu,
+    case: (usize, usize, usize, usize),
+    dtype: Dtype,
+    tile: Option<Tile>,
+    plant: Plant,
+) -> Result<(), String> {
     let (n, d, ..) = case;
     let shape = shape_of(case);
     let mut random = Random::new(1);
@@ -104,7 +110,8 @@ fn logits_error(gpu: &Gpu, case: (usize, usize, usize, usize), dtype: Dtype, pla
     let parameters = Parameters { shape, values: random.values(shape.n_parameters()) };
     let order = some_order(&mut random, n / 2 + 1, n);
     for order in [None, Some(&order[..])] {
-        let mut single = Single::logits(gpu, &x, scale, &parameters, order).unwrap();
+        let tile = tile.unwrap_or(Tile::choose(DeviceKind::SoftwareGpu, n, shape.n_outputs()));
+        let mut single = Single::logits(gpu, &x, scale, &parameters, order, tile).unwrap();
         plant(&mut single.variant.source);
         single.run(1).unwrap();
         let x = order.map_or_else(|| x_exact.clone(), |order| pick(&x_exact, d, order));
@@ -167,7 +174,13 @@ fn softmax_error(gpu: &Gpu, case: (usize, usize, usize, usize), range: f32, plan
     Ok(())
 }
 
-fn gradient_error(gpu: &Gpu, case: (usize, usize, usize, usize), dtype: Dtype, plant: Plant) -> Result<(), String> {
+fn gradient_error(
+    gpu: &Gpu,
+    case: (usize, usize, usize, usize),
+    dtype: Dtype,
+    tile: Option<Tile>,
+    plant: Plant,
+) -> Result<(), String> {
     let (n, d, ..) = case;
     let shape = shape_of(case);
     let mut random = Random::new(3);
@@ -175,7 +188,8 @@ fn gradient_error(gpu: &Gpu, case: (usize, usize, usize, usize), dtype: Dtype, p
     let scale = 0.7;
     let order = some_order(&mut random, n, n + 5);
     let residual = random.values(n * shape.n_outputs());
-    let mut single = Single::gradient(gpu, shape, &x, scale, &residual, &order).unwrap();
+    let tile = tile.unwrap_or(Tile::choose(DeviceKind::SoftwareGpu, d + 1, shape.n_outputs()));
+    let mut single = Single::gradient(gpu, shape, &x, scale, &residual, &order, tile).unwrap();
     plant(&mut single.variant.source);
     single.run(1).unwrap();
     // The parts are summed here in f64; update.wgsl, which sums them on the device, has its own test.
@@ -372,7 +386,10 @@ fn logits_are_those_of_the_reference() {
     for_each_gpu(|gpu| {
         for case in SHAPES {
             for dtype in DTYPES {
-                logits_error(gpu, case, dtype, NOTHING).unwrap();
+                logits_error(gpu, case, dtype, None, NOTHING).unwrap();
+            }
+            for tile in Tile::ALL {
+                logits_error(gpu, case, Dtype::F32, Some(tile), NOTHING).unwrap();
             }
         }
     });
@@ -394,7 +411,10 @@ fn the_gradient_is_that_of_the_reference() {
     for_each_gpu(|gpu| {
         for case in SHAPES {
             for dtype in DTYPES {
-                gradient_error(gpu, case, dtype, NOTHING).unwrap();
+                gradient_error(gpu, case, dtype, None, NOTHING).unwrap();
+            }
+            for tile in Tile::ALL {
+                gradient_error(gpu, case, Dtype::F32, Some(tile), NOTHING).unwrap();
             }
         }
     });
@@ -450,11 +470,11 @@ fn more_workgroups_than_a_dimension_has_are_those_of_the_reference() {
         let wrong = replace("workgroup_number(workgroup, workgroups)", "workgroup.x");
         let all = |plant: Plant| {
             [
-                logits_error(&gpu, MORE_WORKGROUPS_LOGITS, Dtype::U8, plant),
+                logits_error(&gpu, MORE_WORKGROUPS_LOGITS, Dtype::U8, None, plant),
                 softmax_error(&gpu, MORE_WORKGROUPS_SOFTMAX, 30.0, plant),
                 narrow_residual_error(&gpu, MORE_WORKGROUPS_NARROW_RESIDUAL, Dtype::U8, NARROW[0], plant),
                 narrow_update_error(&gpu, MORE_WORKGROUPS_NARROW_UPDATE, Dtype::U8, NARROW[1], plant),
-                gradient_error(&gpu, MORE_WORKGROUPS_GRADIENT, Dtype::U8, plant),
+                gradient_error(&gpu, MORE_WORKGROUPS_GRADIENT, Dtype::U8, None, plant),
                 update_error(&gpu, MORE_WORKGROUPS_UPDATE, plant),
                 shuffle_error(&gpu, MORE_WORKGROUPS_SHUFFLE, plant),
                 classes_error(&gpu, MORE_WORKGROUPS_SOFTMAX, plant),
@@ -478,7 +498,7 @@ fn a_planted_error_is_noticed() {
             ("x_row = order[x_row];", ""),
             ("feature < step.n_features && w_column", "feature + 1u < step.n_features && w_column"),
         ] {
-            logits_error(gpu, case, Dtype::F32, &replace(from, to)).unwrap_err();
+            logits_error(gpu, case, Dtype::F32, None, &replace(from, to)).unwrap_err();
         }
         for (from, to) in [
             // Without the row's maximum, exp overflows; with that of another row, it underflows.
@@ -502,7 +522,7 @@ fn a_planted_error_is_noticed() {
             ("order[step.start + sample]", "step.start + sample"),
             ("let scale = select(step.scale, 1.0, feature == step.n_features);", "let scale = step.scale;"),
         ] {
-            gradient_error(gpu, case, Dtype::F32, &replace(from, to)).unwrap_err();
+            gradient_error(gpu, case, Dtype::F32, None, &replace(from, to)).unwrap_err();
         }
         let [few, many, software] = NARROW;
         for (variants, from, to) in [

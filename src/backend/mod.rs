@@ -159,6 +159,22 @@ pub trait Session {
         heads: &[Head],
         batch_size: usize,
     ) -> Result<Box<dyn Stepper + 's>>;
+
+    /// Tries out the ways in which the steps of [`Session::stepper`] can be computed, and keeps the fastest for those to
+    /// come, of this and of similar sizes. What was tried, the one that is kept last; nothing where there is only one way.
+    fn tune(&mut self, start: &Parameters, heads: &[Head], batch_size: usize) -> Result<Vec<Tried>> {
+        let _ = (start, heads, batch_size);
+        Ok(Vec::new())
+    }
+}
+
+/// A way to compute a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// For people.
+    pub choice: String,
+    /// The time of a step.
+    pub step: Duration,
 }
 
 /// The seam of the stochastic solvers.

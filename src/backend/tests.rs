@@ -534,3 +534,29 @@ fn classes_are_those_of_the_logits() {
         }
     }
 }
+
+/// Tuning keeps the fastest of what it tried, and steps stay right.
+#[test]
+fn tuning_keeps_the_fastest_and_steps_stay_right() {
+    for (name, backend) in backends() {
+        for sizes in [(257, 33, 5, 7, 100), (300, 40, 100, 2, 128)] {
+            let case = Case::new(sizes, Dtype::F32, false);
+            let mut session = case.session(&*backend);
+            let tried = session.tune(&case.start, &case.heads, case.batch_size).unwrap();
+            let Some(kept) = tried.last() else {
+                assert_eq!(backend.info().backend, "cpu", "{name} has tried nothing");
+                continue;
+            };
+            assert_shape_error!(session.tune(&case.start, &[], case.batch_size), "heads");
+            let fastest = tried.iter().map(|tried| tried.step).min().unwrap();
+            assert!(kept.step.as_secs_f64() * 0.95 <= fastest.as_secs_f64(), "{name}: {tried:?}");
+            let mut choices: Vec<_> = tried.iter().map(|tried| &tried.choice).collect();
+            choices.sort();
+            choices.dedup();
+            assert!(choices.len() == tried.len() && tried.len() >= 5, "{name}: {tried:?}");
+            let trained = case.train(&*backend);
+            check(&format!("{name}, tuned: {sizes:?}"), &case, &case.heads, &trained).unwrap();
+            assert_eq!(trained.parameters, case.train(&*backend).parameters);
+        }
+    }
+}

@@ -194,7 +194,8 @@ pub struct Predict {
 Examples:
   softreg bench
   softreg bench --shape 1000000,768,100 --dtype f16 --devices cpu,gpu
-  softreg bench --shape 60000,784,10 --devices cpu,llvmpipe --json bench.json")]
+  softreg bench --shape 60000,784,10 --devices cpu,llvmpipe --json bench.json
+  softreg bench --shape 60000,784,10 --batch 128 --devices gpu --tune")]
 pub struct Bench {
     /// Samples, features and classes. Default: 60000,784,10 and then 20000,768,1000
     #[arg(long, value_name = "N,D,Q", value_parser = bench_shape)]
@@ -215,6 +216,11 @@ pub struct Bench {
     /// Time epochs of each device for so many seconds, and three epochs at least
     #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true, default_value_t = 2.0)]
     pub seconds: f64,
+
+    /// First try out how each GPU computes such steps fastest, and keep that for all runs to come of about this size. It
+    /// may change results in their last bits
+    #[arg(long)]
+    pub tune: bool,
 
     /// Write the figures as one JSON object to this file; `-` is standard output, the table then goes to standard error
     #[arg(long, value_name = "FILE")]

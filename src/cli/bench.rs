@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use indicatif::HumanCount;
 use serde_json::{Value, json};
-use softreg::backend::Ceilings;
+use softreg::backend::{Ceilings, Tried};
 use softreg::bench::{self, Timing, Workload};
 use softreg::{Device, DeviceKind};
 
@@ -35,6 +35,9 @@ pub fn run(args: &args::Bench) -> Result<()> {
         output::message(&format!("timing {}", describe(shape, args)));
         let args::BenchShape { n_samples, n_features, n_classes } = shape;
         let workload = Workload::new(n_samples, n_features, n_classes, args.dtype.into(), args.batch)?;
+        if args.tune {
+            devices.iter().try_for_each(|device| tune(&workload, device))?;
+        }
         let backends: Vec<_> = devices.iter().map(Device::backend).collect();
         let timings = bench::time(&workload, &backends, Duration::from_secs_f64(args.seconds));
         let devices = devices.iter().zip(&ceilings).zip(timings);
@@ -96,6 +99,15 @@ fn devices(names: &[String]) -> Result<Vec<Device>> {
         is_new
     });
     Ok(devices)
+}
+
+fn tune(workload: &Workload, device: &Device) -> Result<()> {
+    let tried = bench::tune(workload, device.backend())?;
+    for (index, Tried { choice, step }) in tried.iter().enumerate() {
+        let kept = if index + 1 == tried.len() { ", kept" } else { "" };
+        output::message(&format!("{:>9} a step  {}: {choice}{kept}", duration(*step), name(device)));
+    }
+    Ok(())
 }
 
 fn name(device: &Device) -> String {

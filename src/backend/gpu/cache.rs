@@ -23,21 +23,29 @@ fn hash(value: &impl Hash) -> String {
 }
 
 pub(super) struct Cache {
-    /// Without the ending.
-    path: PathBuf,
+    /// Of its files, without the ending; none when nothing is kept but for this program.
+    path: Option<PathBuf>,
     pipelines: Option<wgpu::PipelineCache>,
     has_new_pipelines: AtomicBool,
     notes: Mutex<Map<String, Value>>,
 }
 
 impl Cache {
-    /// What `folder` has of an adapter, with this driver and these kernels.
-    pub(super) fn open(folder: &Path, adapter: &wgpu::AdapterInfo, device: &wgpu::Device) -> Self {
+    /// What `folder` has of an adapter, with this driver and these kernels. Without a folder things are kept for this
+    /// program alone.
+    pub(super) fn open(folder: Option<&Path>, adapter: &wgpu::AdapterInfo, device: &wgpu::Device) -> Self {
+        let Some(folder) = folder else {
+            return Self {
+                path: None,
+                pipelines: None,
+                has_new_pipelines: AtomicBool::new(false),
+                notes: Mutex::default(),
+            };
+        };
         let kernels: Vec<String> = Variant::all().iter().map(Variant::wgsl).collect();
         let key = hash(&(format!("{adapter:?}"), env!("CARGO_PKG_VERSION"), kernels));
         let name: String = adapter.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let path = folder.join(format!("{name}-{key}"));
-
         let notes = fs::read(path.with_extension("json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let notes: Map<String, Value> = notes.unwrap_or_default();
         let pipelines = device.features().contains(wgpu::Features::PIPELINE_CACHE).then(|| {
@@ -53,7 +61,7 @@ impl Cache {
             // one is still as it was written.
             unsafe { device.create_pipeline_cache(&descriptor) }
         });
-        Self { path, pipelines, has_new_pipelines: AtomicBool::new(false), notes: Mutex::new(notes) }
+        Self { path: Some(path), pipelines, has_new_pipelines: AtomicBool::new(false), notes: Mutex::new(notes) }
     }
 
     /// Where to look for compiled kernels, and to leave new ones.
@@ -91,7 +99,8 @@ impl Cache {
 
     /// A folder that cannot be written costs time in the next program, no more.
     fn write(&self, extension: &str, content: &[u8]) {
-        let path = self.path.with_extension(extension);
+        let Some(path) = &self.path else { return };
+        let path = path.with_extension(extension);
         let made = path.parent().map_or(Ok(()), fs::create_dir_all);
         if let Err(error) = made {
             log::info!("cannot write {}: {error}", path.display());

@@ -1,7 +1,7 @@
 //! Gradient scale·Xᵀ·R in parts: shaders/gradient.wgsl.
 
 use super::kernel::{Tile, Variant};
-use super::step::padded_outputs;
+use super::step::{Step, padded_outputs};
 use crate::backend::Shape;
 use crate::data::Dtype;
 
@@ -12,16 +12,8 @@ const SAMPLES_PER_PART: usize = 64;
 /// The parts of all samples together are no larger than this, in bytes, where they can be.
 const PARTIALS_BYTES: usize = 32 << 20;
 
-fn tile(shape: Shape) -> Tile {
-    Tile::for_outputs(shape.n_outputs())
-}
-
 /// The variant for X of that precision.
-pub(super) fn variant(shape: Shape, dtype: Dtype) -> Variant {
-    with_tile(tile(shape), dtype)
-}
-
-fn with_tile(tile: Tile, dtype: Dtype) -> Variant {
+pub(super) fn variant(tile: Tile, dtype: Dtype) -> Variant {
     Variant {
         name: "gradient",
         source: include_str!("../../../shaders/gradient.wgsl").into(),
@@ -33,51 +25,58 @@ fn with_tile(tile: Tile, dtype: Dtype) -> Variant {
 }
 
 pub(super) fn variants() -> Vec<Variant> {
-    Tile::with_all_dtypes().map(|(tile, dtype)| with_tile(tile, dtype)).collect()
+    Tile::with_all_dtypes().map(|(tile, dtype)| variant(tile, dtype)).collect()
 }
 
 /// Workgroups for one part.
-fn workgroups_per_part(shape: Shape) -> usize {
-    tile(shape).count(shape.n_features + 1, shape.n_outputs())
+fn workgroups_per_part(tile: Tile, shape: Shape) -> usize {
+    tile.count(shape.n_features + 1, shape.n_outputs())
 }
 
 /// No batch of up to `n_samples` samples has more parts than this.
-pub(super) fn max_parts(shape: Shape, n_samples: usize) -> usize {
-    let for_workgroups = WORKGROUPS.div_ceil(workgroups_per_part(shape));
+pub(super) fn max_parts(tile: Tile, shape: Shape, n_samples: usize) -> usize {
+    let for_workgroups = WORKGROUPS.div_ceil(workgroups_per_part(tile, shape));
     let for_samples = n_samples.div_ceil(SAMPLES_PER_PART);
     let for_memory = PARTIALS_BYTES / ((shape.n_features + 1) * padded_outputs(shape) * 4);
     for_workgroups.min(for_samples).min(for_memory).max(1)
 }
 
-/// The number of parts, and how many samples a part has. It depends on nothing but the sizes, so that sums are in the
-/// same order everywhere. A batch may have more parts than a larger one, as those are rounded up to whole samples.
-pub(super) fn parts(shape: Shape, n_samples: usize) -> (usize, usize) {
-    let n_parts = max_parts(shape, n_samples);
+/// The number of parts, and how many samples a part has. It depends on nothing but the sizes. A batch may have more parts than a larger one, as those are rounded up to whole samples.
+fn parts(tile: Tile, shape: Shape, n_samples: usize) -> (usize, usize) {
+    let n_parts = max_parts(tile, shape, n_samples);
     let samples_per_part = n_samples.div_ceil(n_parts).max(1);
     (n_samples.div_ceil(samples_per_part).max(1), samples_per_part)
 }
 
+/// The step over `n_samples` samples, divided in parts.
+pub fn in_parts(step: Step, tile: Tile, shape: Shape) -> Step {
+    let (n_parts, samples_per_part) = parts(tile, shape, step.n_samples as usize);
+    Step { n_parts: n_parts as u32, samples_per_part: samples_per_part as u32, ..step }
+}
+
 /// Workgroups for that many samples.
-pub(super) fn n_workgroups(shape: Shape, n_samples: usize) -> usize {
-    workgroups_per_part(shape) * parts(shape, n_samples).0
+pub(super) fn n_workgroups(tile: Tile, shape: Shape, n_samples: usize) -> usize {
+    workgroups_per_part(tile, shape) * parts(tile, shape, n_samples).0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::DeviceKind;
 
     #[test]
     fn no_shorter_batch_has_more_parts_than_there_is_room_for() {
         for (n_features, n_classes) in [(63, 2), (783, 10), (4, 3), (767, 1000), (9, 64)] {
             let shape = Shape { n_features, n_classes, n_heads: 1 };
+            let tile = Tile::choose(DeviceKind::DiscreteGpu, n_features + 1, n_classes);
             let mut more_than_the_longest = false;
             for longest in [1, 63, 64, 65, 4097, 32_769, 40_000] {
-                let room = max_parts(shape, longest);
+                let room = max_parts(tile, shape, longest);
                 for n in (1..=longest).rev().step_by(1 + longest / 1000).chain([longest.saturating_sub(1).max(1)]) {
-                    let (n_parts, samples_per_part) = parts(shape, n);
+                    let (n_parts, samples_per_part) = parts(tile, shape, n);
                     assert!(n_parts <= room, "{shape:?}: {n} of {longest} samples");
                     assert!((n_parts - 1) * samples_per_part < n && n <= n_parts * samples_per_part);
-                    more_than_the_longest |= n_parts > parts(shape, longest).0;
+                    more_than_the_longest |= n_parts > parts(tile, shape, longest).0;
                 }
             }
             // What makes this test worth having.

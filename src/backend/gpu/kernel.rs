@@ -1,6 +1,7 @@
 //! What all kernels have in common: a shader put together from its pieces, a pipeline made once, a dispatch.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use rayon::prelude::*;
@@ -9,6 +10,7 @@ use wgpu::BufferBindingType::{Storage, Uniform};
 use super::Gpu;
 use super::memory::Buffer;
 use super::step::Step;
+use crate::backend::DeviceKind;
 use crate::data::Dtype;
 use crate::error::Result;
 
@@ -61,18 +63,18 @@ impl Variant {
 
 /// How threads share the work of a product: a workgroup of row × column threads computes a tile of 8 × 8 values for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tile {
-    pub row_threads: usize,
-    pub column_threads: usize,
+pub struct Tile {
+    row_threads: usize,
+    column_threads: usize,
 }
 
 /// Rows and columns that a thread computes of a product.
 const OF_THREAD: usize = 8;
 
 impl Tile {
-    /// The tiles there are: tall ones for few outputs, so that few threads compute padding; and of those for many the
-    /// smaller first, which has more workgroups, the larger reads less.
-    pub(super) const ALL: [Self; 5] = [
+    /// The tiles there are: tall ones for few outputs, so that few threads compute padding; of those for many the smaller
+    /// first, of which there are more to share among processors; larger ones read less.
+    pub const ALL: [Self; 5] = [
         Self { row_threads: 16, column_threads: 2 },
         Self { row_threads: 16, column_threads: 4 },
         Self { row_threads: 8, column_threads: 8 },
@@ -80,10 +82,14 @@ impl Tile {
         Self { row_threads: 16, column_threads: 16 },
     ];
 
-    /// The smallest tile that has that many outputs, or the smallest for many.
-    pub(super) fn for_outputs(n_outputs: usize) -> Self {
-        let fits = |tile: &Self| n_outputs <= tile.column_threads * OF_THREAD;
-        Self::ALL.into_iter().take(3).find(fits).unwrap_or(Self::ALL[2])
+    /// The tile for a product of `rows` × `columns`: the largest of which there are still as many as keep the device
+    /// busy.
+    pub fn choose(kind: DeviceKind, rows: usize, columns: usize) -> Self {
+        let enough = if kind == DeviceKind::DiscreteGpu { 256 } else { 32 };
+        let fits = |tile: &&Self| columns <= tile.column_threads * OF_THREAD;
+        let smallest = Self::ALL.iter().take(3).find(fits).unwrap_or(&Self::ALL[2]);
+        let larger = if columns > 2 * OF_THREAD * smallest.column_threads { &Self::ALL[3..] } else { &[] };
+        *larger.iter().rev().find(|tile| tile.count(rows, columns) >= enough).unwrap_or(smallest)
     }
 
     /// Tiles that cover `rows` × `columns`.
@@ -98,6 +104,12 @@ impl Tile {
 
     pub(super) fn constants(self) -> [(&'static str, f64); 2] {
         [("ROW_THREADS", self.row_threads as f64), ("COLUMN_THREADS", self.column_threads as f64)]
+    }
+}
+
+impl fmt::Display for Tile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} × {}", self.row_threads * OF_THREAD, self.column_threads * OF_THREAD)
     }
 }
 
@@ -160,7 +172,7 @@ impl Kernel {
                     // Every value is written before it is read.
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: gpu.cache.as_ref().and_then(|cache| cache.pipelines()),
+                cache: gpu.cache.pipelines(),
             });
             Self { name: variant.name, layout, pipeline }
         })

@@ -4,16 +4,8 @@ use super::kernel::{Tile, Variant};
 use crate::backend::Shape;
 use crate::data::Dtype;
 
-fn tile(shape: Shape) -> Tile {
-    Tile::for_outputs(shape.n_outputs())
-}
-
 /// The variant for X of that precision; `ordered` when samples are positions of an order.
-pub(super) fn variant(shape: Shape, dtype: Dtype, ordered: bool) -> Variant {
-    with_tile(tile(shape), dtype, ordered)
-}
-
-fn with_tile(tile: Tile, dtype: Dtype, ordered: bool) -> Variant {
+pub(super) fn variant(tile: Tile, dtype: Dtype, ordered: bool) -> Variant {
     let mut constants = tile.constants().to_vec();
     constants.push(("ORDERED", f64::from(u8::from(ordered))));
     Variant {
@@ -28,11 +20,11 @@ fn with_tile(tile: Tile, dtype: Dtype, ordered: bool) -> Variant {
 
 pub(super) fn variants() -> Vec<Variant> {
     Tile::with_all_dtypes()
-        .flat_map(|(tile, dtype)| [true, false].map(|ordered| with_tile(tile, dtype, ordered)))
+        .flat_map(|(tile, dtype)| [true, false].map(|ordered| variant(tile, dtype, ordered)))
         .collect()
 }
 
 /// Workgroups for that many samples.
-pub(super) fn n_workgroups(shape: Shape, n_samples: usize) -> usize {
-    tile(shape).count(n_samples, shape.n_outputs())
+pub(super) fn n_workgroups(tile: Tile, shape: Shape, n_samples: usize) -> usize {
+    tile.count(n_samples, shape.n_outputs())
 }

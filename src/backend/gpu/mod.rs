@@ -22,6 +22,7 @@ mod single;
 mod softmax;
 mod step;
 mod stepper;
+mod tuning;
 mod update;
 
 use std::path::Path;
@@ -31,7 +32,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pollster::block_on;
 
 pub(super) use adapters::{list, open_best, open_named};
-pub use kernel::Variant;
+pub use gradient::in_parts;
+pub use kernel::{Tile, Variant};
 pub use single::Single;
 pub use step::Step;
 pub use update::Head;
@@ -65,7 +67,7 @@ pub struct Gpu {
     limits: wgpu::Limits,
     faults: Arc<Mutex<Faults>>,
     memory: Memory,
-    cache: Option<Cache>,
+    cache: Cache,
     kernels: Mutex<Vec<(Variant, Arc<Kernel>)>>,
     /// What was done so far, for tests.
     pub counts: Counts,
@@ -134,7 +136,7 @@ impl Gpu {
         }));
         // Others use the memory of the machine, of which they tell only a part.
         let of_its_own = info.memory.filter(|_| info.kind == DeviceKind::DiscreteGpu);
-        let cache = cache.map(|folder| Cache::open(folder, &adapter.get_info(), &device));
+        let cache = Cache::open(cache, &adapter.get_info(), &device);
         let memory = Memory::new(options.max_memory.or(of_its_own));
         Ok(Self {
             info,
@@ -190,9 +192,7 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        if let Some(cache) = &self.cache {
-            cache.save();
-        }
+        self.cache.save();
     }
 }
 

@@ -1,5 +1,7 @@
 //! Logits, softmax and residual of few outputs in one kernel: shaders/narrow_residual.wgsl.
 
+use std::fmt;
+
 use super::kernel::Variant;
 use super::session::weights_bytes;
 use super::step::{BLOCK, UNIFORM_BYTES};
@@ -27,6 +29,12 @@ impl Sharing {
         Self { threads: 8, sample_threads: 1, uniform: false },
         Self { threads: 8, sample_threads: 1, uniform: true },
     ];
+
+    /// Those that suit the shape: W may be too large for a uniform buffer.
+    pub(super) fn all(shape: Shape) -> Vec<Self> {
+        let fits = weights_bytes(shape) <= UNIFORM_BYTES;
+        Self::ALL.into_iter().filter(|sharing| fits || !sharing.uniform).collect()
+    }
 
     /// Few samples need many threads each to keep a GPU busy, which many samples need not. Software devices have one thread
     /// for each processor, of 8 lanes: there sums over threads cost more than they gain, and loads of a uniform buffer
@@ -92,4 +100,11 @@ pub(super) fn variants() -> Vec<Variant> {
         }
     }
     variants
+}
+
+impl fmt::Display for Sharing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uniform = if self.uniform { ", W uniform" } else { "" };
+        write!(f, "{} threads, {} a sample{uniform}", self.threads, self.sample_threads)
+    }
 }

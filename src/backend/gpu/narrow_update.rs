@@ -1,5 +1,7 @@
 //! Gradient of few outputs and the update with it in one kernel: shaders/narrow_update.wgsl.
 
+use std::fmt;
+
 use super::kernel::Variant;
 use super::narrow_residual::output_blocks_at_a_time;
 use super::step::BLOCK;
@@ -16,7 +18,7 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    const ALL: [Self; 3] = [
+    pub(super) const ALL: [Self; 3] = [
         Self { feature_threads: 2, sample_threads: 128, feature_blocks: 1 },
         Self { feature_threads: 4, sample_threads: 64, feature_blocks: 1 },
         Self { feature_threads: 1, sample_threads: 8, feature_blocks: 4 },
@@ -76,4 +78,11 @@ pub(super) fn variants() -> Vec<Variant> {
         }
     }
     variants
+}
+
+impl fmt::Display for Sharing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { feature_threads, sample_threads, feature_blocks } = self;
+        write!(f, "{feature_threads} × {sample_threads} threads, {} features each", feature_blocks * BLOCK)
+    }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use wgpu::BufferUsages;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Tile};
 use super::memory::{Buffer, unpad_rows};
 use super::step::{BLOCK, Step, padded_outputs};
 use super::stepper::GpuStepper;
-use super::{Gpu, classes, logits};
-use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper, check};
+use super::{Gpu, classes, logits, tuning};
+use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper, Tried, check};
 use crate::data::{Dtype, Features, Targets};
 use crate::error::Result;
 
@@ -32,7 +32,7 @@ pub(super) struct GpuSession<'a> {
     pub(super) targets: Option<&'a Targets<'a>>,
     pub(super) ranges: Vec<Range<usize>>,
     pub(super) chunks: Vec<Chunk>,
-    n_features: usize,
+    pub(super) n_features: usize,
 }
 
 impl<'a> GpuSession<'a> {
@@ -74,7 +74,7 @@ impl<'a> GpuSession<'a> {
         Ok(Self { gpu, scale, dtype, targets, ranges, chunks, n_features })
     }
 
-    fn n_samples(&self) -> usize {
+    pub(super) fn n_samples(&self) -> usize {
         self.ranges.last().map_or(0, |rows| rows.end)
     }
 
@@ -100,6 +100,7 @@ struct Forward {
     shape: Shape,
     block_rows: usize,
     kernel: Arc<Kernel>,
+    tile: Tile,
     step: Buffer,
     weights: Buffer,
     outputs: Buffer,
@@ -113,10 +114,12 @@ impl Forward {
         let largest = session.ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let block_rows = ((LOGITS_BYTES.min(gpu.max_binding()) / row_bytes) as usize).clamp(1, largest);
         let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
+        let tile = Tile::choose(gpu.info.kind, block_rows, shape.n_outputs());
         Ok(Self {
             shape,
             block_rows,
-            kernel: gpu.kernel(&logits::variant(shape, session.dtype, false))?,
+            kernel: gpu.kernel(&logits::variant(tile, session.dtype, false))?,
+            tile,
             step: gpu.buffer("the step", size_of::<Step>() as u64, usage)?,
             weights: session.upload_parameters(parameters)?,
             outputs: gpu.storage("the logits", block_rows as u64 * row_bytes)?,
@@ -132,7 +135,7 @@ impl Forward {
         n_rows: usize,
         more: impl FnOnce(&mut wgpu::ComputePass),
     ) -> Result<()> {
-        let Self { shape, kernel, step, weights, outputs, .. } = self;
+        let Self { shape, kernel, tile, step, weights, outputs, .. } = self;
         let gpu = session.gpu;
         // Without an order, its binding is not read.
         let bindings = kernel.bind(gpu, step, &[&chunk.features, weights, weights, outputs])?;
@@ -140,7 +143,7 @@ impl Forward {
         gpu.write("the step", step, 0, &[of_block])?;
         gpu.submit("logits", |encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            kernel.dispatch(&mut pass, &bindings, 0, logits::n_workgroups(*shape, n_rows));
+            kernel.dispatch(&mut pass, &bindings, 0, logits::n_workgroups(*tile, *shape, n_rows));
             more(&mut pass);
         })?;
         Ok(())
@@ -205,5 +208,9 @@ impl Session for GpuSession<'_> {
         check::parameters(start, self.n_features)?;
         let targets = check::training(start.shape, heads, self.targets, self.n_samples())?;
         Ok(Box::new(GpuStepper::new(self, targets, start, heads, batch_size.max(1))?))
+    }
+
+    fn tune(&mut self, start: &Parameters, heads: &[Head], batch_size: usize) -> Result<Vec<Tried>> {
+        tuning::tune(self, start, heads, batch_size.max(1))
     }
 }

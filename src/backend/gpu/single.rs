@@ -2,7 +2,7 @@
 
 use wgpu::BufferUsages;
 
-use super::kernel::Variant;
+use super::kernel::{Tile, Variant};
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{Step, padded_outputs};
 use super::{Gpu, classes, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
@@ -37,6 +37,7 @@ impl<'g> Single<'g> {
         scale: f32,
         parameters: &Parameters,
         order: Option<&[u32]>,
+        tile: Tile,
     ) -> Result<Self> {
         let shape = parameters.shape;
         let n = order.map_or(features.n_samples(), <[u32]>::len);
@@ -48,10 +49,10 @@ impl<'g> Single<'g> {
         ];
         Ok(Self {
             gpu,
-            variant: logits::variant(shape, features.values().dtype(), order.is_some()),
+            variant: logits::variant(tile, features.values().dtype(), order.is_some()),
             step: Step::new(shape, scale, 0, n),
             buffers,
-            n_workgroups: logits::n_workgroups(shape, n),
+            n_workgroups: logits::n_workgroups(tile, shape, n),
             results: vec![(3, n, shape.n_outputs())],
         })
     }
@@ -91,10 +92,11 @@ impl<'g> Single<'g> {
         scale: f32,
         residual: &[f32],
         order: &[u32],
+        tile: Tile,
     ) -> Result<Self> {
         let n = order.len();
-        let (n_parts, _) = gradient::parts(shape, n);
-        let n_rows = n_parts * (shape.n_features + 1);
+        let step = gradient::in_parts(Step::new(shape, scale, 0, n), tile, shape);
+        let n_rows = step.n_parts as usize * (shape.n_features + 1);
         let buffers = vec![
             gpu.upload_features(features, 0..features.n_samples())?,
             gpu.storage_of("order", order)?,
@@ -103,10 +105,10 @@ impl<'g> Single<'g> {
         ];
         Ok(Self {
             gpu,
-            variant: gradient::variant(shape, features.values().dtype()),
-            step: Step::new(shape, scale, 0, n),
+            variant: gradient::variant(tile, features.values().dtype()),
+            step,
             buffers,
-            n_workgroups: gradient::n_workgroups(shape, n),
+            n_workgroups: gradient::n_workgroups(tile, shape, n),
             results: vec![(3, n_rows, shape.n_outputs())],
         })
     }

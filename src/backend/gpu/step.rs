@@ -2,7 +2,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::gradient;
 use crate::backend::Shape;
 
 /// Twin of `Step` in shaders/shared/step.wgsl, which says what the fields are.
@@ -34,10 +33,9 @@ pub(super) const UNIFORM_BYTES: u64 = 65_536;
 pub(super) const BLOCK: usize = 4;
 
 impl Step {
-    /// A step over the samples `start..start + n_samples`. The sizes are below 2³², which [`super::Gpu`] has checked
+    /// A step, of one part, over the samples `start..start + n_samples`. The sizes are below 2³², which [`super::Gpu`] has checked
     /// against its limits.
     pub fn new(shape: Shape, scale: f32, start: usize, n_samples: usize) -> Self {
-        let (n_parts, samples_per_part) = gradient::parts(shape, n_samples);
         Self {
             start: start as u32,
             n_samples: n_samples as u32,
@@ -46,8 +44,8 @@ impl Step {
             n_classes: shape.n_classes as u32,
             n_heads: shape.n_heads as u32,
             output_blocks: shape.n_outputs().div_ceil(BLOCK) as u32,
-            n_parts: n_parts as u32,
-            samples_per_part: samples_per_part as u32,
+            n_parts: 1,
+            samples_per_part: n_samples as u32,
             losses_start: 0,
             scale,
             sample_weight: 1.0 / n_samples as f32,
@@ -57,6 +55,14 @@ impl Step {
             padding_2: 0,
         }
     }
+}
+
+/// With up to this many outputs a step is two kernels, each of which has all outputs of a sample or feature; with more it
+/// is four.
+const NARROW_OUTPUTS: usize = 64;
+
+pub(super) fn is_narrow(shape: Shape) -> bool {
+    shape.n_outputs() <= NARROW_OUTPUTS
 }
 
 /// The number of outputs with padding.

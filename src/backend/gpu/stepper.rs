@@ -9,11 +9,12 @@ use std::time::Duration;
 use wgpu::BufferUsages;
 
 use super::clock::Clock;
-use super::kernel::{Kernel, Variant};
+use super::kernel::{Kernel, Tile, Variant};
 use super::memory::{Buffer, unpad_rows};
 use super::session::{Chunk, GpuSession, weights_bytes};
-use super::step::{Step, padded_outputs};
-use super::{Gpu, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
+use super::step::{Step, is_narrow, padded_outputs};
+use super::tuning::Tuning;
+use super::{Gpu, gradient, logits, shuffle, softmax, update};
 use crate::backend::{Head, Parameters, Shape, Stepper, check};
 use crate::batch::{Batch, KEYS, Plan};
 use crate::data::Targets;
@@ -30,10 +31,6 @@ const STEP_STRIDE: usize = 256;
 /// Losses held before they are read.
 const LOSSES_BYTES: u64 = 32 << 20;
 
-/// With up to this many outputs a step is two kernels, each of which has all outputs of a sample or feature; with more it
-/// is four.
-const NARROW_OUTPUTS: usize = 64;
-
 pub(super) struct GpuStepper<'s> {
     session: &'s GpuSession<'s>,
     shape: Shape,
@@ -42,6 +39,7 @@ pub(super) struct GpuStepper<'s> {
     dispatches: Vec<Dispatch>,
     steps: Buffer,
     shuffle: Shuffle,
+    gradient_tile: Tile,
     weights: Buffer,
     weights_readback: Buffer,
     losses: Buffer,
@@ -115,10 +113,6 @@ struct Dispatch {
 /// How many workgroups a number of samples needs.
 type Workgroups = Box<dyn Fn(usize) -> usize>;
 
-fn is_narrow(shape: Shape) -> bool {
-    shape.n_outputs() <= NARROW_OUTPUTS
-}
-
 /// Losses that one step leaves.
 fn n_losses(shape: Shape, n_samples: usize) -> usize {
     let n = if is_narrow(shape) { n_samples } else { softmax::n_groups(shape, n_samples) };
@@ -133,6 +127,18 @@ impl<'s> GpuStepper<'s> {
         heads: &[Head],
         batch_size: usize,
     ) -> Result<Self> {
+        let tuning = session.gpu.tuning(start.shape, session.dtype, batch_size);
+        Self::with_tuning(session, targets, start, heads, batch_size, tuning)
+    }
+
+    pub(super) fn with_tuning(
+        session: &'s GpuSession<'s>,
+        targets: &Targets,
+        start: &Parameters,
+        heads: &[Head],
+        batch_size: usize,
+        tuning: Tuning,
+    ) -> Result<Self> {
         let (gpu, shape) = (session.gpu, start.shape);
         let outputs_bytes = (batch_size as u64).saturating_mul(padded_outputs(shape) as u64 * 4);
         gpu.check_binding("the logits of a batch", outputs_bytes, "use a smaller batch")?;
@@ -145,7 +151,7 @@ impl<'s> GpuStepper<'s> {
 
         let weights = session.upload_parameters(start)?;
         let outputs = gpu.storage("the logits of a batch", outputs_bytes)?;
-        let n_parts = if is_narrow(shape) { 0 } else { gradient::max_parts(shape, batch_size) };
+        let n_parts = if is_narrow(shape) { 0 } else { gradient::max_parts(tuning.gradient, shape, batch_size) };
         let partials = gpu.storage("the gradient", n_parts as u64 * weights_bytes(shape))?;
         let velocity = gpu.storage("the velocity", weights_bytes(shape))?;
         let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
@@ -160,17 +166,20 @@ impl<'s> GpuStepper<'s> {
         let soft = matches!(targets, Targets::Distributions(_));
         let dtype = session.dtype;
         let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape) {
-            let residual = narrow_residual::Sharing::choose(gpu.info.kind, shape, batch_size);
-            let update = narrow_update::Sharing::choose(gpu.info.kind, batch_size);
+            let Tuning { residual, update, .. } = tuning;
             vec![
                 (residual.variant(shape, dtype, soft), Box::new(move |n| residual.n_workgroups(n))),
                 (update.variant(shape, dtype), Box::new(move |_| update.n_workgroups(shape))),
             ]
         } else {
+            let Tuning { logits: tile, gradient: gradient_tile, .. } = tuning;
             vec![
-                (logits::variant(shape, dtype, true), Box::new(move |n| logits::n_workgroups(shape, n))),
+                (logits::variant(tile, dtype, true), Box::new(move |n| logits::n_workgroups(tile, shape, n))),
                 (softmax::variant(shape, soft), Box::new(move |n| softmax::n_workgroups(shape, n))),
-                (gradient::variant(shape, dtype), Box::new(move |n| gradient::n_workgroups(shape, n))),
+                (
+                    gradient::variant(gradient_tile, dtype),
+                    Box::new(move |n| gradient::n_workgroups(gradient_tile, shape, n)),
+                ),
                 (update::variant(), Box::new(move |_| update::n_workgroups(shape))),
             ]
         };
@@ -207,6 +216,7 @@ impl<'s> GpuStepper<'s> {
             dispatches,
             steps,
             shuffle,
+            gradient_tile: tuning.gradient,
             weights,
             weights_readback: gpu.readback("the weights", weights_bytes(shape))?,
             losses,
@@ -229,7 +239,8 @@ impl<'s> GpuStepper<'s> {
             let start = batch.start - session.ranges[batch.chunk].start;
             let losses_start = (n_losses_held / shape.n_heads) as u32;
             n_losses_held += n_losses(*shape, batch.len);
-            Step { rate, losses_start, ..Step::new(*shape, session.scale, start, batch.len) }
+            let step = Step { rate, losses_start, ..Step::new(*shape, session.scale, start, batch.len) };
+            gradient::in_parts(step, self.gradient_tile, *shape)
         });
         let steps = write_steps(steps);
         session.gpu.write("the steps", &self.steps, 0, &steps)?;
