@@ -7,10 +7,10 @@
 use rayon::prelude::*;
 
 use super::lanes::{Element, Instructions, Kernel, Lanes};
-use super::product::{Outer, Tile};
+use super::product::Outer;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
 use super::stepper::{Data, State};
-use super::tiles::{Buffer, DotTile, TILE, groups, pack_rows};
+use super::tiles::{Buffer, DotTile, TILE, groups};
 use super::update::{add_to, update_bias, update_tile};
 use crate::backend::{Head, Shape};
 use crate::error::Result;
@@ -30,7 +30,6 @@ struct Part {
     bias_gradient: Vec<f32>,
     losses: Vec<f64>,
     logits: Buffer,
-    slab: Buffer,
     targets: TargetsOfTile,
 }
 
@@ -71,7 +70,6 @@ impl Narrow {
                 bias_gradient: vec![0.0; m],
                 losses: vec![0.0; shape.n_heads],
                 logits: Buffer::zeros(m, TILE, "the logits")?,
-                slab: Buffer::zeros(TILE, TILE, "a part of the features")?,
                 targets: TargetsOfTile::new(data.targets, shape.n_classes)?,
             })
         };
@@ -163,13 +161,13 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
         let Shape { n_classes, .. } = state.weights.shape;
         let m = state.weights.bias.len();
         let x = data.x;
-        assert!(part.slab.len() >= TILE * TILE);
         part.bias_gradient.fill(0.0);
         part.losses.fill(0.0);
         for (index, tile) in rows.chunks(TILE).enumerate() {
             let ahead = rows.get((index + 1) * TILE..).filter(|next| !next.is_empty()).unwrap_or(ahead);
             // Half of what comes next is asked for in the first product, half in the second.
-            let (ahead, later) = ahead[..ahead.len().min(TILE)].split_at(ahead.len().min(TILE / 2));
+            let half = DotTile::<T>::most_ahead::<L>(m).min(TILE / 2);
+            let (ahead, later) = ahead[..ahead.len().min(TILE)].split_at(ahead.len().min(half));
             let logits = DotTile { x, rows: tile, weights: &state.weights, ahead, out: &mut part.logits };
             logits.run(lanes);
             let o = &mut part.logits[..m * TILE];
@@ -199,34 +197,17 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
                         lanes.prefetch(at.wrapping_add(64));
                     }
                 }
-                if (slab + 1) * TILE <= x.d {
-                    let mut rows = rows_of_x;
-                    rows.iter_mut().for_each(|row| *row = row.wrapping_add(slab * TILE));
-                    for (j, n) in groups(m, L::TILE) {
-                        let outer = Outer {
-                            rows: &rows[..tile.len()],
-                            b: part.logits[j * TILE..].as_ptr(),
-                            out: gradient[j * TILE..].as_mut_ptr(),
-                            add: index > 0,
-                        };
-                        // SAFETY: each row has the 32 features of the slab, logits and gradient have m rows.
-                        unsafe { lanes.outer(n, &outer) }
-                    }
-                    continue;
-                }
-                // The last features, fewer than 32.
-                pack_rows(lanes, x, tile.iter().copied(), slab * TILE, &mut part.slab);
                 for (j, n) in groups(m, L::TILE) {
-                    let product = Tile {
-                        a: part.slab.as_ptr(),
+                    let outer = Outer {
+                        rows: &rows_of_x[..tile.len()],
+                        first: slab * TILE,
+                        n: TILE.min(x.d - slab * TILE),
                         b: part.logits[j * TILE..].as_ptr(),
-                        b_stride: 0,
-                        t: tile.len(),
                         out: gradient[j * TILE..].as_mut_ptr(),
                         add: index > 0,
                     };
-                    // SAFETY: the slab has a row for each of up to 32 samples, logits and gradient have m rows.
-                    unsafe { lanes.tile(n, &product) }
+                    // SAFETY: the rows have d features, logits and gradient m rows.
+                    unsafe { lanes.outer(n, &outer) }
                 }
             }
         }

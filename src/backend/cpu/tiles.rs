@@ -190,9 +190,17 @@ pub(super) struct DotTile<'a, T> {
     pub x: Matrix<'a, T>,
     pub rows: &'a [u32],
     pub weights: &'a Weights,
-    /// Rows to bring into the cache meanwhile.
+    /// Rows to bring into the cache meanwhile, one with each product of four samples and a group of outputs, so that
+    /// memory is asked evenly; [`DotTile::most_ahead`] at most.
     pub ahead: &'a [u32],
     pub out: &'a mut [f32],
+}
+
+impl<T> DotTile<'_, T> {
+    /// How many rows can be asked for while a tile is multiplied with `m` outputs.
+    pub fn most_ahead<L: Lanes>(m: usize) -> usize {
+        TILE / 4 * m.div_ceil(L::DOT)
+    }
 }
 
 impl<T: Element> Kernel for DotTile<'_, T> {
@@ -204,21 +212,15 @@ impl<T: Element> Kernel for DotTile<'_, T> {
         let m = weights.bias.len();
         let n_tiles = x.d.div_ceil(TILE);
         assert!(rows.len() <= TILE && out.len() >= m * TILE && weights.w.len() >= n_tiles * m * TILE);
+        let mut ahead = ahead.iter();
         for (group, four) in rows.chunks(4).enumerate() {
             // Past the end the last row stands again; nobody reads its result.
             let row = |i: usize| x.row(four[i.min(four.len() - 1)]).as_ptr();
             let four = [row(0), row(1), row(2), row(3)];
-            let mut next = [std::ptr::null(); 4];
-            let of_group = ahead.get(group * 4..).unwrap_or_default();
-            for (pointer, &row) in next.iter_mut().zip(of_group) {
-                *pointer = x.x.as_ptr().wrapping_add(row as usize * x.d);
-            }
-            // A share with each group of outputs: memory is then asked more evenly.
-            let mut next = next[..of_group.len().min(4)].chunks(4usize.div_ceil(m.div_ceil(L::DOT)));
             for (j, n) in groups(m, L::DOT) {
                 let dot = Dot {
                     x: four,
-                    ahead: next.next().unwrap_or_default(),
+                    ahead: ahead.next().map_or(four[0], |&row| x.x.as_ptr().wrapping_add(row as usize * x.d)),
                     d: x.d,
                     w: weights.w[j * TILE..].as_ptr(),
                     w_stride: m * TILE,
