@@ -14,6 +14,7 @@ mod product;
 mod row;
 mod softmax;
 mod stepper;
+mod team;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -152,24 +153,26 @@ impl<T: Element> Session for CpuSession<'_, T> {
             let end = n.min(first + block);
             let out = &mut logits[..(end - first) * m];
             let tiles = (first..end).step_by(TILE).zip(out.chunks_mut(TILE * m));
-            wide::each(&mut scratch, tiles, |scratch, (first, out)| {
-                // The rows of this tile and of the next. None has a number past u32, see `Features`.
-                let mut numbers = [0; 2 * TILE];
-                let numbers = &mut numbers[..(2 * TILE).min(n - first)];
-                numbers.iter_mut().zip(first..).for_each(|(row, index)| *row = index as u32);
-                let (rows, ahead) = numbers.split_at(out.len() / m);
-                let (x, weights, tile) = (self.x, &weights, &mut *scratch.tile);
-                if is_narrow {
-                    self.instructions.run(DotTile { x, rows, weights, ahead, out: tile });
-                } else {
-                    let columns = &mut *scratch.columns;
-                    self.instructions.run(wide::ProductTile { x, rows, weights, columns, out: tile });
-                }
-                for (lane, out) in out.chunks_exact_mut(m).enumerate() {
-                    for (j, (o, &b)) in out.iter_mut().zip(&weights.bias).enumerate() {
-                        *o = self.scale * tile[j * TILE + lane] + b;
+            team::lead(|team| {
+                team.each(&mut scratch, tiles, |scratch, (first, out)| {
+                    // The rows of this tile and of the next. None has a number past u32, see `Features`.
+                    let mut numbers = [0; 2 * TILE];
+                    let numbers = &mut numbers[..(2 * TILE).min(n - first)];
+                    numbers.iter_mut().zip(first..).for_each(|(row, index)| *row = index as u32);
+                    let (rows, ahead) = numbers.split_at(out.len() / m);
+                    let (x, weights, tile) = (self.x, &weights, &mut *scratch.tile);
+                    if is_narrow {
+                        self.instructions.run(DotTile { x, rows, weights, ahead, out: tile });
+                    } else {
+                        let columns = &mut *scratch.columns;
+                        self.instructions.run(wide::ProductTile { x, rows, weights, columns, out: tile });
                     }
-                }
+                    for (lane, out) in out.chunks_exact_mut(m).enumerate() {
+                        for (j, (o, &b)) in out.iter_mut().zip(&weights.bias).enumerate() {
+                            *o = self.scale * tile[j * TILE + lane] + b;
+                        }
+                    }
+                })
             });
             sink(first..end, out)?;
         }

@@ -4,12 +4,11 @@
 //! logits, softmax, residual, and the part's own gradient while the samples are in the cache. Then the gradients of the
 //! parts are summed in their order. So the result does not depend on the number of threads.
 
-use rayon::prelude::*;
-
 use super::lanes::{Element, Instructions, Kernel, Lanes};
 use super::product::Outer;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
-use super::stepper::{Data, State};
+use super::stepper::{Data, State, Step};
+use super::team::Team;
 use super::tiles::{Buffer, DotTile, TILE, groups};
 use super::update::{add_to, update_bias, update_tile};
 use crate::backend::{Head, Shape};
@@ -23,6 +22,9 @@ const LEAST_PART: usize = 64;
 const MOST_PARTS: usize = 32;
 /// Multiplications of a phase below which a second thread costs more than it brings.
 const PARALLEL: usize = 1 << 18;
+
+/// Tiles of W that a thread takes at a time to update.
+const UPDATE_TILES: usize = 2;
 
 /// A part of a batch.
 struct Part {
@@ -81,28 +83,36 @@ impl Narrow {
         is_gradient_parallel(batch_len, shape) || is_update_parallel(self.parts.len(), shape)
     }
 
-    /// One step with the samples `rows`; `ahead` comes next.
+    /// One step.
     pub fn step<T: Element>(
         &mut self,
+        team: &Team,
         instructions: Instructions,
         data: &Data<T>,
         state: &mut State,
-        rows: &[u32],
-        ahead: &[u32],
-        rate: f32,
+        Step { rows, ahead, rate }: Step,
     ) {
         let shape = state.weights.shape;
         let (n_parts, size) = parts(rows.len());
         let parts = &mut self.parts[..n_parts];
+        let mut threads = vec![(); rayon::current_num_threads()];
+        let is_parallel = is_gradient_parallel(rows.len(), shape);
+        let turns = if is_parallel { threads.len() } else { 1 };
         let weight = 1.0 / rows.len() as f32;
         let run = |index: usize, part: &mut Part| {
             let end = rows.len().min((index + 1) * size);
             let of_part = &rows[index * size..end];
-            let ahead = if end < rows.len() { &rows[end..] } else { ahead };
+            // The part that this thread takes next, when all take turns.
+            let next = index + turns;
+            let ahead = if next < n_parts {
+                &rows[next * size..]
+            } else {
+                ahead.get((next - n_parts) * size..).unwrap_or(ahead)
+            };
             instructions.run(PartKernel { data, state, rows: of_part, ahead, weight, part });
         };
-        if is_gradient_parallel(rows.len(), shape) {
-            parts.par_iter_mut().enumerate().for_each(|(index, part)| run(index, part));
+        if is_parallel {
+            team.each(&mut threads, parts.iter_mut().enumerate(), |(), (index, part)| run(index, part));
         } else {
             parts.iter_mut().enumerate().for_each(|(index, part)| run(index, part));
         }
@@ -133,9 +143,9 @@ impl Narrow {
         let length = state.weights.w.len() / size * size;
         let (w, v, g) = (&mut state.weights.w[..length], &mut state.velocity[..length], &mut first.gradient[..length]);
         if is_update_parallel(n_parts, shape) {
-            let chunk = (length / size).div_ceil(rayon::current_num_threads()) * size;
-            let chunks = w.par_chunks_mut(chunk).zip(v.par_chunks_mut(chunk)).zip(g.par_chunks_mut(chunk));
-            chunks.enumerate().for_each(|(index, ((w, v), g))| tiles(w, v, g, index * chunk));
+            let chunk = UPDATE_TILES * size;
+            let chunks = w.chunks_mut(chunk).zip(v.chunks_mut(chunk)).zip(g.chunks_mut(chunk)).enumerate();
+            team.each(&mut threads, chunks, |(), (index, ((w, v), g))| tiles(w, v, g, index * chunk));
         } else {
             tiles(w, v, g, 0);
         }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::lanes::{Element, Instructions};
 use super::narrow::Narrow;
+use super::team::{self, Team};
 use super::tiles::{Buffer, Matrix, TILE, Weights};
 use super::wide::Wide;
 use crate::backend::{Head, Parameters, Stepper, check};
@@ -27,6 +28,16 @@ pub(super) struct State {
     pub heads: Vec<Head>,
     /// The sum of the losses of each head so far.
     pub losses: Vec<f64>,
+}
+
+/// A step of a plan.
+pub(super) struct Step<'a> {
+    /// The samples of its batch.
+    pub rows: &'a [u32],
+    /// Those of the next batch.
+    pub ahead: &'a [u32],
+    /// Multiplies the learning rates.
+    pub rate: f32,
 }
 
 enum Way {
@@ -71,16 +82,16 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         Ok(Self { instructions, data, rows: rows.clone(), batch_size, state, way })
     }
 
-    fn run_steps(&mut self, plan: &Plan, rates: &[f32]) {
+    fn run_steps(&mut self, team: &Team, plan: &Plan, rates: &[f32]) {
         self.state.losses.fill(0.0);
         let Self { instructions, data, state, way, .. } = self;
         let rows =
             |step: usize| plan.batches.get(step).map_or(&[][..], |batch| &plan.order[batch.start..][..batch.len]);
         for (step, &rate) in rates.iter().enumerate() {
-            let (batch, ahead) = (rows(step), rows(step + 1));
+            let step = Step { rows: rows(step), ahead: rows(step + 1), rate };
             match way {
-                Way::Narrow(narrow) => narrow.step(*instructions, data, state, batch, ahead, rate),
-                Way::Wide(wide) => wide.step(*instructions, data, state, batch, rate),
+                Way::Narrow(narrow) => narrow.step(team, *instructions, data, state, step),
+                Way::Wide(wide) => wide.step(team, *instructions, data, state, step),
             }
         }
     }
@@ -93,11 +104,10 @@ impl<T: Element> Stepper for CpuStepper<'_, T> {
             Way::Narrow(narrow) => narrow.is_parallel(self.batch_size, self.state.weights.shape),
             Way::Wide(_) => true,
         };
-        // Once into the thread pool rather than at each step.
         if is_parallel {
-            rayon::scope(|_| self.run_steps(plan, rates))
+            team::lead(|team| self.run_steps(team, plan, rates));
         } else {
-            self.run_steps(plan, rates)
+            self.run_steps(&Team::default(), plan, rates);
         }
         Ok(self.state.losses.clone())
     }
