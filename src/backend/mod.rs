@@ -17,10 +17,12 @@ mod tests;
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 pub use device::{Device, DeviceInfo, DeviceKind};
 
 use crate::batch::Plan;
-use crate::data::{Features, Targets};
+use crate::data::{Features, Targets, argmax};
 use crate::error::Result;
 
 /// The sizes of a linear map from features to logits: h heads of q classes stand side by side as h·q columns.
@@ -91,6 +93,15 @@ pub struct Head {
 /// Receives logits block after block: the rows of the feature matrix, and their logits (rows × h·q, row-major).
 pub type Sink<'s> = dyn FnMut(Range<usize>, &[f32]) -> Result<()> + 's;
 
+/// Takes the first of some rows, and their logits (rows × h·q, row-major), which it may change.
+pub type Finish<'f> = dyn Fn(usize, &mut [f32]) + Sync + 'f;
+
+/// In the place of a class: a logit is not finite.
+pub const NOT_FINITE: u32 = u32::MAX;
+
+/// Logits that are worth a thread.
+const PARALLEL: usize = 1 << 14;
+
 /// A place where arithmetic happens.
 pub trait Backend: Send + Sync {
     /// What it is, for people.
@@ -114,6 +125,41 @@ pub trait Session {
     /// Logits O = X̃·W + b of all rows, block after block in the order of the rows.
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()>;
 
+    /// Logits of all rows into `out`, (n × h·q) row-major. `finish` is called for disjoint ranges of whole rows, each row
+    /// once, in any order, on whichever thread has them in its cache.
+    fn logits_into(&mut self, parameters: &Parameters, out: &mut [f32], finish: &Finish) -> Result<()> {
+        check::logits(parameters.shape, n_samples(self.chunks()), out)?;
+        let m = parameters.shape.n_outputs();
+        self.logits(parameters, &mut |rows, logits| {
+            let out = &mut out[rows.start * m..rows.end * m];
+            let n_rows = (PARALLEL / m).max(1);
+            let portions = out.par_chunks_mut(n_rows * m).zip(logits.par_chunks(n_rows * m)).enumerate();
+            portions.for_each(|(index, (out, logits))| {
+                out.copy_from_slice(logits);
+                finish(rows.start + index * n_rows, out);
+            });
+            Ok(())
+        })
+    }
+
+    /// For each row and head, (n × h), the most probable class, the first among equals; [`NOT_FINITE`] when a logit of
+    /// that row and head is not finite.
+    fn classes(&mut self, parameters: &Parameters, into: &mut [u32]) -> Result<()> {
+        check::classes(parameters.shape, n_samples(self.chunks()), into)?;
+        let Shape { n_classes, n_heads, .. } = parameters.shape;
+        self.logits(parameters, &mut |rows, logits| {
+            let into = &mut into[rows.start * n_heads..rows.end * n_heads];
+            let n = (PARALLEL / n_classes).max(1);
+            into.par_chunks_mut(n).zip(logits.par_chunks(n * n_classes)).for_each(|(into, logits)| {
+                for (class, logits) in into.iter_mut().zip(logits.chunks_exact(n_classes)) {
+                    let is_finite = logits.iter().all(|logit| logit.is_finite());
+                    *class = if is_finite { argmax(logits) as u32 } else { NOT_FINITE };
+                }
+            });
+            Ok(())
+        })
+    }
+
     /// Prepares to run optimizer steps from `start`, one [`Head`] for each of its heads, in batches of at most
     /// `batch_size` samples. A session without targets has none: an error.
     fn stepper<'s>(
@@ -122,6 +168,10 @@ pub trait Session {
         heads: &[Head],
         batch_size: usize,
     ) -> Result<Box<dyn Stepper + 's>>;
+}
+
+fn n_samples(chunks: &[Range<usize>]) -> usize {
+    chunks.last().map_or(0, |chunk| chunk.end)
 }
 
 /// The seam of the stochastic solvers.

@@ -247,13 +247,22 @@ impl Model {
 
 /// That logits (rows × n_classes) are finite; they are those of row `first` on.
 fn check_logits(first: usize, n_classes: usize, logits: &[f32]) -> Result<()> {
-    match logits.iter().position(|logit| !logit.is_finite()) {
+    match logits.chunks(n_classes).position(|row| !is_finite(row)) {
         None => Ok(()),
-        Some(index) => Err(Error::malformed(
-            Place::row(first + index / n_classes + 1),
-            "the logits are not finite; the features are far outside the range that the model was trained on",
-        )),
+        Some(row) => Err(not_finite(first + row)),
     }
+}
+
+fn is_finite(row: &[f32]) -> bool {
+    // All are looked at, which takes less time than to stop at the first.
+    row.iter().fold(true, |all, logit| all & logit.is_finite())
+}
+
+fn not_finite(row: usize) -> Error {
+    Error::malformed(
+        Place::row(row + 1),
+        "the logits are not finite; the features are far outside the range that the model was trained on",
+    )
 }
 
 /// log p_j = o_j − m − log Σ_k exp(o_k − m).

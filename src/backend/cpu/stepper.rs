@@ -68,7 +68,7 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         let shape = start.shape;
         let batch_size = batch_size.clamp(1, rows.len().max(1));
         let state = State {
-            weights: Weights::new(start)?,
+            weights: Weights::new(instructions, start)?,
             velocity: Buffer::zeros(shape.n_features.div_ceil(TILE) * TILE, shape.n_outputs(), "the velocity")?,
             bias_velocity: vec![0.0; shape.n_outputs()],
             heads: heads.to_vec(),

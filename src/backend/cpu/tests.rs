@@ -178,6 +178,18 @@ fn loads<L: Lanes, T: Element + std::fmt::Debug>(lanes: L, name: &str, values: &
             assert_eq!(bits(found), bits(to_f32(value)), "{name}: {value:?}");
         }
     }
+    let rows: Vec<_> = values.chunks_exact(L::N + 1).take(L::N).collect();
+    if rows.len() == L::N {
+        let pointers: Vec<_> = rows.iter().map(|row| row.as_ptr()).collect();
+        let mut found = vec![0.0; (L::N - 1) * 33 + L::N];
+        // SAFETY: N rows of N + 1 values, N places of N values.
+        unsafe { lanes.transpose(&pointers, 1, found.as_mut_ptr(), 33) };
+        for (i, row) in rows.iter().enumerate() {
+            for k in 0..L::N {
+                assert_eq!(bits(found[k * 33 + i]), bits(to_f32(row[1 + k])), "{name}: row {i}, column {k}");
+            }
+        }
+    }
     for count in 0..=L::N {
         // An allocation of that size, so that a tool can see whether more is read.
         let first: Box<[T]> = values[values.len() - count..].into();

@@ -115,7 +115,7 @@ fn products<L: Lanes, T: Element>(
     assert!(o.len() >= n_tiles * m * TILE && weights.w.len() >= n_slabs * m * TILE);
     assert!(x.len() >= n_tiles * n_slabs * TILE * TILE);
     for (rows, x) in rows.chunks(TILE).zip(x.chunks_exact_mut(n_slabs * TILE * TILE)) {
-        pack_columns(lanes, data, rows.iter().copied(), x);
+        pack_columns(lanes, data, rows, x);
     }
     for (j, n) in groups(m, L::TILE) {
         for (tile, x) in x.chunks_exact(n_slabs * TILE * TILE).take(n_tiles).enumerate() {

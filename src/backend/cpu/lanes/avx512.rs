@@ -131,6 +131,38 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn transpose<T: Element>(self, rows: &[*const T], first: usize, to: *mut f32, stride: usize) {
+        unsafe {
+            // Of each four rows: four vectors, each with the quarters of four columns, 4 apart.
+            let mut fours = [_mm512_setzero_ps(); 16];
+            for i in (0..16).step_by(4) {
+                let mut four = [_mm512_setzero_ps(); 4];
+                for r in 0..4 {
+                    four[r] = T::load(self, rows.get_unchecked(i + r).wrapping_add(first));
+                }
+                let [a, b, c, d] = four;
+                let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+                fours[i] = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+                fours[i + 1] = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+                let (ab, cd) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+                fours[i + 2] = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+                fours[i + 3] = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            }
+            for k in 0..4 {
+                let (a, b, c, d) = (fours[k], fours[4 + k], fours[8 + k], fours[12 + k]);
+                let (ab, cd) =
+                    (_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d));
+                _mm512_storeu_ps(to.add(k * stride), _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd));
+                _mm512_storeu_ps(to.add((4 + k) * stride), _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
+                let (ab, cd) =
+                    (_mm512_shuffle_f32x4::<0b11_10_11_10>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d));
+                _mm512_storeu_ps(to.add((8 + k) * stride), _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd));
+                _mm512_storeu_ps(to.add((12 + k) * stride), _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
+            }
+        }
+    }
+
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }

@@ -99,6 +99,13 @@ pub(super) trait Lanes: Copy {
     /// The sums over the lanes of four vectors.
     fn sum4(self, v: [Self::V; 4]) -> [f32; 4];
 
+    /// to\[k · stride + i\] = rows\[i\]\[first + k\] for i and k below N: a block of N × N values, transposed.
+    ///
+    /// # Safety
+    /// There are N rows, whose N values from `first` on can be read, and N values be written at each of N places from `to`
+    /// on, `stride` apart.
+    unsafe fn transpose<T: Element>(self, rows: &[*const T], first: usize, to: *mut f32, stride: usize);
+
     /// Asks for the cache line at `at`, which need not be readable, in the second level: what is asked for ahead is too
     /// much for the first.
     fn prefetch(self, at: *const u8);
