@@ -10,7 +10,7 @@ use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
 use super::stepper::{Data, State, Step};
 use super::team::Team;
 use super::tiles::{Buffer, DotTile, TILE, groups};
-use super::update::{add_to, update_bias, update_tile};
+use super::update::{update_bias, update_tile};
 use crate::backend::{Head, Shape};
 use crate::error::Result;
 
@@ -200,7 +200,9 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
                 *pointer = x.row(row).as_ptr();
             }
             for (slab, gradient) in part.gradient.chunks_exact_mut(m * TILE).take(x.d.div_ceil(TILE)).enumerate() {
-                for &row in later {
+                // Once for each line of the cache.
+                let is_new_line = (slab * TILE * size_of::<T>()).is_multiple_of(64);
+                for &row in later.iter().filter(|_| is_new_line) {
                     let at = x.x.as_ptr().wrapping_add(row as usize * x.d + slab * TILE).cast::<u8>();
                     lanes.prefetch(at);
                     if size_of::<T>() > 2 {
@@ -243,10 +245,19 @@ impl Kernel for UpdateKernel<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { w, velocity, gradient, others, offset, size, heads, rate, scale } = self;
+        assert!(others.iter().all(|part| part.gradient.len() >= offset + w.len()));
         let tiles = w.chunks_exact_mut(size).zip(velocity.chunks_exact_mut(size)).zip(gradient.chunks_exact_mut(size));
         for (index, ((w, velocity), gradient)) in tiles.enumerate() {
-            for part in others {
-                add_to(lanes, gradient, &part.gradient[offset + index * size..][..size]);
+            let offset = offset + index * size;
+            for i in (0..size).step_by(L::N) {
+                // SAFETY: i + N ≤ size, a multiple of 32, and all gradients are as long.
+                unsafe {
+                    let mut sum = lanes.load(gradient.as_ptr().add(i));
+                    for part in others {
+                        sum = lanes.add(sum, lanes.load(part.gradient.as_ptr().add(offset + i)));
+                    }
+                    lanes.store(gradient.as_mut_ptr().add(i), sum);
+                }
             }
             update_tile(lanes, w, velocity, gradient, heads, rate, scale);
         }
