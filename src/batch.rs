@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 /// A reproducible stream of random numbers: SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
 /// generators"). The sequence is part of what a seed promises, so it is our own and does not change with a library.
 #[derive(Debug, Clone)]
@@ -129,27 +127,9 @@ impl Plan {
         Self { orders, batches }
     }
 
-    /// The row numbers **within the chunk** of all positions, chunk after chunk. `into` has room for as many.
-    pub fn write_order(&self, into: &mut [u32]) {
-        /// Rows that are worth a thread.
-        const PORTION: usize = 1 << 14;
-        let mut left = into;
-        for order in &self.orders {
-            let Some((of_chunk, others)) = left.split_at_mut_checked(order.n()) else { return };
-            of_chunk.par_chunks_mut(PORTION).enumerate().for_each(|(portion, rows)| {
-                for (row, position) in rows.iter_mut().zip((portion * PORTION) as u32..) {
-                    *row = order.row(position);
-                }
-            });
-            left = others;
-        }
-    }
-
-    /// The row numbers within the chunk of all positions, chunk after chunk.
+    /// The row numbers **within the chunk** of all positions, chunk after chunk.
     pub fn order(&self) -> Vec<u32> {
-        let mut order = vec![0; self.orders.iter().map(Permutation::n).sum()];
-        self.write_order(&mut order);
-        order
+        self.orders.iter().flat_map(|order| (0..order.n).map(|position| order.row(position))).collect()
     }
 }
 

@@ -2,7 +2,14 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use crate::data::{Targets, argmax};
+
+/// Samples whose scores are held at a time.
+const ROWS: usize = 1 << 14;
+/// Logits that are worth a thread.
+const PARALLEL: usize = 1 << 12;
 
 /// How well a model predicts a data set.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,26 +74,18 @@ impl<'a> Evaluator<'a> {
     /// Takes the logits (rows × n_classes) of `rows`.
     pub(crate) fn add(&mut self, rows: Range<usize>, logits: &[f32]) {
         let n_classes = self.classes.len();
-        self.n_samples += rows.len();
-        for (row, logits) in rows.zip(logits.chunks_exact(n_classes)) {
-            let Some(label) = self.targets.class(row, n_classes) else { continue };
-            let predicted = argmax(logits);
-            self.classes[label].support += 1;
-            self.classes[predicted].predicted += 1;
-            self.classes[label].correct += usize::from(label == predicted);
-
-            let max = f64::from(logits[predicted]);
-            let log_sum = logits.iter().map(|&o| (f64::from(o) - max).exp()).sum::<f64>().ln();
-            // Relative to the maximum, so that Σ_j y_j needs not be exactly 1 and no large numbers cancel.
-            self.loss += log_sum
-                - match self.targets {
-                    Targets::Classes(_) => f64::from(logits[label]) - max,
-                    Targets::Distributions(values) => values[row * n_classes..][..n_classes]
-                        .iter()
-                        .zip(logits)
-                        .map(|(&y, &o)| f64::from(y) * (f64::from(o) - max))
-                        .sum(),
-                };
+        // Of so many rows at a time, so that their results take little memory; summed in the order of the rows.
+        let mut results = Vec::new();
+        for (first, logits) in rows.step_by(ROWS).zip(logits.chunks(ROWS * n_classes)) {
+            let rows = logits.par_chunks_exact(n_classes).enumerate().with_min_len((PARALLEL / n_classes).max(1));
+            rows.map(|(row, logits)| score(self.targets, first + row, logits)).collect_into_vec(&mut results);
+            self.n_samples += results.len();
+            for score in results.iter().flatten() {
+                self.classes[score.label].support += 1;
+                self.classes[score.predicted].predicted += 1;
+                self.classes[score.label].correct += usize::from(score.label == score.predicted);
+                self.loss += score.loss;
+            }
         }
     }
 
@@ -100,6 +99,31 @@ impl<'a> Evaluator<'a> {
             classes: self.classes,
         }
     }
+}
+
+/// What the logits of a sample say.
+struct Score {
+    label: usize,
+    predicted: usize,
+    loss: f64,
+}
+
+/// The score of sample `row`; none where there is no target for it.
+fn score(targets: &Targets, row: usize, logits: &[f32]) -> Option<Score> {
+    let label = targets.class(row, logits.len())?;
+    let predicted = argmax(logits);
+    let max = f64::from(logits[predicted]);
+    let log_sum = logits.iter().map(|&o| (f64::from(o) - max).exp()).sum::<f64>().ln();
+    // Relative to the maximum, so that Σ_j y_j needs not be exactly 1 and no large numbers cancel.
+    let of_target = match targets {
+        Targets::Classes(_) => f64::from(logits[label]) - max,
+        Targets::Distributions(values) => values[row * logits.len()..][..logits.len()]
+            .iter()
+            .zip(logits)
+            .map(|(&y, &o)| f64::from(y) * (f64::from(o) - max))
+            .sum(),
+    };
+    Some(Score { label, predicted, loss: log_sum - of_target })
 }
 
 #[cfg(test)]

@@ -20,6 +20,16 @@ pub(super) fn parameters(parameters: &Parameters, n_features: usize) -> Result<(
     equal("values of the parameters", n_values.unwrap_or(usize::MAX), parameters.values.len())
 }
 
+/// That there is room for the logits of all samples, no more and no less.
+pub(super) fn logits(shape: Shape, n_samples: usize, out: &[f32]) -> Result<()> {
+    equal("values of the logits", n_samples.saturating_mul(shape.n_outputs()), out.len())
+}
+
+/// That there is room for the classes of all samples and heads, no more and no less.
+pub(super) fn classes(shape: Shape, n_samples: usize, into: &[u32]) -> Result<()> {
+    equal("classes (one for each sample and head)", n_samples.saturating_mul(shape.n_heads), into.len())
+}
+
 /// That there is an optimizer head for each head of the parameters, and a target for each sample, none past the classes.
 /// Gives the targets.
 pub(super) fn training<'t>(
@@ -64,7 +74,7 @@ pub(super) fn plan(plan: &Plan, rates: &[f32], chunks: &[Range<usize>], batch_si
     Ok(())
 }
 
-pub(super) fn equal(what: &str, expected: usize, found: usize) -> Result<()> {
+fn equal(what: &str, expected: usize, found: usize) -> Result<()> {
     if found == expected { Ok(()) } else { Err(shape(what, expected, found)) }
 }
 

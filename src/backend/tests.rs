@@ -1,10 +1,11 @@
 //! One suite, run over each backend: sessions and steppers against the reference in f64.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::f16;
 
-use super::{Backend, Head, Parameters, Session, Shape};
+use super::{Backend, Head, NOT_FINITE, Parameters, Session, Shape};
 use crate::batch::{Batch, Permutation, Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
@@ -257,6 +258,78 @@ fn logits_of_all_rows_come_in_order() {
     }
 }
 
+/// The error of an operation that must fail: a length that does not agree.
+macro_rules! assert_shape_error {
+    ($result:expr, $what:literal) => {
+        match $result {
+            Err(Error::Shape { what, .. }) => assert!(what.starts_with($what), "{what}"),
+            Err(other) => panic!("{}: another error, {other}", $what),
+            Ok(_) => panic!("{}: no error", $what),
+        }
+    };
+}
+
+#[test]
+fn logits_in_their_place_and_classes_are_those_of_the_blocks() {
+    for (name, backend) in backends() {
+        // The last one comes in several blocks.
+        for sizes in CASES.into_iter().chain([(9000, 4, 600, 1, 40)]) {
+            let mut case = Case::new(sizes, Dtype::F32, false);
+            let Shape { n_classes, n_heads, .. } = case.shape;
+            let m = n_heads * n_classes;
+            // Two of the outputs of the last head are equal, one of the first is not finite, when there are several.
+            for row in case.start.values.chunks_exact_mut(m) {
+                row[m - n_classes] = row[m - n_classes + 1];
+            }
+            if n_heads > 1 {
+                *case.start.values.iter_mut().rev().nth(m - 1).unwrap() = f32::INFINITY;
+            }
+            let mut session = case.session(&*backend);
+            let mut expected: Vec<f32> = Vec::new();
+            let mut append = |_: Range<usize>, logits: &[f32]| {
+                expected.extend_from_slice(logits);
+                Ok(())
+            };
+            session.logits(&case.start, &mut append).unwrap();
+
+            let calls: Vec<AtomicU32> = (0..sizes.0).map(|_| AtomicU32::new(0)).collect();
+            let mut found = vec![f32::NAN; expected.len()];
+            let finish = |first: usize, rows: &mut [f32]| {
+                assert!(!rows.is_empty() && rows.len().is_multiple_of(m), "{name}: {sizes:?}");
+                for (row, values) in rows.chunks_exact_mut(m).enumerate() {
+                    assert_eq!(values, &expected[(first + row) * m..][..m], "{name}: {sizes:?}, row {}", first + row);
+                    calls[first + row].fetch_add(1, Ordering::Relaxed);
+                    values[0] = (first + row) as f32;
+                }
+            };
+            session.logits_into(&case.start, &mut found, &finish).unwrap();
+            assert!(calls.iter().all(|calls| calls.load(Ordering::Relaxed) == 1), "{name}: {sizes:?}");
+            for (row, (found, expected)) in found.chunks_exact(m).zip(expected.chunks_exact(m)).enumerate() {
+                assert_eq!((found[0], &found[1..]), (row as f32, &expected[1..]), "{name}: {sizes:?}");
+            }
+
+            let mut classes = vec![0; sizes.0 * n_heads];
+            session.classes(&case.start, &mut classes).unwrap();
+            for (index, (&class, logits)) in classes.iter().zip(expected.chunks_exact(n_classes)).enumerate() {
+                let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let expected = match logits.iter().all(|logit| logit.is_finite()) {
+                    true => logits.iter().position(|&logit| logit == best).unwrap() as u32,
+                    false => NOT_FINITE,
+                };
+                assert_eq!(class, expected, "{name}: {sizes:?}, row and head {index}");
+            }
+            assert_eq!(classes.contains(&NOT_FINITE), n_heads > 1);
+
+            for wrong in [expected.len() - 1, expected.len() + 1] {
+                let mut out = vec![0.0; wrong];
+                assert_shape_error!(session.logits_into(&case.start, &mut out, &|_, _| {}), "values of the logits");
+            }
+            let mut out = vec![0; classes.len() + 1];
+            assert_shape_error!(session.classes(&case.start, &mut out), "classes");
+        }
+    }
+}
+
 #[test]
 fn small_bindings_make_chunks() {
     for (name, backend) in backends() {
@@ -292,17 +365,6 @@ fn large_logits_are_fine() {
             check(&name, &case, &case.heads, &case.train(&*backend)).unwrap();
         }
     }
-}
-
-/// The error of an operation that must fail: a length that does not agree.
-macro_rules! assert_shape_error {
-    ($result:expr, $what:literal) => {
-        match $result {
-            Err(Error::Shape { what, .. }) => assert!(what.starts_with($what), "{what}"),
-            Err(other) => panic!("{}: another error, {other}", $what),
-            Ok(_) => panic!("{}: no error", $what),
-        }
-    };
 }
 
 /// Samples and batch size of what follows; few and many outputs.
@@ -501,37 +563,6 @@ fn what_does_not_fit_a_device_is_named() {
         let error = session.stepper(&case.start, &case.heads, 1 << 29).map(drop).unwrap_err();
         assert!(matches!(error, Error::DeviceLimit { needed, .. } if needed == 1 << 33), "{error}");
         assert!(error.to_string().contains("the logits of a batch") && error.to_string().contains("smaller batch"));
-    }
-}
-
-/// Classes are those of the logits, on every backend, also where rows come in several chunks and blocks.
-#[test]
-fn classes_are_those_of_the_logits() {
-    for (name, backend) in backends() {
-        for sizes in [(33, 16, 4, 1, 16), (257, 33, 5, 7, 100), (9000, 4, 600, 1, 40), (40, 31, 1009, 1, 40)] {
-            let mut case = Case::new(sizes, Dtype::F32, false);
-            let n_outputs = case.shape.n_outputs();
-            // The first and the last class have equal weights.
-            for row in case.start.values.chunks_exact_mut(n_outputs) {
-                row[n_outputs - 1] = row[n_outputs - case.shape.n_classes];
-            }
-            let mut session = case.session(&*backend);
-            let mut expected = Vec::new();
-            let collect = &mut |_: Range<usize>, logits: &[f32]| {
-                expected.extend(reference::classes(logits, case.shape));
-                Ok(())
-            };
-            session.logits(&case.start, collect).unwrap();
-            let mut found = vec![0; sizes.0 * case.shape.n_heads];
-            session.classes(&case.start, &mut found).unwrap();
-            assert!(found == expected, "{name}: {sizes:?}");
-            assert_shape_error!(session.classes(&case.start, &mut found[1..]), "classes");
-            // A weight that is not finite makes all its head's samples so.
-            let mut wild = case.start.clone();
-            wild.values[0] = f32::INFINITY;
-            session.classes(&wild, &mut found).unwrap();
-            assert!(found.iter().step_by(case.shape.n_heads).all(|&class| class == super::NOT_FINITE), "{name}");
-        }
     }
 }
 

@@ -10,10 +10,10 @@ use super::tiles::TILE;
 ///
 /// Promises: each of `x` has d values; `w` has for every 32 features a tile of (n_outputs × 32) values, `w_stride`
 /// values apart, with zeros past d; `out` is column r of (n_outputs × 32) values with r ≤ 28, and nobody else uses it.
-pub(super) struct Dot<'a, T> {
+pub(super) struct Dot<T> {
     pub x: [*const T; 4],
-    /// Samples to bring into the cache meanwhile, up to four; need not be readable.
-    pub ahead: &'a [*const T],
+    /// A sample to bring into the cache meanwhile; need not be readable.
+    pub ahead: *const T,
     pub d: usize,
     pub w: *const f32,
     pub w_stride: usize,
@@ -32,12 +32,10 @@ pub(super) unsafe fn dot<L: Lanes, T: Element, const C: usize>(lanes: L, dot: &D
     // SAFETY: all addresses are within what the caller promised.
     unsafe {
         while k + TILE <= dot.d {
-            for sample in dot.ahead {
-                let at = sample.wrapping_add(k).cast::<u8>();
-                lanes.prefetch(at);
-                if size_of::<T>() > 2 {
-                    lanes.prefetch(at.wrapping_add(64));
-                }
+            let ahead = dot.ahead.wrapping_add(k).cast::<u8>();
+            lanes.prefetch(ahead);
+            if size_of::<T>() > 2 {
+                lanes.prefetch(ahead.wrapping_add(64));
             }
             for lane in (0..TILE).step_by(L::N) {
                 let mut x = [lanes.splat(0.0); 4];

@@ -15,6 +15,7 @@ mod product;
 mod row;
 mod softmax;
 mod stepper;
+mod team;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -23,13 +24,13 @@ mod wide;
 
 use std::ops::Range;
 
-use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Head, Parameters, Session, Sink, Stepper, check};
+use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Parameters, Session, Sink, Stepper, check};
 use crate::data::{Features, Targets, Values};
 use crate::error::Result;
 use lanes::{Element, Instructions};
 pub(crate) use row::{logits_of_row, softmax_of_row};
 use stepper::{CpuStepper, Data};
-use tiles::{Buffer, DotTile, Matrix, TILE, Weights};
+use tiles::{Buffer, DotTile, Matrix, TILE, TileToRows, Weights};
 
 /// The CPU backend.
 pub struct Cpu {
@@ -119,6 +120,50 @@ impl<'a, T: Element> CpuSession<'a, T> {
     }
 }
 
+/// What a thread needs to compute logits.
+struct Scratch {
+    columns: Buffer,
+    tile: Buffer,
+}
+
+impl<T: Element> CpuSession<'_, T> {
+    /// Logits of the rows from `first` on, as many as there is room for in `out`.
+    fn logits_of(&self, weights: &Weights, first: usize, out: &mut [f32], finish: &Finish) -> Result<()> {
+        let m = weights.bias.len();
+        let n_tiles = (out.len() / m).div_ceil(TILE);
+        let is_narrow = m <= self.instructions.most_narrow_outputs();
+        let columns = if is_narrow { 0 } else { self.x.d.div_ceil(TILE) * TILE };
+        let scratch = || {
+            Ok(Scratch {
+                columns: Buffer::zeros(columns, TILE, "a part of the features")?,
+                tile: Buffer::zeros(m, TILE, "a part of the logits")?,
+            })
+        };
+        let n_threads = rayon::current_num_threads().min(n_tiles);
+        let mut scratch = (0..n_threads).map(|_| scratch()).collect::<Result<Vec<_>>>()?;
+
+        let tiles = (first..).step_by(TILE).zip(out.chunks_mut(TILE * m));
+        let work = |scratch: &mut Scratch, (first, out): (usize, &mut [f32])| {
+            // The rows of this tile and of the next. None has a number past u32, see `Features`.
+            let mut numbers = [0; 2 * TILE];
+            let numbers = &mut numbers[..(2 * TILE).min(self.rows.end - first)];
+            numbers.iter_mut().zip(first..).for_each(|(row, index)| *row = index as u32);
+            let (rows, ahead) = numbers.split_at(out.len() / m);
+            let (x, tile) = (self.x, &mut *scratch.tile);
+            if is_narrow {
+                self.instructions.run(DotTile { x, rows, weights, ahead, out: tile });
+            } else {
+                let columns = &mut *scratch.columns;
+                self.instructions.run(wide::ProductTile { x, rows, weights, columns, out: tile });
+            }
+            self.instructions.run(TileToRows { tile, scale: self.scale, bias: &weights.bias, out });
+            finish(first, out);
+        };
+        team::lead(|team| team.each(&mut scratch, tiles, work));
+        Ok(())
+    }
+}
+
 /// Values of a block of logits for the sink: 16 MiB.
 const BLOCK: usize = 16 << 20 >> 2;
 
@@ -130,55 +175,26 @@ impl<T: Element> Session for CpuSession<'_, T> {
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()> {
         check::parameters(parameters, self.x.d)?;
         let (m, n) = (parameters.shape.n_outputs(), self.rows.end);
-        let weights = Weights::new(parameters)?;
+        let weights = Weights::new(self.instructions, parameters)?;
         let block = match BLOCK / m {
             rows if rows >= TILE => rows / TILE * TILE,
             rows => rows.max(1),
         };
         let block = block.min(n);
         let mut logits = Buffer::zeros(block, m, "a block of logits")?;
-
-        struct Scratch {
-            columns: Buffer,
-            tile: Buffer,
-        }
-        let is_narrow = m <= self.instructions.most_narrow_outputs();
-        let columns = if is_narrow { 0 } else { self.x.d.div_ceil(TILE) * TILE };
-        let n_threads = rayon::current_num_threads().min(block.div_ceil(TILE));
-        let scratch = || {
-            Ok(Scratch {
-                columns: Buffer::zeros(columns, TILE, "a part of the features")?,
-                tile: Buffer::zeros(m, TILE, "a part of the logits")?,
-            })
-        };
-        let mut scratch = (0..n_threads).map(|_| scratch()).collect::<Result<Vec<_>>>()?;
-
         for first in (0..n).step_by(block) {
             let end = n.min(first + block);
             let out = &mut logits[..(end - first) * m];
-            let tiles = (first..end).step_by(TILE).zip(out.chunks_mut(TILE * m));
-            wide::each(&mut scratch, tiles, |scratch, (first, out)| {
-                // The rows of this tile and of the next. None has a number past u32, see `Features`.
-                let mut numbers = [0; 2 * TILE];
-                let numbers = &mut numbers[..(2 * TILE).min(n - first)];
-                numbers.iter_mut().zip(first..).for_each(|(row, index)| *row = index as u32);
-                let (rows, ahead) = numbers.split_at(out.len() / m);
-                let (x, weights, tile) = (self.x, &weights, &mut *scratch.tile);
-                if is_narrow {
-                    self.instructions.run(DotTile { x, rows, weights, ahead, out: tile });
-                } else {
-                    let columns = &mut *scratch.columns;
-                    self.instructions.run(wide::ProductTile { x, rows, weights, columns, out: tile });
-                }
-                for (lane, out) in out.chunks_exact_mut(m).enumerate() {
-                    for (j, (o, &b)) in out.iter_mut().zip(&weights.bias).enumerate() {
-                        *o = self.scale * tile[j * TILE + lane] + b;
-                    }
-                }
-            });
+            self.logits_of(&weights, first, out, &|_, _| {})?;
             sink(first..end, out)?;
         }
         Ok(())
+    }
+
+    fn logits_into(&mut self, parameters: &Parameters, out: &mut [f32], finish: &Finish) -> Result<()> {
+        check::parameters(parameters, self.x.d)?;
+        check::logits(parameters.shape, self.rows.end, out)?;
+        self.logits_of(&Weights::new(self.instructions, parameters)?, 0, out, finish)
     }
 
     fn stepper<'s>(

@@ -4,14 +4,13 @@
 //! logits, softmax, residual, and the part's own gradient while the samples are in the cache. Then the gradients of the
 //! parts are summed in their order. So the result does not depend on the number of threads.
 
-use rayon::prelude::*;
-
 use super::lanes::{Element, Instructions, Kernel, Lanes};
-use super::product::{Outer, Tile};
+use super::product::Outer;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
-use super::stepper::{Data, State};
-use super::tiles::{Buffer, DotTile, TILE, groups, pack_rows};
-use super::update::{add_to, update_bias, update_tile};
+use super::stepper::{Data, State, Step};
+use super::team::Team;
+use super::tiles::{Buffer, DotTile, TILE, groups};
+use super::update::{update_bias, update_tile};
 use crate::backend::{Head, Shape};
 use crate::error::Result;
 
@@ -24,13 +23,15 @@ const MOST_PARTS: usize = 32;
 /// Multiplications of a phase below which a second thread costs more than it brings.
 const PARALLEL: usize = 1 << 18;
 
+/// Tiles of W that a thread takes at a time to update.
+const UPDATE_TILES: usize = 2;
+
 /// A part of a batch.
 struct Part {
     gradient: Buffer,
     bias_gradient: Vec<f32>,
     losses: Vec<f64>,
     logits: Buffer,
-    slab: Buffer,
     targets: TargetsOfTile,
 }
 
@@ -71,7 +72,6 @@ impl Narrow {
                 bias_gradient: vec![0.0; m],
                 losses: vec![0.0; shape.n_heads],
                 logits: Buffer::zeros(m, TILE, "the logits")?,
-                slab: Buffer::zeros(TILE, TILE, "a part of the features")?,
                 targets: TargetsOfTile::new(data.targets, shape.n_classes)?,
             })
         };
@@ -83,28 +83,36 @@ impl Narrow {
         is_gradient_parallel(batch_len, shape) || is_update_parallel(self.parts.len(), shape)
     }
 
-    /// One step with the samples `rows`; `ahead` comes next.
+    /// One step.
     pub fn step<T: Element>(
         &mut self,
+        team: &Team,
         instructions: Instructions,
         data: &Data<T>,
         state: &mut State,
-        rows: &[u32],
-        ahead: &[u32],
-        rate: f32,
+        Step { rows, ahead, rate }: Step,
     ) {
         let shape = state.weights.shape;
         let (n_parts, size) = parts(rows.len());
         let parts = &mut self.parts[..n_parts];
+        let mut threads = vec![(); rayon::current_num_threads()];
+        let is_parallel = is_gradient_parallel(rows.len(), shape);
+        let turns = if is_parallel { threads.len() } else { 1 };
         let weight = 1.0 / rows.len() as f32;
         let run = |index: usize, part: &mut Part| {
             let end = rows.len().min((index + 1) * size);
             let of_part = &rows[index * size..end];
-            let ahead = if end < rows.len() { &rows[end..] } else { ahead };
+            // The part that this thread takes next, when all take turns.
+            let next = index + turns;
+            let ahead = if next < n_parts {
+                &rows[next * size..]
+            } else {
+                ahead.get((next - n_parts) * size..).unwrap_or(ahead)
+            };
             instructions.run(PartKernel { data, state, rows: of_part, ahead, weight, part });
         };
-        if is_gradient_parallel(rows.len(), shape) {
-            parts.par_iter_mut().enumerate().for_each(|(index, part)| run(index, part));
+        if is_parallel {
+            team.each(&mut threads, parts.iter_mut().enumerate(), |(), (index, part)| run(index, part));
         } else {
             parts.iter_mut().enumerate().for_each(|(index, part)| run(index, part));
         }
@@ -135,9 +143,9 @@ impl Narrow {
         let length = state.weights.w.len() / size * size;
         let (w, v, g) = (&mut state.weights.w[..length], &mut state.velocity[..length], &mut first.gradient[..length]);
         if is_update_parallel(n_parts, shape) {
-            let chunk = (length / size).div_ceil(rayon::current_num_threads()) * size;
-            let chunks = w.par_chunks_mut(chunk).zip(v.par_chunks_mut(chunk)).zip(g.par_chunks_mut(chunk));
-            chunks.enumerate().for_each(|(index, ((w, v), g))| tiles(w, v, g, index * chunk));
+            let chunk = UPDATE_TILES * size;
+            let chunks = w.chunks_mut(chunk).zip(v.chunks_mut(chunk)).zip(g.chunks_mut(chunk)).enumerate();
+            team.each(&mut threads, chunks, |(), (index, ((w, v), g))| tiles(w, v, g, index * chunk));
         } else {
             tiles(w, v, g, 0);
         }
@@ -163,13 +171,13 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
         let Shape { n_classes, .. } = state.weights.shape;
         let m = state.weights.bias.len();
         let x = data.x;
-        assert!(part.slab.len() >= TILE * TILE);
         part.bias_gradient.fill(0.0);
         part.losses.fill(0.0);
         for (index, tile) in rows.chunks(TILE).enumerate() {
             let ahead = rows.get((index + 1) * TILE..).filter(|next| !next.is_empty()).unwrap_or(ahead);
             // Half of what comes next is asked for in the first product, half in the second.
-            let (ahead, later) = ahead[..ahead.len().min(TILE)].split_at(ahead.len().min(TILE / 2));
+            let half = DotTile::<T>::most_ahead::<L>(m).min(TILE / 2);
+            let (ahead, later) = ahead[..ahead.len().min(TILE)].split_at(ahead.len().min(half));
             let logits = DotTile { x, rows: tile, weights: &state.weights, ahead, out: &mut part.logits };
             logits.run(lanes);
             let o = &mut part.logits[..m * TILE];
@@ -192,41 +200,26 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
                 *pointer = x.row(row).as_ptr();
             }
             for (slab, gradient) in part.gradient.chunks_exact_mut(m * TILE).take(x.d.div_ceil(TILE)).enumerate() {
-                for &row in later {
+                // Once for each line of the cache.
+                let is_new_line = (slab * TILE * size_of::<T>()).is_multiple_of(64);
+                for &row in later.iter().filter(|_| is_new_line) {
                     let at = x.x.as_ptr().wrapping_add(row as usize * x.d + slab * TILE).cast::<u8>();
                     lanes.prefetch(at);
                     if size_of::<T>() > 2 {
                         lanes.prefetch(at.wrapping_add(64));
                     }
                 }
-                if (slab + 1) * TILE <= x.d {
-                    let mut rows = rows_of_x;
-                    rows.iter_mut().for_each(|row| *row = row.wrapping_add(slab * TILE));
-                    for (j, n) in groups(m, L::TILE) {
-                        let outer = Outer {
-                            rows: &rows[..tile.len()],
-                            b: part.logits[j * TILE..].as_ptr(),
-                            out: gradient[j * TILE..].as_mut_ptr(),
-                            add: index > 0,
-                        };
-                        // SAFETY: each row has the 32 features of the slab, logits and gradient have m rows.
-                        unsafe { lanes.outer(n, &outer) }
-                    }
-                    continue;
-                }
-                // The last features, fewer than 32.
-                pack_rows(lanes, x, tile.iter().copied(), slab * TILE, &mut part.slab);
                 for (j, n) in groups(m, L::TILE) {
-                    let product = Tile {
-                        a: part.slab.as_ptr(),
+                    let outer = Outer {
+                        rows: &rows_of_x[..tile.len()],
+                        first: slab * TILE,
+                        n: TILE.min(x.d - slab * TILE),
                         b: part.logits[j * TILE..].as_ptr(),
-                        b_stride: 0,
-                        t: tile.len(),
                         out: gradient[j * TILE..].as_mut_ptr(),
                         add: index > 0,
                     };
-                    // SAFETY: the slab has a row for each of up to 32 samples, logits and gradient have m rows.
-                    unsafe { lanes.tile(n, &product) }
+                    // SAFETY: the rows have d features, logits and gradient m rows.
+                    unsafe { lanes.outer(n, &outer) }
                 }
             }
         }
@@ -252,10 +245,19 @@ impl Kernel for UpdateKernel<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { w, velocity, gradient, others, offset, size, heads, rate, scale } = self;
+        assert!(others.iter().all(|part| part.gradient.len() >= offset + w.len()));
         let tiles = w.chunks_exact_mut(size).zip(velocity.chunks_exact_mut(size)).zip(gradient.chunks_exact_mut(size));
         for (index, ((w, velocity), gradient)) in tiles.enumerate() {
-            for part in others {
-                add_to(lanes, gradient, &part.gradient[offset + index * size..][..size]);
+            let offset = offset + index * size;
+            for i in (0..size).step_by(L::N) {
+                // SAFETY: i + N ≤ size, a multiple of 32, and all gradients are as long.
+                unsafe {
+                    let mut sum = lanes.load(gradient.as_ptr().add(i));
+                    for part in others {
+                        sum = lanes.add(sum, lanes.load(part.gradient.as_ptr().add(offset + i)));
+                    }
+                    lanes.store(gradient.as_mut_ptr().add(i), sum);
+                }
             }
             update_tile(lanes, w, velocity, gradient, heads, rate, scale);
         }

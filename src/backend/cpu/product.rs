@@ -28,49 +28,74 @@ pub(super) struct Tile {
 
 /// The arguments of [`outer`]: as [`Tile`] for the gradient, but with A where it lies in X.
 ///
-/// Promises: each of the up to 32 `rows` has 32 values; `b` has (n_outputs × 32) values, and `out` too, which nobody else
-/// uses.
+/// Promises: each of the up to 32 `rows` has `n` ≤ 32 values from `first` on; `b` has (n_outputs × 32) values, and `out`
+/// too, which nobody else uses.
 pub(super) struct Outer<'a, T> {
     pub rows: &'a [*const T],
+    pub first: usize,
+    pub n: usize,
     pub b: *const f32,
     pub out: *mut f32,
     /// Whether to add to `out`; otherwise it is overwritten.
     pub add: bool,
 }
 
-/// c\[output\]\[lane\] (+)= Σ_i rows\[i\]\[lane\] · b\[output\]\[i\], `V` vectors of each output at a time.
+/// c\[output\]\[lane\] (+)= Σ_i rows\[i\]\[first + lane\] · b\[output\]\[i\], `V` vectors of each output at a time. Only lanes
+/// below n matter: of those after them some take 0 for the values of the rows, the others stay as they are.
 ///
 /// # Safety
 /// As [`Outer`] says, for `C` outputs.
 #[inline(always)]
 pub(super) unsafe fn outer<L: Lanes, T: Element, const C: usize, const V: usize>(lanes: L, outer: &Outer<T>) {
-    for first_lane in (0..TILE).step_by(V * L::N) {
-        let mut sums = [[lanes.splat(0.0); V]; C];
-        // SAFETY: all addresses are within what the caller promised.
-        unsafe {
-            if outer.add {
-                for c in 0..C {
-                    for v in 0..V {
-                        sums[c][v] = lanes.load(outer.out.add(c * TILE + first_lane + v * L::N));
-                    }
-                }
-            }
-            for (i, row) in outer.rows.iter().enumerate() {
-                let mut x = [lanes.splat(0.0); V];
-                for v in 0..V {
-                    x[v] = T::load(lanes, row.add(first_lane + v * L::N));
-                }
-                for c in 0..C {
-                    let factor = lanes.splat(*outer.b.add(c * TILE + i));
-                    for v in 0..V {
-                        sums[c][v] = lanes.mul_add(factor, x[v], sums[c][v]);
-                    }
-                }
-            }
+    let mut lane = 0;
+    // SAFETY: as the caller promised; whole vectors of n values.
+    unsafe {
+        while lane + V * L::N <= outer.n {
+            outer_vectors::<L, T, C, V>(lanes, outer, lane, |row| T::load(lanes, row));
+            lane += V * L::N;
+        }
+        while lane < outer.n {
+            let count = L::N.min(outer.n - lane);
+            outer_vectors::<L, T, C, 1>(lanes, outer, lane, |row| T::load_first(lanes, row, count));
+            lane += L::N;
+        }
+    }
+}
+
+/// # Safety
+/// As [`Outer`] says, for `C` outputs; `load` can read the rows `V` times at N values' distance from `first_lane` on.
+#[inline(always)]
+unsafe fn outer_vectors<L: Lanes, T: Element, const C: usize, const V: usize>(
+    lanes: L,
+    outer: &Outer<T>,
+    first_lane: usize,
+    load: impl Fn(*const T) -> L::V,
+) {
+    let mut sums = [[lanes.splat(0.0); V]; C];
+    // SAFETY: all addresses are within what the caller promised.
+    unsafe {
+        if outer.add {
             for c in 0..C {
                 for v in 0..V {
-                    lanes.store(outer.out.add(c * TILE + first_lane + v * L::N), sums[c][v]);
+                    sums[c][v] = lanes.load(outer.out.add(c * TILE + first_lane + v * L::N));
                 }
+            }
+        }
+        for (i, row) in outer.rows.iter().enumerate() {
+            let mut x = [lanes.splat(0.0); V];
+            for v in 0..V {
+                x[v] = load(row.wrapping_add(outer.first + first_lane + v * L::N));
+            }
+            for c in 0..C {
+                let factor = lanes.splat(*outer.b.add(c * TILE + i));
+                for v in 0..V {
+                    sums[c][v] = lanes.mul_add(factor, x[v], sums[c][v]);
+                }
+            }
+        }
+        for c in 0..C {
+            for v in 0..V {
+                lanes.store(outer.out.add(c * TILE + first_lane + v * L::N), sums[c][v]);
             }
         }
     }

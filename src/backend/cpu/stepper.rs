@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::lanes::{Element, Instructions};
 use super::narrow::Narrow;
+use super::team::{self, Team};
 use super::tiles::{Buffer, Matrix, TILE, Weights, allocate};
 use super::wide::Wide;
 use crate::backend::{Head, Parameters, Stepper, check};
@@ -29,6 +30,19 @@ pub(super) struct State {
     /// The sum of the losses of each head so far.
     pub losses: Vec<f64>,
 }
+
+/// A step of a plan.
+pub(super) struct Step<'a> {
+    /// The samples of its batch.
+    pub rows: &'a [u32],
+    /// Those of the next batch.
+    pub ahead: &'a [u32],
+    /// Multiplies the learning rates.
+    pub rate: f32,
+}
+
+/// Positions of an order that are worth a thread.
+const PORTION: usize = 1 << 13;
 
 enum Way {
     Narrow(Narrow),
@@ -60,7 +74,7 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         let shape = start.shape;
         let batch_size = batch_size.clamp(1, rows.len().max(1));
         let state = State {
-            weights: Weights::new(start)?,
+            weights: Weights::new(instructions, start)?,
             velocity: Buffer::zeros(shape.n_features.div_ceil(TILE) * TILE, shape.n_outputs(), "the velocity")?,
             bias_velocity: vec![0.0; shape.n_outputs()],
             heads: heads.to_vec(),
@@ -75,16 +89,22 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         Ok(Self { instructions, data, rows: rows.clone(), batch_size, order, state, way })
     }
 
-    fn run_steps(&mut self, plan: &Plan, rates: &[f32]) {
+    fn run_steps(&mut self, team: &Team, plan: &Plan, rates: &[f32]) {
         self.state.losses.fill(0.0);
         let Self { instructions, data, order, state, way, .. } = self;
-        plan.write_order(order);
+        // One chunk has all rows.
+        if let [permutation] = &plan.orders[..] {
+            let portions = order.chunks_mut(PORTION).zip((0..).step_by(PORTION));
+            team.each(&mut vec![(); rayon::current_num_threads()], portions, |(), (rows, first)| {
+                rows.iter_mut().zip(first..).for_each(|(row, position)| *row = permutation.row(position));
+            });
+        }
         let rows = |step: usize| plan.batches.get(step).map_or(&[][..], |batch| &order[batch.start..][..batch.len]);
         for (step, &rate) in rates.iter().enumerate() {
-            let (batch, ahead) = (rows(step), rows(step + 1));
+            let step = Step { rows: rows(step), ahead: rows(step + 1), rate };
             match way {
-                Way::Narrow(narrow) => narrow.step(*instructions, data, state, batch, ahead, rate),
-                Way::Wide(wide) => wide.step(*instructions, data, state, batch, rate),
+                Way::Narrow(narrow) => narrow.step(team, *instructions, data, state, step),
+                Way::Wide(wide) => wide.step(team, *instructions, data, state, step),
             }
         }
     }
@@ -97,11 +117,10 @@ impl<T: Element> Stepper for CpuStepper<'_, T> {
             Way::Narrow(narrow) => narrow.is_parallel(self.batch_size, self.state.weights.shape),
             Way::Wide(_) => true,
         };
-        // Once into the thread pool rather than at each step.
         if is_parallel {
-            rayon::scope(|_| self.run_steps(plan, rates))
+            team::lead(|team| self.run_steps(team, plan, rates));
         } else {
-            self.run_steps(plan, rates)
+            self.run_steps(&Team::default(), plan, rates);
         }
         Ok(self.state.losses.clone())
     }

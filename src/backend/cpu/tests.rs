@@ -7,6 +7,7 @@ use super::lanes::{Element, Instructions, Kernel, Lanes};
 use super::row::{RowKernel, SoftmaxRowKernel, logits_of_row};
 use super::softmax::exp;
 use super::stepper::Data;
+use super::team;
 use super::tiles::{Buffer, Matrix};
 use super::wide::Wide;
 use super::{Backend, Cpu, Parameters};
@@ -177,6 +178,18 @@ fn loads<L: Lanes, T: Element + std::fmt::Debug>(lanes: L, name: &str, values: &
             assert_eq!(bits(found), bits(to_f32(value)), "{name}: {value:?}");
         }
     }
+    let rows: Vec<_> = values.chunks_exact(L::N + 1).take(L::N).collect();
+    if rows.len() == L::N {
+        let pointers: Vec<_> = rows.iter().map(|row| row.as_ptr()).collect();
+        let mut found = vec![0.0; (L::N - 1) * 33 + L::N];
+        // SAFETY: N rows of N + 1 values, N places of N values.
+        unsafe { lanes.transpose(&pointers, 1, found.as_mut_ptr(), 33) };
+        for (i, row) in rows.iter().enumerate() {
+            for k in 0..L::N {
+                assert_eq!(bits(found[k * 33 + i]), bits(to_f32(row[1 + k])), "{name}: row {i}, column {k}");
+            }
+        }
+    }
     for count in 0..=L::N {
         // An allocation of that size, so that a tool can see whether more is read.
         let first: Box<[T]> = values[values.len() - count..].into();
@@ -277,6 +290,32 @@ fn results_do_not_depend_on_the_number_of_threads() {
             assert!(with(1, 4) != one, "{sizes:?}, {}", cpu.info().driver);
         }
     }
+}
+
+#[test]
+fn each_task_of_each_phase_is_done_once() {
+    for n_threads in 1..=4 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+        pool.install(|| {
+            team::lead(|team| {
+                let (mut scratch, mut tasks) = (vec![0; n_threads], [0; 5]);
+                for phase in 1..=2000 {
+                    team.each(&mut scratch, tasks.iter_mut(), |done, task| {
+                        *done += 1;
+                        *task += 1;
+                    });
+                    assert_eq!(tasks, [phase; 5]);
+                    assert_eq!(scratch.iter().sum::<usize>(), 5 * phase);
+                }
+            });
+        });
+    }
+}
+
+#[test]
+#[should_panic(expected = "a task has panicked")]
+fn a_panic_of_a_task_is_that_of_the_call() {
+    team::lead(|team| team.each(&mut [(); 2], 0..10, |(), task| assert!(task != 5, "a task has panicked")));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::ops::{Deref, DerefMut};
 
 use super::dot::Dot;
-use super::lanes::{Element, Kernel, Lanes};
+use super::lanes::{Element, Instructions, Kernel, Lanes};
 use crate::backend::{Parameters, Shape};
 use crate::error::{Error, Result};
 
@@ -76,16 +76,12 @@ pub(super) struct Weights {
 
 impl Weights {
     /// `parameters` must have as many values as its shape says.
-    pub fn new(parameters: &Parameters) -> Result<Self> {
+    pub fn new(instructions: Instructions, parameters: &Parameters) -> Result<Self> {
         let shape = parameters.shape;
         let (d, m) = (shape.n_features, shape.n_outputs());
         let mut w = Buffer::zeros(d.div_ceil(TILE) * TILE, m, "the weights")?;
-        for (tile, features) in w.chunks_exact_mut(m * TILE).zip(parameters.weights().chunks(m * TILE)) {
-            for (lane, outputs) in features.chunks_exact(m).enumerate() {
-                for (j, &value) in outputs.iter().enumerate() {
-                    tile[j * TILE + lane] = value;
-                }
-            }
+        for (tile, rows) in w.chunks_exact_mut(m * TILE).zip(parameters.weights().chunks(m * TILE)) {
+            instructions.run(RowsToTile { rows, m, tile });
         }
         Ok(Self { shape, w, bias: parameters.bias().to_vec() })
     }
@@ -156,21 +152,119 @@ pub(super) fn pack_rows<L: Lanes, T: Element>(
     }
 }
 
-/// All features of up to 32 `rows` into `out`, (⌈d/32⌉·32 × 32) in `f32`, a row for each feature; zeros past the rows
-/// and past d.
+/// All features of 1 to 32 `rows` into `out`, (⌈d/32⌉·32 × 32) in `f32`, a row for each feature; past the rows the last
+/// one stands again, past d there are zeros.
 #[inline(always)]
-pub(super) fn pack_columns<L: Lanes, T: Element>(
-    lanes: L,
-    x: Matrix<T>,
-    rows: impl ExactSizeIterator<Item = u32> + Clone,
-    out: &mut [f32],
-) {
-    let mut by_row = [0.0; TILE * TILE];
-    for (first, out) in (0..x.d).step_by(TILE).zip(out.chunks_exact_mut(TILE * TILE)) {
-        pack_rows(lanes, x, rows.clone(), first, &mut by_row);
-        for (k, out) in out.chunks_exact_mut(TILE).enumerate() {
-            for (r, out) in out.iter_mut().enumerate() {
-                *out = by_row[r * TILE + k];
+pub(super) fn pack_columns<L: Lanes, T: Element>(lanes: L, x: Matrix<T>, rows: &[u32], out: &mut [f32]) {
+    let row = |i: usize| rows[i.min(rows.len() - 1)];
+    let mut pointers = [std::ptr::null(); TILE];
+    for (i, pointer) in pointers.iter_mut().enumerate() {
+        *pointer = x.row(row(i)).as_ptr();
+    }
+    let n_slabs = x.d / TILE;
+    let (slabs, last) = out.split_at_mut(n_slabs * TILE * TILE);
+    for (slab, out) in slabs.chunks_exact_mut(TILE * TILE).enumerate() {
+        transpose_tile(lanes, &pointers, slab * TILE, out);
+    }
+    if n_slabs * TILE < x.d {
+        let mut by_row = [0.0; TILE * TILE];
+        pack_rows(lanes, x, (0..TILE).map(row), n_slabs * TILE, &mut by_row);
+        let pointers = std::array::from_fn(|i| by_row[i * TILE..].as_ptr());
+        transpose_tile(lanes, &pointers, 0, &mut last[..TILE * TILE]);
+    }
+}
+
+/// The values `first..first + 32` of 32 rows, which must have them, into columns of `out`, (32 × 32).
+#[inline(always)]
+fn transpose_tile<L: Lanes, T: Element>(lanes: L, rows: &[*const T; TILE], first: usize, out: &mut [f32]) {
+    assert!(out.len() >= TILE * TILE);
+    for k in (0..TILE).step_by(L::N) {
+        for i in (0..TILE).step_by(L::N) {
+            // SAFETY: rows have N values from there on, out N places of N values.
+            unsafe { lanes.transpose(&rows[i..i + L::N], first + k, out.as_mut_ptr().add(k * TILE + i), TILE) };
+        }
+    }
+}
+
+/// Up to 32 `rows` of m values become a tile, (m × 32), which is not changed past them.
+struct RowsToTile<'a> {
+    rows: &'a [f32],
+    m: usize,
+    tile: &'a mut [f32],
+}
+
+impl Kernel for RowsToTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { rows, m, tile } = self;
+        assert!(tile.len() >= m * TILE);
+        if m >= L::N && rows.len() == TILE * m {
+            let mut pointers = [std::ptr::null(); TILE];
+            pointers.iter_mut().zip(rows.chunks_exact(m)).for_each(|(pointer, row)| *pointer = row.as_ptr());
+            for first in starts(m, L::N) {
+                for i in (0..TILE).step_by(L::N) {
+                    let to = tile[first * TILE + i..].as_mut_ptr();
+                    // SAFETY: rows have N values from `first` on; N places of N values in a tile of m rows.
+                    unsafe { lanes.transpose(&pointers[i..i + L::N], first, to, TILE) };
+                }
+            }
+            return;
+        }
+        for (lane, row) in rows.chunks_exact(m).enumerate() {
+            for (j, &value) in row.iter().enumerate() {
+                tile[j * TILE + lane] = value;
+            }
+        }
+    }
+}
+
+/// Where blocks of `n` of `m` ≥ n outputs start; the last may have some of those of the one before.
+fn starts(m: usize, n: usize) -> impl Iterator<Item = usize> {
+    (0..m).step_by(n).map(move |first| first.min(m - n))
+}
+
+/// A tile, (m × 32), becomes its rows: scale·tile + bias, (up to 32 × m) in `out`.
+pub(super) struct TileToRows<'a> {
+    /// Changed on the way.
+    pub tile: &'a mut [f32],
+    pub scale: f32,
+    pub bias: &'a [f32],
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for TileToRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { tile, scale, bias, out } = self;
+        let m = bias.len();
+        assert!(tile.len() >= m * TILE);
+        for (values, &b) in tile.chunks_exact_mut(TILE).zip(bias) {
+            for values in values.chunks_exact_mut(L::N) {
+                let at = values.as_mut_ptr();
+                // SAFETY: there are N values.
+                unsafe { lanes.store(at, lanes.mul_add(lanes.load(at), lanes.splat(scale), lanes.splat(b))) };
+            }
+        }
+        if m >= L::N && out.len() == TILE * m {
+            for first in starts(m, L::N) {
+                for lane in (0..TILE).step_by(L::N) {
+                    let mut rows = [std::ptr::null(); TILE];
+                    for (row, values) in rows.iter_mut().zip(tile[first * TILE..].chunks_exact(TILE)).take(L::N) {
+                        *row = values.as_ptr();
+                    }
+                    // SAFETY: N rows of 32 values; N places of N values, in rows of m.
+                    unsafe { lanes.transpose(&rows[..L::N], lane, out[lane * m + first..].as_mut_ptr(), m) };
+                }
+            }
+            return;
+        }
+        for (lane, out) in out.chunks_exact_mut(m).enumerate() {
+            for (o, values) in out.iter_mut().zip(tile.chunks_exact(TILE)) {
+                *o = values[lane];
             }
         }
     }
@@ -190,9 +284,17 @@ pub(super) struct DotTile<'a, T> {
     pub x: Matrix<'a, T>,
     pub rows: &'a [u32],
     pub weights: &'a Weights,
-    /// Rows to bring into the cache meanwhile.
+    /// Rows to bring into the cache meanwhile, one with each product of four samples and a group of outputs, so that
+    /// memory is asked evenly; [`DotTile::most_ahead`] at most.
     pub ahead: &'a [u32],
     pub out: &'a mut [f32],
+}
+
+impl<T> DotTile<'_, T> {
+    /// How many rows can be asked for while a tile is multiplied with `m` outputs.
+    pub fn most_ahead<L: Lanes>(m: usize) -> usize {
+        TILE / 4 * m.div_ceil(L::DOT)
+    }
 }
 
 impl<T: Element> Kernel for DotTile<'_, T> {
@@ -204,21 +306,15 @@ impl<T: Element> Kernel for DotTile<'_, T> {
         let m = weights.bias.len();
         let n_tiles = x.d.div_ceil(TILE);
         assert!(rows.len() <= TILE && out.len() >= m * TILE && weights.w.len() >= n_tiles * m * TILE);
+        let mut ahead = ahead.iter();
         for (group, four) in rows.chunks(4).enumerate() {
             // Past the end the last row stands again; nobody reads its result.
             let row = |i: usize| x.row(four[i.min(four.len() - 1)]).as_ptr();
             let four = [row(0), row(1), row(2), row(3)];
-            let mut next = [std::ptr::null(); 4];
-            let of_group = ahead.get(group * 4..).unwrap_or_default();
-            for (pointer, &row) in next.iter_mut().zip(of_group) {
-                *pointer = x.x.as_ptr().wrapping_add(row as usize * x.d);
-            }
-            // A share with each group of outputs: memory is then asked more evenly.
-            let mut next = next[..of_group.len().min(4)].chunks(4usize.div_ceil(m.div_ceil(L::DOT)));
             for (j, n) in groups(m, L::DOT) {
                 let dot = Dot {
                     x: four,
-                    ahead: next.next().unwrap_or_default(),
+                    ahead: ahead.next().map_or(four[0], |&row| x.x.as_ptr().wrapping_add(row as usize * x.d)),
                     d: x.d,
                     w: weights.w[j * TILE..].as_ptr(),
                     w_stride: m * TILE,

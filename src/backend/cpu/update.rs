@@ -49,19 +49,3 @@ pub(super) fn update_bias(bias: &mut [f32], velocity: &mut [f32], gradient: &[f3
         }
     }
 }
-
-/// sums += values.
-#[inline(always)]
-pub(super) fn add_to<L: Lanes>(lanes: L, sums: &mut [f32], values: &[f32]) {
-    let n = sums.len().min(values.len());
-    for i in (0..n / L::N * L::N).step_by(L::N) {
-        // SAFETY: i + N ≤ n.
-        unsafe {
-            let at = sums.as_mut_ptr().add(i);
-            lanes.store(at, lanes.add(lanes.load(at), lanes.load(values.as_ptr().add(i))));
-        }
-    }
-    for i in n / L::N * L::N..n {
-        sums[i] += values[i];
-    }
-}

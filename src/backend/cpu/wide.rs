@@ -4,14 +4,11 @@
 //! time, the gradient Xᵀ·R and at once the update with it, so that the whole gradient is never stored. Each result is
 //! summed in an order that does not depend on the number of threads.
 
-use std::sync::Mutex;
-
-use rayon::prelude::*;
-
 use super::lanes::{Element, Instructions, Kernel, Lanes};
 use super::product::Tile;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
-use super::stepper::{Data, State};
+use super::stepper::{Data, State, Step};
+use super::team::Team;
 use super::tiles::{Buffer, Matrix, TILE, Weights, allocate, groups, pack_columns, pack_rows};
 use super::update::{update_bias, update_tile};
 use crate::backend::{Head, Shape};
@@ -60,14 +57,14 @@ impl Wide {
         })
     }
 
-    /// One step with the samples `rows`.
+    /// One step.
     pub fn step<T: Element>(
         &mut self,
+        team: &Team,
         instructions: Instructions,
         data: &Data<T>,
         state: &mut State,
-        rows: &[u32],
-        rate: f32,
+        Step { rows, rate, .. }: Step,
     ) {
         let shape = state.weights.shape;
         let m = shape.n_outputs();
@@ -78,7 +75,7 @@ impl Wide {
 
         let groups = rows.chunks(TILES * TILE).zip(self.o.chunks_mut(TILES * TILE * m));
         let groups = groups.zip(bias_gradients.chunks_exact_mut(m)).zip(of_groups.chunks_exact_mut(shape.n_heads));
-        each(&mut self.scratch, groups, |scratch, (((rows, o), bias_gradient), losses)| {
+        team.each(&mut self.scratch, groups, |scratch, (((rows, o), bias_gradient), losses)| {
             let weights = &state.weights;
             instructions.run(ResidualKernel { data, weights, rows, weight, o, bias_gradient, losses, scratch });
         });
@@ -86,7 +83,7 @@ impl Wide {
         let slabs = state.weights.w.chunks_exact_mut(m * TILE).zip(state.velocity.chunks_exact_mut(m * TILE));
         let slabs = slabs.take(shape.n_features.div_ceil(TILE)).enumerate();
         let (o, heads) = (&*self.o, &state.heads[..]);
-        each(&mut self.scratch, slabs, |scratch, (slab, (w, velocity))| {
+        team.each(&mut self.scratch, slabs, |scratch, (slab, (w, velocity))| {
             instructions.run(GradientKernel { data, rows, o, slab, w, velocity, heads, rate, scratch });
         });
 
@@ -100,21 +97,6 @@ impl Wide {
             update_bias(&mut state.weights.bias, &mut state.bias_velocity, sums, &state.heads, rate);
         }
     }
-}
-
-/// Runs `work` for each task, on as many threads as there are scratches. Whoever is free takes the next task.
-pub(super) fn each<S: Send, T>(
-    scratch: &mut [S],
-    tasks: impl Iterator<Item = T> + Send,
-    work: impl Fn(&mut S, T) + Sync,
-) {
-    let tasks = Mutex::new(tasks);
-    scratch.par_iter_mut().for_each(|scratch| {
-        // A poisoned lock: another thread has panicked, and with it the whole call does.
-        while let Some(task) = tasks.lock().ok().and_then(|mut tasks| tasks.next()) {
-            work(scratch, task);
-        }
-    });
 }
 
 /// Sums of X·W for tiles of 32 samples into `o`, tiles of (h·q × 32). `x` has room for the columns of all.
@@ -133,7 +115,7 @@ fn products<L: Lanes, T: Element>(
     assert!(o.len() >= n_tiles * m * TILE && weights.w.len() >= n_slabs * m * TILE);
     assert!(x.len() >= n_tiles * n_slabs * TILE * TILE);
     for (rows, x) in rows.chunks(TILE).zip(x.chunks_exact_mut(n_slabs * TILE * TILE)) {
-        pack_columns(lanes, data, rows.iter().copied(), x);
+        pack_columns(lanes, data, rows, x);
     }
     for (j, n) in groups(m, L::TILE) {
         for (tile, x) in x.chunks_exact(n_slabs * TILE * TILE).take(n_tiles).enumerate() {

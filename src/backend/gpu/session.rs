@@ -175,7 +175,7 @@ impl Session for GpuSession<'_> {
     fn classes(&mut self, parameters: &Parameters, into: &mut [u32]) -> Result<()> {
         let (gpu, shape) = (self.gpu, parameters.shape);
         check::parameters(parameters, self.n_features)?;
-        check::equal("classes (one for each row and head)", self.n_samples() * shape.n_heads, into.len())?;
+        check::classes(shape, self.n_samples(), into)?;
         let forward = Forward::new(self, parameters)?;
         let largest = self.ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let bytes = (largest * shape.n_heads) as u64 * 4;

@@ -103,6 +103,32 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn transpose<T: Element>(self, rows: &[*const T], first: usize, to: *mut f32, stride: usize) {
+        unsafe {
+            // Of each four rows: four vectors, each with the halves of two columns, 4 apart.
+            let mut fours = [_mm256_setzero_ps(); 8];
+            for i in (0..8).step_by(4) {
+                let mut four = [_mm256_setzero_ps(); 4];
+                for r in 0..4 {
+                    four[r] = T::load(self, rows.get_unchecked(i + r).wrapping_add(first));
+                }
+                let [a, b, c, d] = four;
+                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                fours[i] = _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd);
+                fours[i + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd);
+                let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                fours[i + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd);
+                fours[i + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            }
+            for k in 0..4 {
+                let (a, b) = (fours[k], fours[4 + k]);
+                _mm256_storeu_ps(to.add(k * stride), _mm256_permute2f128_ps::<0x20>(a, b));
+                _mm256_storeu_ps(to.add((4 + k) * stride), _mm256_permute2f128_ps::<0x31>(a, b));
+            }
+        }
+    }
+
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }

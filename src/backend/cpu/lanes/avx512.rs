@@ -1,4 +1,4 @@
-//! AVX-512F: 16 lanes, 32 registers.
+//! AVX-512 with F, BW and VL: 16 lanes, 32 registers.
 
 #![allow(clippy::undocumented_unsafe_blocks, reason = "one comment, at the impl, says it for all")]
 
@@ -14,9 +14,15 @@ pub(super) struct Avx512(());
 
 /// # Safety
 /// The processor has these instructions.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
+}
+
+/// The mask of the first `count` lanes.
+#[inline(always)]
+fn first(count: usize) -> __mmask16 {
+    ((1u32 << count.min(16)) - 1) as __mmask16
 }
 
 // SAFETY of all blocks below: the instructions are there, which `self` proves; memory is as the caller promised.
@@ -44,6 +50,21 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn load_u8(self, from: *const u8) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(self, from: *const f32, count: usize) -> __m512 {
+        unsafe { _mm512_maskz_loadu_ps(first(count), from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first_f16(self, from: *const f16, count: usize) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(count), from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first_u8(self, from: *const u8, count: usize) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from.cast()))) }
     }
 
     #[inline(always)]
@@ -110,6 +131,38 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn transpose<T: Element>(self, rows: &[*const T], first: usize, to: *mut f32, stride: usize) {
+        unsafe {
+            // Of each four rows: four vectors, each with the quarters of four columns, 4 apart.
+            let mut fours = [_mm512_setzero_ps(); 16];
+            for i in (0..16).step_by(4) {
+                let mut four = [_mm512_setzero_ps(); 4];
+                for r in 0..4 {
+                    four[r] = T::load(self, rows.get_unchecked(i + r).wrapping_add(first));
+                }
+                let [a, b, c, d] = four;
+                let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+                fours[i] = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+                fours[i + 1] = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+                let (ab, cd) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+                fours[i + 2] = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+                fours[i + 3] = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            }
+            for k in 0..4 {
+                let (a, b, c, d) = (fours[k], fours[4 + k], fours[8 + k], fours[12 + k]);
+                let (ab, cd) =
+                    (_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d));
+                _mm512_storeu_ps(to.add(k * stride), _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd));
+                _mm512_storeu_ps(to.add((4 + k) * stride), _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
+                let (ab, cd) =
+                    (_mm512_shuffle_f32x4::<0b11_10_11_10>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d));
+                _mm512_storeu_ps(to.add((8 + k) * stride), _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd));
+                _mm512_storeu_ps(to.add((12 + k) * stride), _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
+            }
+        }
+    }
+
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
@@ -131,17 +184,17 @@ impl Lanes for Avx512 {
 }
 
 impl Avx512 {
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn tile_variant(self, n_outputs: usize, tile: &Tile) {
         tile_variants!(self, n_outputs, tile, 2, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn outer_variant<T: Element>(self, n_outputs: usize, outer: &Outer<T>) {
         outer_variants!(self, n_outputs, outer, 2, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn dot_variant<T: Element>(self, n_outputs: usize, dot: &Dot<T>) {
         dot_variants!(self, n_outputs, dot, 1 2 3 4 5 6);
     }

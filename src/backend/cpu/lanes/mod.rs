@@ -45,6 +45,36 @@ pub(super) trait Lanes: Copy {
     /// N values can be read at `from`.
     unsafe fn load_u8(self, from: *const u8) -> Self::V;
 
+    /// The first `count` ≤ N lanes from `from`, the others 0.
+    ///
+    /// # Safety
+    /// `count` values can be read at `from`.
+    #[inline(always)]
+    unsafe fn load_first(self, from: *const f32, count: usize) -> Self::V {
+        // SAFETY: the caller's promise; 32 ≥ N.
+        unsafe { self.load(padded(0.0, from, count.min(Self::N)).as_ptr()) }
+    }
+
+    /// As [`Lanes::load_f16`] and [`Lanes::load_first`].
+    ///
+    /// # Safety
+    /// `count` values can be read at `from`.
+    #[inline(always)]
+    unsafe fn load_first_f16(self, from: *const f16, count: usize) -> Self::V {
+        // SAFETY: the caller's promise; 32 ≥ N.
+        unsafe { self.load_f16(padded(f16::ZERO, from, count.min(Self::N)).as_ptr()) }
+    }
+
+    /// As [`Lanes::load_u8`] and [`Lanes::load_first`].
+    ///
+    /// # Safety
+    /// `count` values can be read at `from`.
+    #[inline(always)]
+    unsafe fn load_first_u8(self, from: *const u8, count: usize) -> Self::V {
+        // SAFETY: the caller's promise; 32 ≥ N.
+        unsafe { self.load_u8(padded(0, from, count.min(Self::N)).as_ptr()) }
+    }
+
     /// # Safety
     /// N values can be written at `to`.
     unsafe fn store(self, to: *mut f32, v: Self::V);
@@ -69,6 +99,13 @@ pub(super) trait Lanes: Copy {
     /// The sums over the lanes of four vectors.
     fn sum4(self, v: [Self::V; 4]) -> [f32; 4];
 
+    /// to\[k · stride + i\] = rows\[i\]\[first + k\] for i and k below N: a block of N × N values, transposed.
+    ///
+    /// # Safety
+    /// There are N rows, whose N values from `first` on can be read, and N values be written at each of N places from `to`
+    /// on, `stride` apart.
+    unsafe fn transpose<T: Element>(self, rows: &[*const T], first: usize, to: *mut f32, stride: usize);
+
     /// Asks for the cache line at `at`, which need not be readable, in the second level: what is asked for ahead is too
     /// much for the first.
     fn prefetch(self, at: *const u8);
@@ -92,10 +129,20 @@ pub(super) trait Lanes: Copy {
     unsafe fn dot<T: Element>(self, n_outputs: usize, dot: &Dot<T>);
 }
 
+/// `count` ≤ 32 values from `from`, filled up with `zero`.
+///
+/// # Safety
+/// They can be read.
+#[inline(always)]
+unsafe fn padded<T: Copy>(zero: T, from: *const T, count: usize) -> [T; 32] {
+    let mut values = [zero; 32];
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count) };
+    values
+}
+
 /// The type of a feature in memory. In registers all are `f32`.
 pub(super) trait Element: Copy + Send + Sync + 'static {
-    const ZERO: Self;
-
     /// # Safety
     /// N values can be read at `from`.
     unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V;
@@ -104,44 +151,48 @@ pub(super) trait Element: Copy + Send + Sync + 'static {
     ///
     /// # Safety
     /// `count` values can be read at `from`.
-    #[inline(always)]
-    unsafe fn load_first<L: Lanes>(lanes: L, from: *const Self, count: usize) -> L::V {
-        let mut values = [Self::ZERO; 32];
-        // SAFETY: `count` values can be read, and values has room for 32 ≥ N.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count.min(L::N));
-            Self::load(lanes, values.as_ptr())
-        }
-    }
+    unsafe fn load_first<L: Lanes>(lanes: L, from: *const Self, count: usize) -> L::V;
 }
 
 impl Element for f32 {
-    const ZERO: Self = 0.0;
-
     #[inline(always)]
     unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V {
         // SAFETY: the caller's promise.
         unsafe { lanes.load(from) }
     }
+
+    #[inline(always)]
+    unsafe fn load_first<L: Lanes>(lanes: L, from: *const Self, count: usize) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.load_first(from, count) }
+    }
 }
 
 impl Element for f16 {
-    const ZERO: Self = Self::ZERO;
-
     #[inline(always)]
     unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V {
         // SAFETY: the caller's promise.
         unsafe { lanes.load_f16(from) }
     }
+
+    #[inline(always)]
+    unsafe fn load_first<L: Lanes>(lanes: L, from: *const Self, count: usize) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.load_first_f16(from, count) }
+    }
 }
 
 impl Element for u8 {
-    const ZERO: Self = 0;
-
     #[inline(always)]
     unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V {
         // SAFETY: the caller's promise.
         unsafe { lanes.load_u8(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first<L: Lanes>(lanes: L, from: *const Self, count: usize) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.load_first_u8(from, count) }
     }
 }
 
@@ -256,7 +307,10 @@ fn has_avx2() -> bool {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx512() -> bool {
-    has_avx2() && is_x86_feature_detected!("avx512f")
+    has_avx2()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
 }
 
 /// The body of [`Lanes::tile`]: the variant for `n_outputs`, which holds `$v` vectors for each output in registers.

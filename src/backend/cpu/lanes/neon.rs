@@ -112,6 +112,21 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn transpose<T: Element>(self, rows: &[*const T], first: usize, to: *mut f32, stride: usize) {
+        unsafe {
+            let row = |r: usize| T::load(self, rows.get_unchecked(r).wrapping_add(first));
+            let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+            let halves = |v: float32x4_t| vreinterpretq_f64_f32(v);
+            let (ab, cd) = (halves(vtrn1q_f32(a, b)), halves(vtrn1q_f32(c, d)));
+            vst1q_f32(to, vreinterpretq_f32_f64(vtrn1q_f64(ab, cd)));
+            vst1q_f32(to.add(2 * stride), vreinterpretq_f32_f64(vtrn2q_f64(ab, cd)));
+            let (ab, cd) = (halves(vtrn2q_f32(a, b)), halves(vtrn2q_f32(c, d)));
+            vst1q_f32(to.add(stride), vreinterpretq_f32_f64(vtrn1q_f64(ab, cd)));
+            vst1q_f32(to.add(3 * stride), vreinterpretq_f32_f64(vtrn2q_f64(ab, cd)));
+        }
+    }
+
+    #[inline(always)]
     fn prefetch(self, _at: *const u8) {}
 
     #[inline(always)]

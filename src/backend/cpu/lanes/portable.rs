@@ -116,6 +116,18 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn transpose<T: Element>(self, rows: &[*const T], first: usize, to: *mut f32, stride: usize) {
+        for i in 0..8 {
+            // SAFETY: the caller's promise.
+            let row = unsafe { T::load(self, rows.get_unchecked(i).wrapping_add(first)) };
+            for (k, &value) in row.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(k * stride + i) = value };
+            }
+        }
+    }
+
+    #[inline(always)]
     fn prefetch(self, _at: *const u8) {}
 
     unsafe fn tile(self, n_outputs: usize, tile: &Tile) {
