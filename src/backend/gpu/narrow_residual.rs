@@ -6,9 +6,6 @@ use super::step::{BLOCK, UNIFORM_BYTES};
 use crate::backend::{DeviceKind, Shape};
 use crate::data::Dtype;
 
-/// Samples that a thread computes.
-const SAMPLES: usize = 4;
-
 /// How threads share the work, and where W is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sharing {
@@ -16,16 +13,18 @@ pub(super) struct Sharing {
     threads: usize,
     /// Threads that share the features of a group of samples.
     sample_threads: usize,
+    /// Samples that a thread computes.
+    samples: usize,
     /// W is a uniform buffer.
     uniform: bool,
 }
 
 impl Sharing {
     const ALL: [Self; 4] = [
-        Self { threads: 64, sample_threads: 64, uniform: false },
-        Self { threads: 64, sample_threads: 16, uniform: false },
-        Self { threads: 8, sample_threads: 1, uniform: false },
-        Self { threads: 8, sample_threads: 1, uniform: true },
+        Self { threads: 64, sample_threads: 64, samples: 4, uniform: false },
+        Self { threads: 64, sample_threads: 16, samples: 4, uniform: false },
+        Self { threads: 8, sample_threads: 1, samples: 8, uniform: false },
+        Self { threads: 8, sample_threads: 1, samples: 8, uniform: true },
     ];
 
     /// Few samples need many threads each to keep a GPU busy, which many samples need not. Software devices have one thread
@@ -40,7 +39,7 @@ impl Sharing {
 
     /// Workgroups for that many samples.
     pub(super) fn n_workgroups(self, n_samples: usize) -> usize {
-        n_samples.div_ceil(self.threads / self.sample_threads * SAMPLES)
+        n_samples.div_ceil(self.threads / self.sample_threads * self.samples)
     }
 
     /// The variant for X of that precision and class numbers or, when `soft`, distributions.
@@ -67,6 +66,7 @@ impl Sharing {
             constants: vec![
                 ("THREADS", self.threads as f64),
                 ("SAMPLE_THREADS", self.sample_threads as f64),
+                ("SAMPLES", self.samples as f64),
                 ("OUTPUT_BLOCKS", output_blocks as f64),
                 ("SOFT", f64::from(u8::from(soft))),
             ],
