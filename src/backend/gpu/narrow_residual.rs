@@ -2,7 +2,7 @@
 
 use super::kernel::Variant;
 use super::session::weights_bytes;
-use super::step::{BLOCK, UNIFORM_BYTES};
+use super::step::{BLOCK, SOFTWARE_ROUNDS, UNIFORM_BYTES};
 use crate::backend::{DeviceKind, Shape};
 use crate::data::Dtype;
 
@@ -31,8 +31,13 @@ impl Sharing {
     /// for each processor, of 8 lanes: there sums over threads cost more than they gain, and loads of a uniform buffer
     /// half as much as those of a storage buffer.
     pub(super) fn choose(kind: DeviceKind, shape: Shape, batch_size: usize) -> Self {
+        // Of a thread that has all features, for one group of outputs after the other.
+        let n_groups = shape.n_outputs().div_ceil(BLOCK * output_blocks_at_a_time(shape));
+        let rounds = shape.n_features.div_ceil(BLOCK) * n_groups;
         Self::ALL[match kind {
-            DeviceKind::SoftwareGpu => 2 + usize::from(weights_bytes(shape) <= UNIFORM_BYTES),
+            DeviceKind::SoftwareGpu if weights_bytes(shape) <= UNIFORM_BYTES => 3,
+            DeviceKind::SoftwareGpu if rounds <= SOFTWARE_ROUNDS => 2,
+            DeviceKind::SoftwareGpu => 1,
             _ => usize::from(batch_size >= 4096),
         }]
     }
@@ -92,4 +97,19 @@ pub(super) fn variants() -> Vec<Variant> {
         }
     }
     variants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_of_software_devices_have_no_more_rounds_than_these_make() {
+        for (n_features, n_classes) in [(784, 10), (240_000, 2), (240_001, 2), (60_000, 64), (60_001, 64)] {
+            let shape = Shape { n_features, n_classes, n_heads: 1 };
+            let Sharing { sample_threads, .. } = Sharing::choose(DeviceKind::SoftwareGpu, shape, 1024);
+            let rounds = n_features.div_ceil(BLOCK * sample_threads) * n_classes.div_ceil(16);
+            assert!(rounds <= SOFTWARE_ROUNDS, "{shape:?}");
+        }
+    }
 }

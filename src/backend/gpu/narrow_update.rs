@@ -2,7 +2,7 @@
 
 use super::kernel::Variant;
 use super::narrow_residual::output_blocks_at_a_time;
-use super::step::BLOCK;
+use super::step::{BLOCK, SOFTWARE_ROUNDS};
 use crate::backend::{DeviceKind, Shape};
 use crate::data::Dtype;
 
@@ -28,7 +28,7 @@ impl Sharing {
     pub(super) fn choose(kind: DeviceKind, batch_size: usize) -> Self {
         Self::ALL[match kind {
             DeviceKind::DiscreteGpu if batch_size < 4096 => 0,
-            DeviceKind::SoftwareGpu => 2,
+            DeviceKind::SoftwareGpu if batch_size <= Self::ALL[2].sample_threads * SOFTWARE_ROUNDS => 2,
             _ => 1,
         }]
     }
@@ -76,4 +76,17 @@ pub(super) fn variants() -> Vec<Variant> {
         }
     }
     variants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_of_software_devices_have_no_more_rounds_than_these_make() {
+        for batch_size in [480_000, 480_001, 3_000_000] {
+            let Sharing { sample_threads, .. } = Sharing::choose(DeviceKind::SoftwareGpu, batch_size);
+            assert!(batch_size.div_ceil(sample_threads) <= SOFTWARE_ROUNDS, "{batch_size}");
+        }
+    }
 }
