@@ -7,7 +7,7 @@
 // one for each sample and head, at (losses_start + sample) * n_heads + head.
 // Twins: src/reference/logits.rs, then softmax.rs. Host: src/backend/gpu/narrow_residual.rs.
 //
-// A group of SAMPLE_THREADS threads computes 4 samples by 4 * OUTPUT_BLOCKS outputs at a time, each thread from its share of
+// A group of SAMPLE_THREADS threads computes SAMPLES samples by 4 * OUTPUT_BLOCKS outputs at a time, each thread from its share of
 // the feature blocks; a group of one thread works alone, without barriers. Samples past the end are computed from the last
 // one and not stored. Features past the end are zeros in X.
 // Order of summation: each thread over its features, ascending; then the threads, ascending; then the scale, then the
@@ -16,6 +16,8 @@
 // Of a workgroup.
 override THREADS: u32 = 64u;
 override SAMPLE_THREADS: u32 = 16u;
+// Of a thread: 4 or 8.
+override SAMPLES: u32 = 4u;
 // Blocks of outputs at a time, at most 4.
 override OUTPUT_BLOCKS: u32 = 4u;
 override SOFT: bool = false;
@@ -68,7 +70,7 @@ fn store_block(sample: u32, block: u32, sum: vec4<f32>) {
 // Logits of one sample of each group from the sums of its threads, from output block j on.
 fn store_logits(thread: u32, first_sample: u32, j: u32, sum: mat4x4<f32>) {
     if SAMPLE_THREADS == 1u {
-        let sample = first_sample + thread * 4u;
+        let sample = first_sample + thread * SAMPLES;
         store_block(sample, j, sum[0]);
         if OUTPUT_BLOCKS > 1u {
             store_block(sample, j + 1u, sum[1]);
@@ -100,7 +102,7 @@ fn store_logits(thread: u32, first_sample: u32, j: u32, sum: mat4x4<f32>) {
         for (var k = 0u; k < SAMPLE_THREADS; k++) {
             of_threads += scratch[(group * SAMPLE_THREADS + k) * OUTPUT_BLOCKS + block];
         }
-        store_block(first_sample + group * 4u, j + block, of_threads);
+        store_block(first_sample + group * SAMPLES, j + block, of_threads);
     }
     workgroupBarrier();
 }
@@ -147,13 +149,17 @@ fn narrow_residual(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
 ) {
-    let samples_per_workgroup = THREADS / SAMPLE_THREADS * 4u;
+    let samples_per_workgroup = THREADS / SAMPLE_THREADS * SAMPLES;
     let first_sample = workgroup_number(workgroup, workgroups) * samples_per_workgroup;
-    let sample = first_sample + thread / SAMPLE_THREADS * 4u;
+    let sample = first_sample + thread / SAMPLE_THREADS * SAMPLES;
     let row0 = row_of(sample);
     let row1 = row_of(sample + 1u);
     let row2 = row_of(sample + 2u);
     let row3 = row_of(sample + 3u);
+    let row4 = row_of(sample + 4u);
+    let row5 = row_of(sample + 5u);
+    let row6 = row_of(sample + 6u);
+    let row7 = row_of(sample + 7u);
 
     for (var j = 0u; j < step.output_blocks; j += OUTPUT_BLOCKS) {
         // Of a sample each, a column of 4 outputs.
@@ -161,6 +167,10 @@ fn narrow_residual(
         var sum1 = mat4x4<f32>();
         var sum2 = mat4x4<f32>();
         var sum3 = mat4x4<f32>();
+        var sum4 = mat4x4<f32>();
+        var sum5 = mat4x4<f32>();
+        var sum6 = mat4x4<f32>();
+        var sum7 = mat4x4<f32>();
         for (var block = thread % SAMPLE_THREADS; block < step.feature_blocks; block += SAMPLE_THREADS) {
             let x0 = load_features(row0, block);
             let x1 = load_features(row1, block);
@@ -186,11 +196,39 @@ fn narrow_residual(
             sum1 += x1.w * w3;
             sum2 += x2.w * w3;
             sum3 += x3.w * w3;
+            if SAMPLES > 4u {
+                let x4 = load_features(row4, block);
+                sum4 += x4.x * w0;
+                sum4 += x4.y * w1;
+                sum4 += x4.z * w2;
+                sum4 += x4.w * w3;
+                let x5 = load_features(row5, block);
+                sum5 += x5.x * w0;
+                sum5 += x5.y * w1;
+                sum5 += x5.z * w2;
+                sum5 += x5.w * w3;
+                let x6 = load_features(row6, block);
+                sum6 += x6.x * w0;
+                sum6 += x6.y * w1;
+                sum6 += x6.z * w2;
+                sum6 += x6.w * w3;
+                let x7 = load_features(row7, block);
+                sum7 += x7.x * w0;
+                sum7 += x7.y * w1;
+                sum7 += x7.z * w2;
+                sum7 += x7.w * w3;
+            }
         }
         store_logits(thread, first_sample, j, sum0);
         store_logits(thread, first_sample + 1u, j, sum1);
         store_logits(thread, first_sample + 2u, j, sum2);
         store_logits(thread, first_sample + 3u, j, sum3);
+        if SAMPLES > 4u {
+            store_logits(thread, first_sample + 4u, j, sum4);
+            store_logits(thread, first_sample + 5u, j, sum5);
+            store_logits(thread, first_sample + 6u, j, sum6);
+            store_logits(thread, first_sample + 7u, j, sum7);
+        }
     }
 
     // Of the samples of a workgroup or, where these are its own alone, of a thread.
@@ -200,7 +238,7 @@ fn narrow_residual(
     var stride = THREADS;
     if SAMPLE_THREADS == 1u {
         first = sample;
-        n_values = 4u * step.n_heads;
+        n_values = SAMPLES * step.n_heads;
         i = 0u;
         stride = 1u;
     } else {

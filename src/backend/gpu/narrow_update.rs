@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::kernel::Variant;
 use super::narrow_residual::output_blocks_at_a_time;
-use super::step::BLOCK;
+use super::step::{BLOCK, SOFTWARE_ROUNDS};
 use crate::backend::{DeviceKind, Shape};
 use crate::data::Dtype;
 
@@ -24,13 +24,18 @@ impl Sharing {
         Self { feature_threads: 1, sample_threads: 8, feature_blocks: 4 },
     ];
 
+    /// Whether a software device comes to the end of its loops.
+    pub(super) fn suits(self, kind: DeviceKind, batch_size: usize) -> bool {
+        kind != DeviceKind::SoftwareGpu || batch_size.div_ceil(self.sample_threads) <= SOFTWARE_ROUNDS
+    }
+
     /// Large GPUs have more multiprocessors than workgroups would be of 16 features, and wait for a batch's samples one
     /// after the other rather than for memory, unless they are many. Software devices have one thread for each processor,
     /// of 8 lanes: there sums over threads cost more than they gain, and 4 blocks of features are a cache line.
     pub(super) fn choose(kind: DeviceKind, batch_size: usize) -> Self {
         Self::ALL[match kind {
             DeviceKind::DiscreteGpu if batch_size < 4096 => 0,
-            DeviceKind::SoftwareGpu => 2,
+            DeviceKind::SoftwareGpu if Self::ALL[2].suits(kind, batch_size) => 2,
             _ => 1,
         }]
     }
@@ -84,5 +89,18 @@ impl fmt::Display for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { feature_threads, sample_threads, feature_blocks } = self;
         write!(f, "{feature_threads} × {sample_threads} threads, {} features each", feature_blocks * BLOCK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_of_software_devices_have_no_more_rounds_than_these_make() {
+        for batch_size in [480_000, 480_001, 3_000_000] {
+            let Sharing { sample_threads, .. } = Sharing::choose(DeviceKind::SoftwareGpu, batch_size);
+            assert!(batch_size.div_ceil(sample_threads) <= SOFTWARE_ROUNDS, "{batch_size}");
+        }
     }
 }

@@ -26,6 +26,10 @@ pub struct Step {
     pub padding_2: u32,
 }
 
+/// Mesa's software Vulkan ends the loops of a thread after 65,535 rounds in all; kernels have a few beside those over samples
+/// or features.
+pub(super) const SOFTWARE_ROUNDS: usize = 60_000;
+
 /// Every device can bind so many bytes as a uniform buffer. Twin of the length in shaders/shared/weights_uniform.wgsl.
 pub(super) const UNIFORM_BYTES: u64 = 65_536;
 

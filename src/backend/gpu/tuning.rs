@@ -15,6 +15,9 @@ use crate::batch::Plan;
 use crate::data::Dtype;
 use crate::error::Result;
 
+const RESIDUALS: [narrow_residual::Sharing; 4] = narrow_residual::Sharing::ALL;
+const UPDATES: [narrow_update::Sharing; 3] = narrow_update::Sharing::ALL;
+
 /// How the kernels of a step share their work. For few outputs the first two count, for many the last two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tuning {
@@ -35,31 +38,34 @@ impl Tuning {
         }
     }
 
-    /// All that differ in one of the choices that count: the first or the second.
-    fn with_other(self, choice: usize, shape: Shape) -> Vec<Self> {
-        let (residuals, updates) = (narrow_residual::Sharing::all(shape), narrow_update::Sharing::ALL);
+    /// All that differ in one of the choices that count, the first or the second.
+    fn with_other(self, choice: usize, kind: DeviceKind, shape: Shape, batch_size: usize) -> Vec<Self> {
         let others: Vec<Self> = match (is_narrow(shape), choice) {
-            (true, 0) => residuals.into_iter().map(|residual| Self { residual, ..self }).collect(),
-            (true, _) => updates.into_iter().map(|update| Self { update, ..self }).collect(),
+            (true, 0) => RESIDUALS.into_iter().map(|residual| Self { residual, ..self }).collect(),
+            (true, _) => UPDATES.into_iter().map(|update| Self { update, ..self }).collect(),
             (false, 0) => Tile::ALL.into_iter().map(|logits| Self { logits, ..self }).collect(),
             (false, _) => Tile::ALL.into_iter().map(|gradient| Self { gradient, ..self }).collect(),
         };
-        others.into_iter().filter(|other| *other != self).collect()
+        others.into_iter().filter(|other| *other != self && other.suits(kind, shape, batch_size)).collect()
     }
 
-    fn to_json(self, shape: Shape) -> Value {
-        let at = |found: Option<usize>| Value::from(found.unwrap_or(0));
-        let residual = narrow_residual::Sharing::all(shape).iter().position(|other| *other == self.residual);
-        let update = narrow_update::Sharing::ALL.iter().position(|other| *other == self.update);
-        let tile = |tile: Tile| Tile::ALL.iter().position(|other| *other == tile);
-        [at(residual), at(update), at(tile(self.logits)), at(tile(self.gradient))].into_iter().collect()
+    fn suits(self, kind: DeviceKind, shape: Shape, batch_size: usize) -> bool {
+        self.residual.suits(kind, shape) && self.update.suits(kind, batch_size)
     }
 
-    fn from_json(value: &Value, shape: Shape) -> Option<Self> {
+    fn to_json(self) -> Value {
+        fn at<T: PartialEq>(all: &[T], one: T) -> usize {
+            all.iter().position(|other| *other == one).unwrap_or(usize::MAX)
+        }
+        let tiles = [self.logits, self.gradient].map(|tile| at(&Tile::ALL, tile));
+        [at(&RESIDUALS, self.residual), at(&UPDATES, self.update)].into_iter().chain(tiles).collect()
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
         let at = |index: usize| Some(value.get(index)?.as_u64()? as usize);
         Some(Self {
-            residual: *narrow_residual::Sharing::all(shape).get(at(0)?)?,
-            update: *narrow_update::Sharing::ALL.get(at(1)?)?,
+            residual: *RESIDUALS.get(at(0)?)?,
+            update: *UPDATES.get(at(1)?)?,
             logits: *Tile::ALL.get(at(2)?)?,
             gradient: *Tile::ALL.get(at(3)?)?,
         })
@@ -91,7 +97,8 @@ impl Gpu {
     /// The choice for that training.
     pub(super) fn tuning(&self, shape: Shape, dtype: Dtype, batch_size: usize) -> Tuning {
         let kept = self.cache.note(&key(shape, dtype, batch_size));
-        let kept = kept.and_then(|value| Tuning::from_json(&value, shape));
+        let kept = kept.and_then(|value| Tuning::from_json(&value));
+        let kept = kept.filter(|tuning| tuning.suits(self.info.kind, shape, batch_size));
         kept.unwrap_or_else(|| Tuning::of(self.info.kind, shape, batch_size))
     }
 }
@@ -135,14 +142,14 @@ pub(super) fn tune(
     let mut best = Tuning::of(gpu.info.kind, shape, batch_size);
     let mut best_time = time(best)?;
     for choice in 0..2 {
-        for other in best.with_other(choice, shape) {
+        for other in best.with_other(choice, gpu.info.kind, shape, batch_size) {
             let other_time = time(other)?;
             if other_time.as_secs_f64() < BETTER * best_time.as_secs_f64() {
                 (best, best_time) = (other, other_time);
             }
         }
     }
-    gpu.cache.set_note(&key(shape, dtype, batch_size), best.to_json(shape));
+    gpu.cache.set_note(&key(shape, dtype, batch_size), best.to_json());
     let chosen = Described(best, shape).to_string();
     // The chosen one last.
     if let Some(at) = tried.iter().position(|tried| tried.choice == chosen) {
