@@ -159,7 +159,7 @@ impl<T: Element> CpuSession<'_, T> {
             self.instructions.run(TileToRows { tile, scale: self.scale, bias: &weights.bias, out });
             finish(first, out);
         };
-        team::lead(|team| team.each(&mut scratch, tiles, work));
+        team::lead(n_threads, |team| team.each(&mut scratch, tiles, work));
         Ok(())
     }
 }

@@ -78,9 +78,11 @@ impl Narrow {
         Ok(Self { parts: (0..n_parts).map(|_| part()).collect::<Result<_>>()? })
     }
 
-    /// Whether threads are worth it for some phase of steps with that many samples.
-    pub fn is_parallel(&self, batch_len: usize, shape: Shape) -> bool {
-        is_gradient_parallel(batch_len, shape) || is_update_parallel(self.parts.len(), shape)
+    /// How many threads have something to do in some phase of steps with that many samples.
+    pub fn n_threads(&self, batch_len: usize, shape: Shape) -> usize {
+        let of_gradient = if is_gradient_parallel(batch_len, shape) { self.parts.len() } else { 1 };
+        let of_update = if is_update_parallel(self.parts.len(), shape) { shape.n_features.div_ceil(TILE) } else { 1 };
+        of_gradient.max(of_update)
     }
 
     /// One step.

@@ -113,12 +113,12 @@ impl<'a, T: Element> CpuStepper<'a, T> {
 impl<T: Element> Stepper for CpuStepper<'_, T> {
     fn run(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<f64>> {
         check::plan(plan, rates, std::slice::from_ref(&self.rows), self.batch_size)?;
-        let is_parallel = match &self.way {
-            Way::Narrow(narrow) => narrow.is_parallel(self.batch_size, self.state.weights.shape),
-            Way::Wide(_) => true,
+        let n_threads = match &self.way {
+            Way::Narrow(narrow) => narrow.n_threads(self.batch_size, self.state.weights.shape),
+            Way::Wide(wide) => wide.n_threads(),
         };
-        if is_parallel {
-            team::lead(|team| self.run_steps(team, plan, rates));
+        if n_threads > 1 {
+            team::lead(n_threads, |team| self.run_steps(team, plan, rates));
         } else {
             self.run_steps(&Team::default(), plan, rates);
         }

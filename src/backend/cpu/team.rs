@@ -31,12 +31,13 @@ pub(super) struct Team {
     work: AtomicPtr<Work<'static>>,
 }
 
-/// Runs `lead` with as many helpers as rayon's pool has other threads.
-pub(super) fn lead<R>(lead: impl FnOnce(&Team) -> R) -> R {
+/// Runs `lead` with helpers, so that there are as many threads as rayon's pool has, but no more than `most`: who has nothing
+/// to do only disturbs the others by looking.
+pub(super) fn lead<R>(most: usize, lead: impl FnOnce(&Team) -> R) -> R {
     let team = Team::default();
     // In place: the calling thread leads, and does not wait outside the pool while all of the pool's threads work.
     rayon::in_place_scope(|scope| {
-        for _ in 1..rayon::current_num_threads() {
+        for _ in 1..rayon::current_num_threads().min(most) {
             scope.spawn(|_| team.help());
         }
         // Also when `lead` panics.

@@ -297,7 +297,7 @@ fn each_task_of_each_phase_is_done_once() {
     for n_threads in 1..=4 {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         pool.install(|| {
-            team::lead(|team| {
+            team::lead(n_threads, |team| {
                 let (mut scratch, mut tasks) = (vec![0; n_threads], [0; 5]);
                 for phase in 1..=2000 {
                     team.each(&mut scratch, tasks.iter_mut(), |done, task| {
@@ -315,7 +315,7 @@ fn each_task_of_each_phase_is_done_once() {
 #[test]
 #[should_panic(expected = "a task has panicked")]
 fn a_panic_of_a_task_is_that_of_the_call() {
-    team::lead(|team| team.each(&mut [(); 2], 0..10, |(), task| assert!(task != 5, "a task has panicked")));
+    team::lead(2, |team| team.each(&mut [(); 2], 0..10, |(), task| assert!(task != 5, "a task has panicked")));
 }
 
 #[test]

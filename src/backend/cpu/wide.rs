@@ -50,11 +50,18 @@ impl Wide {
             })
         };
         Ok(Self {
-            scratch: (0..rayon::current_num_threads()).map(|_| scratch()).collect::<Result<_>>()?,
+            scratch: (0..rayon::current_num_threads().min(n_groups.max(n_slabs)))
+                .map(|_| scratch())
+                .collect::<Result<_>>()?,
             o: Buffer::zeros(n_tiles * TILE, m, "the logits of a batch")?,
             bias_gradients: Buffer::zeros(n_groups, m, "the gradient of the intercept")?,
             losses: allocate(0.0, n_groups.saturating_mul(shape.n_heads), "the losses")?,
         })
+    }
+
+    /// How many threads have something to do in a step.
+    pub fn n_threads(&self) -> usize {
+        self.scratch.len()
     }
 
     /// One step.
