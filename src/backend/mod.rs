@@ -18,7 +18,7 @@ mod tests;
 use std::ops::Range;
 use std::time::Duration;
 
-pub use device::{Device, DeviceInfo, DeviceKind};
+pub use device::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 
 use crate::batch::Plan;
 use crate::data::{Features, Targets, argmax};
@@ -108,6 +108,11 @@ pub struct Ceilings {
 pub trait Backend: Send + Sync {
     /// What it is, for people.
     fn info(&self) -> &DeviceInfo;
+
+    /// Whether steps with that many outputs round the inputs of their products to half precision, for matrix units.
+    fn uses_matrix_units(&self, _n_outputs: usize) -> bool {
+        false
+    }
 
     /// Measures what the device can do at most; takes about a second.
     fn ceilings(&self) -> Result<Ceilings>;

@@ -13,10 +13,13 @@ use super::kernel::{Kernel, Variant};
 use super::memory::{Buffer, unpad_rows};
 use super::session::{Chunk, GpuSession, weights_bytes};
 use super::step::{Step, padded_outputs};
-use super::{Gpu, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
+use super::{
+    Gpu, gradient, gradient_cooperative, logits, logits_cooperative, narrow_residual, narrow_update, shuffle, softmax,
+    update,
+};
 use crate::backend::{Head, Parameters, Shape, Stepper, check};
 use crate::batch::{Batch, KEYS, Plan};
-use crate::data::Targets;
+use crate::data::{Dtype, Targets};
 use crate::error::Result;
 
 /// Steps in one submission at most: enough that their cost is not the submission's.
@@ -115,13 +118,33 @@ struct Dispatch {
 /// How many workgroups a number of samples needs.
 type Workgroups = Box<dyn Fn(usize) -> usize>;
 
-fn is_narrow(shape: Shape) -> bool {
-    shape.n_outputs() <= NARROW_OUTPUTS
+pub(super) fn is_narrow(n_outputs: usize) -> bool {
+    n_outputs <= NARROW_OUTPUTS
+}
+
+/// Logits and gradient of a step with many outputs: on matrix units where those may be used.
+fn wide_products(gpu: &Gpu, shape: Shape, dtype: Dtype) -> [(Variant, Workgroups); 2] {
+    match gpu.matrix_units().first().copied() {
+        Some(units) => [
+            (
+                logits_cooperative::variant(units, dtype),
+                Box::new(move |n| logits_cooperative::n_workgroups(units, shape, n)),
+            ),
+            (
+                gradient_cooperative::variant(units, dtype),
+                Box::new(move |n| gradient_cooperative::n_workgroups(units, shape, n)),
+            ),
+        ],
+        None => [
+            (logits::variant(shape, dtype, true), Box::new(move |n| logits::n_workgroups(shape, n))),
+            (gradient::variant(shape, dtype), Box::new(move |n| gradient::n_workgroups(shape, n))),
+        ],
+    }
 }
 
 /// Losses that one step leaves.
 fn n_losses(shape: Shape, n_samples: usize) -> usize {
-    let n = if is_narrow(shape) { n_samples } else { softmax::n_groups(shape, n_samples) };
+    let n = if is_narrow(shape.n_outputs()) { n_samples } else { softmax::n_groups(shape, n_samples) };
     n.saturating_mul(shape.n_heads)
 }
 
@@ -145,7 +168,7 @@ impl<'s> GpuStepper<'s> {
 
         let weights = session.upload_parameters(start)?;
         let outputs = gpu.storage("the logits of a batch", outputs_bytes)?;
-        let n_parts = if is_narrow(shape) { 0 } else { gradient::max_parts(shape, batch_size) };
+        let n_parts = if is_narrow(shape.n_outputs()) { 0 } else { gradient::max_parts(shape, batch_size) };
         let partials = gpu.storage("the gradient", n_parts as u64 * weights_bytes(shape))?;
         let velocity = gpu.storage("the velocity", weights_bytes(shape))?;
         let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
@@ -159,17 +182,18 @@ impl<'s> GpuStepper<'s> {
 
         let soft = matches!(targets, Targets::Distributions(_));
         let dtype = session.dtype;
-        let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape) {
+        let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape.n_outputs()) {
             let sample_threads = narrow_residual::SampleThreads::choose(gpu.info.kind, batch_size);
             vec![
                 (sample_threads.variant(dtype, soft), Box::new(move |n| sample_threads.n_workgroups(n))),
                 (narrow_update::variant(dtype), Box::new(move |_| narrow_update::n_workgroups(shape))),
             ]
         } else {
+            let [logits, gradient] = wide_products(gpu, shape, dtype);
             vec![
-                (logits::variant(shape, dtype, true), Box::new(move |n| logits::n_workgroups(shape, n))),
+                logits,
                 (softmax::variant(shape, soft), Box::new(move |n| softmax::n_workgroups(shape, n))),
-                (gradient::variant(shape, dtype), Box::new(move |n| gradient::n_workgroups(shape, n))),
+                gradient,
                 (update::variant(), Box::new(move |_| update::n_workgroups(shape))),
             ]
         };
@@ -181,7 +205,7 @@ impl<'s> GpuStepper<'s> {
         let mut dispatches = kernels.into_iter().map(dispatch).collect::<Result<Vec<_>>>()?;
         let shuffle = Shuffle::new(gpu, shape, &session.ranges)?;
         for (order, Chunk { features, labels }) in shuffle.orders.iter().zip(&session.chunks) {
-            let buffers = if is_narrow(shape) {
+            let buffers = if is_narrow(shape.n_outputs()) {
                 vec![
                     vec![features, order, labels, &weights, &outputs, &losses],
                     vec![features, order, &outputs, &heads, &weights, &velocity],
