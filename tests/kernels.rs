@@ -5,7 +5,7 @@ mod common;
 
 use common::{Random, gpus};
 use half::f16;
-use softreg::backend::gpu::{Gpu, MatrixUnits, Options, Single};
+use softreg::backend::gpu::{Gpu, Matrices, MatrixUnits, Options, Single};
 use softreg::backend::{Backend, DeviceKind, Head, Parameters, Shape};
 use softreg::batch::{Permutation, Shuffle};
 use softreg::data::{Dtype, Features, Targets, Values};
@@ -515,6 +515,101 @@ fn a_planted_error_in_a_product_on_matrix_units_is_noticed() {
     });
 }
 
+/// Rewrites a kernel on matrix units for threads without any, SIZE² / 4 of them, whatever the size: a loaded matrix is where
+/// it lies (first value, distance of rows, distance of columns); of a sum each thread has four values.
+fn emulate(source: &mut std::borrow::Cow<'static, str>) {
+    const EMULATION: &str = "
+        alias MatrixA = vec3<u32>;
+        alias MatrixB = vec3<u32>;
+        alias MatrixC = vec4<f32>;
+        var<private> lane: u32;
+        fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
+            let row = lane * 4u / SIZE;
+            let column = lane * 4u % SIZE;
+            var sum = c;
+            for (var k = 0u; k < SIZE; k++) {
+                let at = b.x + k * b.y + column * b.z;
+                let factor = vec4<f32>(FACTOR[at], FACTOR[at + b.z], FACTOR[at + 2u * b.z], FACTOR[at + 3u * b.z]);
+                sum += x_tile[a.x + row * a.y + k * a.z] * factor;
+            }
+            return sum;
+        }
+        fn store(c: MatrixC, first: u32, stride: u32) {
+            let at = first + lane * 4u / SIZE * stride + lane * 4u % SIZE;
+            sums[at] = c.x;
+            sums[at + 1u] = c.y;
+            sums[at + 2u] = c.z;
+            sums[at + 3u] = c.w;
+        }
+    ";
+    let factor = if source.contains("&w_tile[") { "w_tile" } else { "r_tile" };
+    let mut emulated = EMULATION.replace("FACTOR", factor);
+    for line in source.lines().filter(|line| !line.starts_with("enable ") && !line.starts_with("alias Matrix")) {
+        let mut line = line.replace("f16", "f32").replace("coopMultiplyAdd(", "multiply_add(");
+        line = line.replace("let tile = ", "lane = thread; let tile = ");
+        for (load, tile) in [("MatrixA", "x_tile"), ("MatrixB", factor)] {
+            for (function, is_row_major) in [("coopLoadT", true), ("coopLoad", false)] {
+                let call = format!("{function}<{load}>(&{tile}[");
+                if let Some((before, arguments)) = line.split_once(&call) {
+                    let (first, stride) = arguments.strip_suffix(");").unwrap().split_once("], ").unwrap();
+                    let strides = if is_row_major { format!("{stride}, 1u") } else { format!("1u, {stride}") };
+                    line = format!("{before}vec3<u32>({first}, {strides});");
+                    break;
+                }
+            }
+        }
+        if let Some((matrix, place)) =
+            line.trim().strip_prefix("coopStoreT(").and_then(|rest| rest.split_once(", &sums["))
+        {
+            line = format!("store({matrix}, {});", place.strip_suffix(");").unwrap().replace(']', ""));
+        }
+        emulated.extend([&line, "\n"]);
+    }
+    assert!(!["coopLoad", "coopStore", "coop_mat"].iter().any(|piece| emulated.contains(piece)));
+    *source = emulated.into();
+}
+
+/// Few devices have matrix units, and none has every size: what the kernels do around them is tested everywhere.
+#[test]
+fn products_on_emulated_matrix_units_are_those_of_the_reference() {
+    for gpu in gpus(Options::default()) {
+        for (matrices, size) in [(Matrices::Half16, 16), (Matrices::Single8, 8)] {
+            let units = MatrixUnits { matrices, subgroup_size: size * size / 4 };
+            for case in [(1, 1, 2, 1), (65, 17, 17, 1), (129, 64, 64, 1), (97, 101, 57, 3)] {
+                for dtype in DTYPES {
+                    logits_cooperative_error(&gpu, units, case, dtype, &emulate).unwrap();
+                    gradient_cooperative_error(&gpu, units, case, dtype, &emulate).unwrap();
+                }
+            }
+            // Compiling takes its time.
+            if matrices == Matrices::Half16 {
+                continue;
+            }
+            let planted = |from, to| {
+                move |source: &mut std::borrow::Cow<'static, str>| {
+                    replace(from, to)(source);
+                    emulate(source);
+                }
+            };
+            let (case, dtype) = ((97, 101, 57, 3), Dtype::F32);
+            for (from, to) in [
+                ("sum33 = coopMultiplyAdd(x3, w3, sum33);", ""),
+                ("coopLoadT<MatrixB>(&w_tile[feature * W_STRIDE]", "coopLoad<MatrixB>(&w_tile[feature * W_STRIDE]"),
+                ("feature += SIZE", "feature += 2u * SIZE"),
+            ] {
+                logits_cooperative_error(&gpu, units, case, dtype, &planted(from, to)).unwrap_err();
+            }
+            for (from, to) in [
+                ("sum03 = coopMultiplyAdd(x0, r3, sum03);", ""),
+                ("first_feature + 2u * SIZE", "first_feature + SIZE"),
+                ("sample += SIZE", "sample += 2u * SIZE"),
+            ] {
+                gradient_cooperative_error(&gpu, units, case, dtype, &planted(from, to)).unwrap_err();
+            }
+        }
+    }
+}
+
 /// What half precision cannot hold makes all logits of its sample or output NaN, so that no training goes on with it;
 /// residuals keep what they have below the range of half precision.
 #[test]
@@ -533,7 +628,7 @@ fn matrix_units_show_an_overflow_and_keep_small_residuals() {
             single.run(1).unwrap();
             single.results().unwrap().remove(0)
         };
-        let half = units.matrices != softreg::backend::gpu::Matrices::Single8;
+        let half = units.matrices != Matrices::Single8;
         for (x, w, has_nan) in
             [(1.0, 1.0, false), (65_000.0, -65_000.0, false), (65_600.0, 1.0, half), (1.0, -7e4, half)]
         {
