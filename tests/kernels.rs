@@ -515,6 +515,25 @@ fn a_planted_error_in_a_product_on_matrix_units_is_noticed() {
     });
 }
 
+#[test]
+fn more_workgroups_on_matrix_units_than_a_dimension_has_are_those_of_the_reference() {
+    for gpu in gpus(Options { matrix_units: true, ..Options::default() }) {
+        for &units in gpu.matrix_units() {
+            let tile = if units.matrices == Matrices::Half16 { 64 } else { 32 };
+            let many = 65_535 * tile + 100;
+            let wrong = replace("workgroup_number(workgroup, workgroups)", "workgroup.x");
+            let both = |plant: Plant| {
+                [
+                    logits_cooperative_error(&gpu, units, (2 * many, 1, 2, 1), Dtype::U8, plant),
+                    gradient_cooperative_error(&gpu, units, (2, many, 2, 1), Dtype::U8, plant),
+                ]
+            };
+            both(NOTHING).into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+            assert!(both(&wrong).iter().all(Result::is_err));
+        }
+    }
+}
+
 /// Rewrites a kernel on matrix units for threads without any, SIZE² / 4 of them, whatever the size: a loaded matrix is where
 /// it lies (first value, distance of rows, distance of columns); of a sum each thread has four values.
 fn emulate(source: &mut std::borrow::Cow<'static, str>) {

@@ -109,7 +109,7 @@ pub trait Backend: Send + Sync {
     /// What it is, for people.
     fn info(&self) -> &DeviceInfo;
 
-    /// Whether steps with that many outputs round the inputs of their products to half precision, for matrix units.
+    /// Whether steps with that many outputs use matrix units, which may round the factors of products to half precision.
     fn uses_matrix_units(&self, _n_outputs: usize) -> bool {
         false
     }

@@ -93,7 +93,7 @@ pub(super) struct Trained {
     pub parameters: Vec<f32>,
     /// Of each epoch, by head.
     pub losses: Vec<Vec<f64>>,
-    /// Whether products had factors in half precision.
+    /// Whether products were on matrix units, which may have their factors in half precision.
     half: bool,
     plans: Vec<Plan>,
     chunks: Vec<Range<usize>>,

@@ -197,8 +197,10 @@ impl Run<'_> {
         )?;
         writeln!(out, "speed      {} samples/s", HumanCount(self.samples_per_second() as u64))?;
         self.stages.write(out)?;
-        let units = if self.matrix_units() { "; products on matrix units, in half precision" } else { "" };
-        writeln!(out, "device     {}{units}", report::device(self.device))?;
+        writeln!(out, "device     {}", report::device(self.device))?;
+        if self.matrix_units() {
+            writeln!(out, "           products on matrix units")?;
+        }
         match &args.out {
             Some(path) => writeln!(out, "model      saved as {}{}", path.display(), size(path)),
             None => writeln!(out, "model      not saved (--out)"),

@@ -46,7 +46,7 @@ pub(super) fn once(gpu: &mut Gpu, adapter: &str) -> Result<()> {
         Ok(wrong) => wrong,
     };
     if let Some(detail) = wrong {
-        log::warn!("the matrix units of {} are not used, they compute wrong results: {detail}", gpu.info.name);
+        log::warn!("the matrix units of {} are not used: {detail}", gpu.info.name);
         gpu.matrix_units.clear();
     }
     Ok(())
