@@ -111,7 +111,7 @@ impl Workload {
         let classes = (0..n_rows).map(|row| self.targets.class(row, self.shape.n_classes).unwrap_or(0) as u32);
         let targets = Targets::Classes(classes.collect());
         let mut session = backend.session(&features, self.scale, Some(&targets))?;
-        let mut steps = Steps::new(&self.start);
+        let mut steps = Steps::new(&self.start, backend.uses_matrix_units(self.shape.n_outputs()));
         let (mut found, mut losses) = (self.start.values.clone(), vec![0.0]);
         // A step for each chunk of the device; there is one unless the rows are enormous.
         let chunks = session.chunks().to_vec();

@@ -36,7 +36,7 @@
 //!   stopped; [`Fit`] is the result.
 //! - Prediction: [`Model`], for a matrix of samples or for one without an allocation ([`Model::predict_into`]), and on a
 //!   device of choice ([`Model::on`]). [`Evaluation`] has loss, accuracy and the figures of each class.
-//! - Devices: [`Device::auto`], [`Device::named`], [`Device::list`].
+//! - Devices: [`Device::auto`], [`Device::named`], [`Device::open`] with [`DeviceOptions`], [`Device::list`].
 //! - Errors: [`Error`] says what was wrong, where (file, row, column) and what to do. The library does not panic on any
 //!   input.
 //!
@@ -80,7 +80,7 @@ pub use half;
 pub use ndarray;
 pub use serde_json;
 
-pub use backend::{Device, DeviceInfo, DeviceKind};
+pub use backend::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 pub use data::{Dataset, Features, Labels};
 pub use error::{Error, ModelFileProblem, Place, Result};
 pub use fit::{FeatureScale, Fit, SoftmaxRegression};

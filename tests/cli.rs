@@ -98,6 +98,16 @@ fn json_has_its_keys_and_types() {
 }
 
 #[test]
+fn matrix_units_are_done_without_where_there_are_none() {
+    let folder = Folder::new();
+    let run = folder.softreg(["--device", "cpu", "--matrix-units", "--epochs", "3", "--json", "run.json"]).ok();
+    let record: Value = serde_json::from_slice(&folder.read("run.json")).unwrap();
+    assert_eq!(record["matrix_units"], false);
+    assert_eq!(run.stderr.lines().filter(|line| *line == "no matrix units: cpu has none that suit").count(), 1);
+    assert_eq!(record["train_loss"], digits(&folder, &[])["train_loss"]);
+}
+
+#[test]
 fn without_test_data_there_are_no_test_figures() {
     let folder = Folder::new();
     folder.write("points.csv", points(60));

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Random, gpus};
 use half::f16;
-use softreg::backend::gpu::{Gpu, Options, Single, Tile};
+use softreg::backend::gpu::{Gpu, Matrices, MatrixUnits, Options, Single, Tile};
 use softreg::backend::{Backend, DeviceKind, Head, Parameters, Shape};
 use softreg::batch::{Permutation, Shuffle};
 use softreg::data::{Dtype, Features, Targets, Values};
@@ -174,6 +174,17 @@ fn softmax_error(gpu: &Gpu, case: (usize, usize, usize, usize), range: f32, plan
     Ok(())
 }
 
+/// A gradient from its parts, summed in f64; update.wgsl, which sums them on the device, has its own test.
+fn sum_of_parts(parts: &[f32], shape: Shape) -> Vec<f32> {
+    let mut sums = vec![0f64; shape.n_parameters()];
+    for part in parts.chunks_exact(sums.len()) {
+        for (sum, &value) in sums.iter_mut().zip(part) {
+            *sum += f64::from(value);
+        }
+    }
+    sums.iter().map(|&sum| sum as f32).collect()
+}
+
 fn gradient_error(
     gpu: &Gpu,
     case: (usize, usize, usize, usize),
@@ -192,18 +203,76 @@ fn gradient_error(
     let mut single = Single::gradient(gpu, shape, &x, scale, &residual, &order, tile).unwrap();
     plant(&mut single.variant.source);
     single.run(1).unwrap();
-    // The parts are summed here in f64; update.wgsl, which sums them on the device, has its own test.
-    let mut found = vec![0f64; shape.n_parameters()];
-    for part in single.results().unwrap()[0].chunks_exact(found.len()) {
-        for (sum, &value) in found.iter_mut().zip(part) {
-            *sum += f64::from(value);
-        }
-    }
-    let found: Vec<f32> = found.iter().map(|&value| value as f32).collect();
+    let found = sum_of_parts(&single.results().unwrap()[0], shape);
     let x: Vec<f64> = pick(&x_exact, d, &order).iter().map(|x| x * f64::from(scale)).collect();
     let r = f64s(&residual);
     let bound = reference::gradient_bound(&x, &r, shape);
     reference::compare(&format!("gradient {case:?} {dtype}"), &found, &reference::gradient(&x, &r, shape), &bound)
+}
+
+/// Every kind of matrix units of every adapter, both ways of compiling; says so where there are none.
+fn for_each_matrix_units(test: impl Fn(&Gpu, MatrixUnits)) {
+    for checked_shaders in [false, true] {
+        for gpu in gpus(Options { checked_shaders, matrix_units: true, ..Options::default() }) {
+            let name = &gpu.info().name;
+            if gpu.matrix_units().is_empty() {
+                eprintln!("skipped: {name} has no matrix units that suit");
+            }
+            for &units in gpu.matrix_units() {
+                eprintln!("on {name}, {units:?}, {}", if checked_shaders { "checked" } else { "unchecked" });
+                test(&gpu, units);
+            }
+        }
+    }
+}
+
+fn logits_cooperative_error(
+    gpu: &Gpu,
+    units: MatrixUnits,
+    case: (usize, usize, usize, usize),
+    dtype: Dtype,
+    plant: Plant,
+) -> Result<(), String> {
+    let (n, d, ..) = case;
+    let shape = shape_of(case);
+    let mut random = Random::new(1);
+    let (x, x_exact) = features(&mut random, n, d, dtype);
+    let scale = 1.0 / 3.0;
+    let parameters = Parameters { shape, values: random.values(shape.n_parameters()) };
+    let order = some_order(&mut random, n / 2 + 1, n);
+    let mut single = Single::logits_cooperative(gpu, units, &x, scale, &parameters, &order).unwrap();
+    plant(&mut single.variant.source);
+    single.run(1).unwrap();
+    let x: Vec<f64> = pick(&x_exact, d, &order).iter().map(|x| x * f64::from(scale)).collect();
+    let w = f64s(&parameters.values);
+    let what = format!("logits on matrix units {case:?} {dtype} {units:?}");
+    let expected = reference::logits(&x, &w, shape);
+    reference::compare(&what, &single.results().unwrap()[0], &expected, &reference::logits_half_bound(&x, &w, shape))
+}
+
+fn gradient_cooperative_error(
+    gpu: &Gpu,
+    units: MatrixUnits,
+    case: (usize, usize, usize, usize),
+    dtype: Dtype,
+    plant: Plant,
+) -> Result<(), String> {
+    let (n, d, ..) = case;
+    let shape = shape_of(case);
+    let mut random = Random::new(3);
+    let (x, x_exact) = features(&mut random, n + 5, d, dtype);
+    let scale = 0.7;
+    let order = some_order(&mut random, n, n + 5);
+    let residual: Vec<f32> = random.values(n * shape.n_outputs()).iter().map(|r| r / n as f32).collect();
+    let mut single = Single::gradient_cooperative(gpu, units, shape, &x, scale, &residual, &order).unwrap();
+    plant(&mut single.variant.source);
+    single.run(1).unwrap();
+    let found = sum_of_parts(&single.results().unwrap()[0], shape);
+    let x: Vec<f64> = pick(&x_exact, d, &order).iter().map(|x| x * f64::from(scale)).collect();
+    let r = f64s(&residual);
+    let what = format!("gradient on matrix units {case:?} {dtype} {units:?}");
+    let bound = reference::gradient_half_bound(&x, &r, shape);
+    reference::compare(&what, &found, &reference::gradient(&x, &r, shape), &bound)
 }
 
 /// Heads that differ in all that they can.
@@ -416,6 +485,210 @@ fn the_gradient_is_that_of_the_reference() {
             for tile in Tile::ALL {
                 gradient_error(gpu, case, Dtype::F32, Some(tile), NOTHING).unwrap();
             }
+        }
+    });
+}
+
+#[test]
+fn products_on_matrix_units_are_those_of_the_reference() {
+    for_each_matrix_units(|gpu, units| {
+        // A sum of 70,001 terms of either sign is smaller than its bound.
+        for case in SHAPES.into_iter().filter(|case| case.0 < 1000) {
+            for dtype in DTYPES {
+                logits_cooperative_error(gpu, units, case, dtype, NOTHING).unwrap();
+                gradient_cooperative_error(gpu, units, case, dtype, NOTHING).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_planted_error_in_a_product_on_matrix_units_is_noticed() {
+    let case = (97, 101, 57, 3);
+    for_each_matrix_units(|gpu, units| {
+        for (from, to) in [
+            ("sum12 = coopMultiplyAdd(x1, w2, sum12);", ""),
+            ("sum31 = coopMultiplyAdd(x3, w1, sum31);", "sum31 = coopMultiplyAdd(x3, w2, sum31);"),
+            ("coopLoadT<MatrixA>(&x_tile[feature]", "coopLoad<MatrixA>(&x_tile[feature]"),
+            ("coopStoreT(sum2,", "coopStore(sum2,"),
+            (" * scale + bias", " * scale"),
+            ("feature < step.n_features && column", "feature + 1u < step.n_features && column"),
+            ("order[step.start + sample]", "step.start + sample"),
+            ("let scale = select(step.scale, 1.0, BYTES);", "let scale = 1.0;"),
+        ] {
+            logits_cooperative_error(gpu, units, case, Dtype::F32, &replace(from, to)).unwrap_err();
+        }
+        let scale = replace("let scale = select(1.0, step.scale, BYTES);", "let scale = 1.0;");
+        logits_cooperative_error(gpu, units, case, Dtype::U8, &scale).unwrap_err();
+        for (from, to) in [
+            ("sum20 = coopMultiplyAdd(x2, r0, sum20);", ""),
+            ("coopLoad<MatrixA>(&x_tile[sample * STRIDE]", "coopLoadT<MatrixA>(&x_tile[sample * STRIDE]"),
+            ("coopStoreT(sum3,", "coopStore(sum3,"),
+            (
+                "first_sample + step.samples_per_part, step.n_samples)",
+                "first_sample + step.samples_per_part, step.n_samples - 1u)",
+            ),
+            ("vec4<u32>(step.n_features));", "vec4<u32>(step.n_features + 1u));"),
+            ("order[step.start + sample]", "step.start + sample"),
+            (" / residual_scale()", ""),
+        ] {
+            gradient_cooperative_error(gpu, units, case, Dtype::F32, &replace(from, to)).unwrap_err();
+        }
+        let scale = replace("BYTES && feature < step.n_features", "BYTES");
+        gradient_cooperative_error(gpu, units, case, Dtype::U8, &scale).unwrap_err();
+    });
+}
+
+#[test]
+fn more_workgroups_on_matrix_units_than_a_dimension_has_are_those_of_the_reference() {
+    for gpu in gpus(Options { matrix_units: true, ..Options::default() }) {
+        for &units in gpu.matrix_units() {
+            let tile = if units.matrices == Matrices::Half16 { 64 } else { 32 };
+            let many = 65_535 * tile + 100;
+            let wrong = replace("workgroup_number(workgroup, workgroups)", "workgroup.x");
+            let both = |plant: Plant| {
+                [
+                    logits_cooperative_error(&gpu, units, (2 * many, 1, 2, 1), Dtype::U8, plant),
+                    gradient_cooperative_error(&gpu, units, (2, many, 2, 1), Dtype::U8, plant),
+                ]
+            };
+            both(NOTHING).into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+            assert!(both(&wrong).iter().all(Result::is_err));
+        }
+    }
+}
+
+/// Rewrites a kernel on matrix units for threads without any, SIZE² / 4 of them, whatever the size: a loaded matrix is where
+/// it lies (first value, distance of rows, distance of columns); of a sum each thread has four values.
+fn emulate(source: &mut std::borrow::Cow<'static, str>) {
+    const EMULATION: &str = "
+        alias MatrixA = vec3<u32>;
+        alias MatrixB = vec3<u32>;
+        alias MatrixC = vec4<f32>;
+        var<private> lane: u32;
+        fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
+            let row = lane * 4u / SIZE;
+            let column = lane * 4u % SIZE;
+            var sum = c;
+            for (var k = 0u; k < SIZE; k++) {
+                let at = b.x + k * b.y + column * b.z;
+                let factor = vec4<f32>(FACTOR[at], FACTOR[at + b.z], FACTOR[at + 2u * b.z], FACTOR[at + 3u * b.z]);
+                sum += x_tile[a.x + row * a.y + k * a.z] * factor;
+            }
+            return sum;
+        }
+        fn store(c: MatrixC, first: u32, stride: u32) {
+            let at = first + lane * 4u / SIZE * stride + lane * 4u % SIZE;
+            sums[at] = c.x;
+            sums[at + 1u] = c.y;
+            sums[at + 2u] = c.z;
+            sums[at + 3u] = c.w;
+        }
+    ";
+    let factor = if source.contains("&w_tile[") { "w_tile" } else { "r_tile" };
+    let mut emulated = EMULATION.replace("FACTOR", factor);
+    for line in source.lines().filter(|line| !line.starts_with("enable ") && !line.starts_with("alias Matrix")) {
+        let mut line = line.replace("f16", "f32").replace("coopMultiplyAdd(", "multiply_add(");
+        line = line.replace("let tile = ", "lane = thread; let tile = ");
+        for (load, tile) in [("MatrixA", "x_tile"), ("MatrixB", factor)] {
+            for (function, is_row_major) in [("coopLoadT", true), ("coopLoad", false)] {
+                let call = format!("{function}<{load}>(&{tile}[");
+                if let Some((before, arguments)) = line.split_once(&call) {
+                    let (first, stride) = arguments.strip_suffix(");").unwrap().split_once("], ").unwrap();
+                    let strides = if is_row_major { format!("{stride}, 1u") } else { format!("1u, {stride}") };
+                    line = format!("{before}vec3<u32>({first}, {strides});");
+                    break;
+                }
+            }
+        }
+        if let Some((matrix, place)) =
+            line.trim().strip_prefix("coopStoreT(").and_then(|rest| rest.split_once(", &sums["))
+        {
+            line = format!("store({matrix}, {});", place.strip_suffix(");").unwrap().replace(']', ""));
+        }
+        emulated.extend([&line, "\n"]);
+    }
+    assert!(!["coopLoad", "coopStore", "coop_mat"].iter().any(|piece| emulated.contains(piece)));
+    *source = emulated.into();
+}
+
+/// Few devices have matrix units, and none has every size: what the kernels do around them is tested everywhere.
+#[test]
+fn products_on_emulated_matrix_units_are_those_of_the_reference() {
+    for gpu in gpus(Options::default()) {
+        for (matrices, size) in [(Matrices::Half16, 16), (Matrices::Single8, 8)] {
+            let units = MatrixUnits { matrices, subgroup_size: size * size / 4 };
+            for case in [(1, 1, 2, 1), (65, 17, 17, 1), (129, 64, 64, 1), (97, 101, 57, 3)] {
+                for dtype in DTYPES {
+                    logits_cooperative_error(&gpu, units, case, dtype, &emulate).unwrap();
+                    gradient_cooperative_error(&gpu, units, case, dtype, &emulate).unwrap();
+                }
+            }
+            // Compiling takes its time.
+            if matrices == Matrices::Half16 {
+                continue;
+            }
+            let planted = |from, to| {
+                move |source: &mut std::borrow::Cow<'static, str>| {
+                    replace(from, to)(source);
+                    emulate(source);
+                }
+            };
+            let (case, dtype) = ((97, 101, 57, 3), Dtype::F32);
+            for (from, to) in [
+                ("sum33 = coopMultiplyAdd(x3, w3, sum33);", ""),
+                ("coopLoadT<MatrixB>(&w_tile[feature * W_STRIDE]", "coopLoad<MatrixB>(&w_tile[feature * W_STRIDE]"),
+                ("feature += SIZE", "feature += 2u * SIZE"),
+            ] {
+                logits_cooperative_error(&gpu, units, case, dtype, &planted(from, to)).unwrap_err();
+            }
+            for (from, to) in [
+                ("sum03 = coopMultiplyAdd(x0, r3, sum03);", ""),
+                ("first_feature + 2u * SIZE", "first_feature + SIZE"),
+                ("sample += SIZE", "sample += 2u * SIZE"),
+            ] {
+                gradient_cooperative_error(&gpu, units, case, dtype, &planted(from, to)).unwrap_err();
+            }
+        }
+    }
+}
+
+/// What half precision cannot hold makes all logits of its sample or output NaN, so that no training goes on with it;
+/// residuals keep what they have below the range of half precision.
+#[test]
+fn matrix_units_show_an_overflow_and_keep_small_residuals() {
+    for_each_matrix_units(|gpu, units| {
+        let shape = Shape { n_features: 20, n_classes: 70, n_heads: 1 };
+        let n = 40;
+        let order: Vec<u32> = (0..n as u32).collect();
+        let logits = |x: f32, w: f32| {
+            let mut features = vec![1e-3; n * shape.n_features];
+            features[3 * shape.n_features + 5] = x;
+            let mut parameters = Parameters { shape, values: vec![0.5; shape.n_parameters()] };
+            parameters.values[7 * shape.n_classes + 11] = w;
+            let features = Features::new(features, n, shape.n_features).unwrap();
+            let single = Single::logits_cooperative(gpu, units, &features, 1.0, &parameters, &order).unwrap();
+            single.run(1).unwrap();
+            single.results().unwrap().remove(0)
+        };
+        let half = units.matrices != Matrices::Single8;
+        for (x, w, has_nan) in
+            [(1.0, 1.0, false), (65_000.0, -65_000.0, false), (65_600.0, 1.0, half), (1.0, -7e4, half)]
+        {
+            for (i, logit) in logits(x, w).iter().enumerate() {
+                let (sample, output) = (i / shape.n_classes, i % shape.n_classes);
+                let nan = has_nan && if x > 1.0 { sample == 3 } else { output == 11 };
+                assert_eq!(logit.is_nan(), nan, "{units:?}: x {x}, w {w}: {logit} of sample {sample}, output {output}");
+            }
+        }
+
+        let small = 1e-7 / n as f32;
+        let features = Features::new(vec![1.0f32; n * shape.n_features], n, shape.n_features).unwrap();
+        let residual = vec![small; n * shape.n_classes];
+        let single = Single::gradient_cooperative(gpu, units, shape, &features, 1.0, &residual, &order).unwrap();
+        single.run(1).unwrap();
+        for sum in sum_of_parts(&single.results().unwrap()[0], shape) {
+            assert!((sum - 1e-7).abs() < 2e-10, "{units:?}: {sum}");
         }
     });
 }

@@ -12,12 +12,21 @@ const STORAGE_BUFFERS: usize = 8;
 const WORKGROUP_BYTES: u32 = 16_384;
 const WORKGROUP_THREADS: u32 = 256;
 
+/// Whether it needs matrix units.
+fn is_cooperative(variant: &Variant) -> bool {
+    variant.name.ends_with("_cooperative")
+}
+
 /// The variant with its constants filled in. No capability is granted but that of unpacking f16, which every adapter of
-/// Vulkan, Metal and DX12 has: not subgroups, not f16 arithmetic, not f64.
+/// Vulkan, Metal and DX12 has: not subgroups, not f16 arithmetic, not f64. Variants for matrix units have those and f16.
 fn compile(variant: &Variant) -> Result<(Module, ModuleInfo), String> {
     let source = variant.wgsl();
     let module = naga::front::wgsl::parse_str(&source).map_err(|error| error.emit_to_string(&source))?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if is_cooperative(variant) {
+        capabilities |= Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
+    }
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator.validate(&module).map_err(|error| error.emit_to_string(&source))?;
     let constants = variant.constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
     let entry = Some((ShaderStage::Compute, variant.name));
@@ -40,12 +49,21 @@ fn every_variant_translates() {
         let words = spv::write_vec(&module, &info, &options, Some(&pipeline));
         assert!(!words.unwrap_or_else(|error| panic!("{what}: SPIR-V: {error}")).is_empty());
 
-        let options = msl::Options { lang_version: (2, 0), ..msl::Options::default() };
+        // Matrix units of Metal have 8 × 8 matrices alone, since 2.3.
+        if variant.source.contains("coop_mat16x16") {
+            continue;
+        }
+        let lang_version = if is_cooperative(&variant) { (2, 3) } else { (2, 0) };
+        let options = msl::Options { lang_version, ..msl::Options::default() };
         let pipeline = msl::PipelineOptions { entry_point: Some(entry.clone()), ..msl::PipelineOptions::default() };
         let (text, _) =
             msl::write_string(&module, &info, &options, &pipeline).unwrap_or_else(|e| panic!("{what}: MSL: {e}"));
         assert!(text.contains("kernel void"));
 
+        // naga writes no HLSL for matrix units, and wgpu offers none on DX12.
+        if is_cooperative(&variant) {
+            continue;
+        }
         for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0] {
             // Where wgpu puts the number of workgroups.
             let special_constants_binding = Some(hlsl::BindTarget { space: 1, ..hlsl::BindTarget::default() });

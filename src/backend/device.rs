@@ -1,7 +1,7 @@
 //! The devices there are, and the choice among them.
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::cpu::Cpu;
@@ -64,6 +64,49 @@ pub struct DeviceInfo {
     pub unusable: Option<String>,
 }
 
+/// How a device is opened. The CPU has no use for any of it.
+///
+/// ```
+/// use softreg::{Device, DeviceOptions};
+/// let options = DeviceOptions::new().cache(std::env::temp_dir()).matrix_units(true);
+/// let device = Device::open("cpu", &options)?;
+/// # Ok::<(), softreg::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceOptions {
+    /// A folder in which is kept what is learned of a GPU, so that the next program starts sooner: its compiled kernels,
+    /// that it passed its self-check, and what `softreg bench --tune` chose. The folder is made when there is something to
+    /// keep; one that cannot be written is no error.
+    pub cache: Option<PathBuf>,
+    /// Whether training steps with more than 64 outputs (classes) use a GPU's matrix units, where it has some that suit.
+    /// Features, weights and residuals are then rounded to half precision in the products; sums stay in single precision.
+    /// A scaled feature or a weight beyond 65,504 makes the training fail as one that diverged. Prediction and smaller
+    /// steps are in single precision, and so is all where there are no such units: [`Device::uses_matrix_units`] tells.
+    pub matrix_units: bool,
+}
+
+impl DeviceOptions {
+    /// The defaults: no folder, single precision.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`DeviceOptions::cache`].
+    #[must_use]
+    pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cache = Some(folder.into());
+        self
+    }
+
+    /// Sets [`DeviceOptions::matrix_units`].
+    #[must_use]
+    pub fn matrix_units(mut self, matrix_units: bool) -> Self {
+        self.matrix_units = matrix_units;
+        self
+    }
+}
+
 /// A device to train and predict on. Cheap to clone.
 ///
 /// ```
@@ -97,14 +140,14 @@ impl Device {
     /// The best device: a discrete GPU, then an integrated one, else the CPU. A GPU interface that computes on the CPU
     /// is never taken, nor one that fails its self-check; [`Device::reason`] says why.
     pub fn auto() -> Self {
-        Self::auto_with(None)
+        Self::auto_with(&DeviceOptions::default())
     }
 
-    fn auto_with(cache: Option<&Path>) -> Self {
+    fn auto_with(options: &DeviceOptions) -> Self {
         #[cfg(not(feature = "gpu"))]
-        let _ = cache;
+        let _ = options;
         #[cfg(feature = "gpu")]
-        match super::gpu::open_best(cache) {
+        match super::gpu::open_best(options) {
             Ok((backend, reason)) => Self { backend, reason },
             Err(Error::NoGpu { reason }) => Self::cpu_because(reason),
             Err(error) => {
@@ -122,14 +165,14 @@ impl Device {
     /// [`Error::NoGpu`] when there is none but software ones, [`Error::SelfCheck`] when it computes wrong results,
     /// [`Error::Device`] when it cannot be opened.
     pub fn gpu() -> Result<Self> {
-        Self::gpu_with(None)
+        Self::gpu_with(&DeviceOptions::default())
     }
 
-    fn gpu_with(cache: Option<&Path>) -> Result<Self> {
+    fn gpu_with(options: &DeviceOptions) -> Result<Self> {
         #[cfg(not(feature = "gpu"))]
-        let _ = cache;
+        let _ = options;
         #[cfg(feature = "gpu")]
-        return super::gpu::open_best(cache).map(|(backend, reason)| Self { backend, reason });
+        return super::gpu::open_best(options).map(|(backend, reason)| Self { backend, reason });
         #[cfg(not(feature = "gpu"))]
         Err(Error::NoGpu { reason: "softreg was built without the feature `gpu`".to_owned() })
     }
@@ -140,26 +183,20 @@ impl Device {
     /// # Errors
     /// [`Error::NoSuchDevice`] with the names there are; otherwise as [`Device::gpu`].
     pub fn named(name: &str) -> Result<Self> {
-        Self::named_with(name, None)
+        Self::open(name, &DeviceOptions::default())
     }
 
-    /// As [`Device::named`], and what is learned of a GPU is kept in the folder `cache`, so that the next program starts
-    /// sooner: its compiled kernels, that it passed its self-check, and what `softreg bench --tune` chose. The folder is
-    /// made when there is something to keep; one that cannot be written is no error.
+    /// The device of that name, as [`Device::named`], opened with `options`.
     ///
     /// # Errors
     /// As [`Device::named`].
-    pub fn named_with_cache(name: &str, cache: impl AsRef<Path>) -> Result<Self> {
-        Self::named_with(name, Some(cache.as_ref()))
-    }
-
-    fn named_with(name: &str, cache: Option<&Path>) -> Result<Self> {
+    pub fn open(name: &str, options: &DeviceOptions) -> Result<Self> {
         match name.to_lowercase().as_str() {
-            "auto" => Ok(Self::auto_with(cache)),
+            "auto" => Ok(Self::auto_with(options)),
             "cpu" => Ok(Self::cpu()),
-            "gpu" => Self::gpu_with(cache),
+            "gpu" => Self::gpu_with(options),
             #[cfg(feature = "gpu")]
-            part if !part.is_empty() => match super::gpu::open_named(part, cache)? {
+            part if !part.is_empty() => match super::gpu::open_named(part, options)? {
                 Some(backend) => Ok(Self { backend, reason: "asked for".to_owned() }),
                 None => Err(Self::no_such_device(name)),
             },
@@ -189,6 +226,11 @@ impl Device {
     /// Why it was chosen.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Whether training steps with that many outputs run on matrix units, see [`DeviceOptions::matrix_units`].
+    pub fn uses_matrix_units(&self, n_outputs: usize) -> bool {
+        self.backend.uses_matrix_units(n_outputs)
     }
 
     /// What benchmarks need of it.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 
-pub use device::{Device, DeviceInfo, DeviceKind};
+pub use device::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 
 use crate::batch::Plan;
 use crate::data::{Features, Targets, argmax};
@@ -119,6 +119,11 @@ const PARALLEL: usize = 1 << 14;
 pub trait Backend: Send + Sync {
     /// What it is, for people.
     fn info(&self) -> &DeviceInfo;
+
+    /// Whether steps with that many outputs use matrix units, which may round the factors of products to half precision.
+    fn uses_matrix_units(&self, _n_outputs: usize) -> bool {
+        false
+    }
 
     /// Measures what the device can do at most; takes about a second.
     fn ceilings(&self) -> Result<Ceilings>;

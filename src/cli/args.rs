@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use softreg::data::{Dtype, Source};
-use softreg::{FeatureScale, Sgd, Solver};
+use softreg::{DeviceOptions, FeatureScale, Sgd, Solver};
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
 #[derive(Debug, Parser)]
@@ -86,6 +86,11 @@ pub struct Train {
 
     #[command(flatten)]
     pub device: Device,
+
+    /// Use a GPU's matrix units in steps with more than 64 classes. Faster, but features, weights and residuals are
+    /// rounded to half precision in the products; sums stay in single precision. Without such units it trains as usual
+    #[arg(long)]
+    pub matrix_units: bool,
 
     /// How the objective is minimised: sgd, minibatch stochastic gradient descent with Nesterov's momentum
     #[arg(long, value_enum, default_value_t = SolverName::Sgd)]
@@ -213,6 +218,12 @@ pub struct Bench {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "all")]
     pub devices: Vec<String>,
 
+    /// Use a GPU's matrix units in steps with more than 64 classes. Faster, but features, weights and residuals are
+    /// rounded to half precision in the products; sums stay in single precision. Without such units all is
+    /// as usual
+    #[arg(long)]
+    pub matrix_units: bool,
+
     /// Time epochs of each device for so many seconds, and three epochs at least
     #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true, default_value_t = 2.0)]
     pub seconds: f64,
@@ -273,22 +284,20 @@ pub struct Device {
 }
 
 impl Device {
-    pub fn open(&self) -> softreg::Result<softreg::Device> {
-        open_device(&self.name)
+    pub fn open(&self, matrix_units: bool) -> softreg::Result<softreg::Device> {
+        open_device(&self.name, matrix_units)
     }
 }
 
 /// The device of that name, with what earlier runs kept of it in the folder that the system has for that;
 /// `SOFTREG_CACHE` names another, or none when it is empty.
-pub fn open_device(name: &str) -> softreg::Result<softreg::Device> {
-    let folder = match std::env::var_os("SOFTREG_CACHE") {
+pub fn open_device(name: &str, matrix_units: bool) -> softreg::Result<softreg::Device> {
+    let mut options = DeviceOptions::new().matrix_units(matrix_units);
+    options.cache = match std::env::var_os("SOFTREG_CACHE") {
         Some(folder) => Some(PathBuf::from(folder)).filter(|folder| !folder.as_os_str().is_empty()),
         None => dirs::cache_dir().map(|folder| folder.join("softreg")),
     };
-    match folder {
-        Some(folder) => softreg::Device::named_with_cache(name, folder),
-        None => softreg::Device::named(name),
-    }
+    softreg::Device::open(name, &options)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

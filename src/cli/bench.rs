@@ -23,7 +23,7 @@ pub fn run(args: &args::Bench) -> Result<()> {
     if let Some(path) = &args.json {
         output::check_writable(path)?;
     }
-    let devices = devices(&args.devices)?;
+    let devices = devices(args)?;
     let mut ceilings = Vec::new();
     for device in &devices {
         output::message(&format!("measuring {}", name(device)));
@@ -34,6 +34,11 @@ pub fn run(args: &args::Bench) -> Result<()> {
     for shape in shapes {
         output::message(&format!("timing {}", describe(shape, args)));
         let args::BenchShape { n_samples, n_features, n_classes } = shape;
+        if args.matrix_units {
+            for device in devices.iter().filter(|device| !device.uses_matrix_units(n_classes)) {
+                output::message(&report::no_matrix_units(device));
+            }
+        }
         let workload = Workload::new(n_samples, n_features, n_classes, args.dtype.into(), args.batch)?;
         if args.tune {
             devices.iter().try_for_each(|device| tune(&workload, device))?;
@@ -74,11 +79,12 @@ double precision reference before anything was timed.
 ";
 
 /// The devices asked for; `all` are the CPU and every GPU but software ones, which are slower than the CPU.
-fn devices(names: &[String]) -> Result<Vec<Device>> {
+fn devices(args: &args::Bench) -> Result<Vec<Device>> {
     let mut devices: Vec<Device> = Vec::new();
-    for name in names {
+    let open = |name: &str| args::open_device(name, args.matrix_units);
+    for name in &args.devices {
         if name != "all" {
-            devices.push(args::open_device(name)?);
+            devices.push(open(name)?);
             continue;
         }
         for info in Device::list() {
@@ -87,7 +93,7 @@ fn devices(names: &[String]) -> Result<Vec<Device>> {
             } else if let Some(why) = info.unusable {
                 output::message(&format!("{} is left out: {why}", info.name));
             } else {
-                devices.push(args::open_device(&info.name)?);
+                devices.push(open(&info.name)?);
             }
         }
     }
@@ -213,6 +219,7 @@ impl Comparison<'_> {
                 "backend": info.backend,
                 "driver": info.driver,
                 "kind": info.kind.to_string(),
+                "matrix_units": row.device.uses_matrix_units(self.shape.n_classes),
                 "max_read_bytes_per_second": row.ceilings.read_bytes,
                 "max_flops": row.ceilings.flops,
                 "seconds_dispatch": row.ceilings.dispatch.map(|time| time.as_secs_f64()),

@@ -27,7 +27,7 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
     let data = input::labelled_for(&source, "--labels", (model.classes(), model.n_features()))?;
     let mut stages = Stages { load: start.elapsed(), ..Stages::default() };
     let begin = Instant::now();
-    let device = args.device.open()?;
+    let device = args.device.open(false)?;
     stages.device = begin.elapsed();
     let begin = Instant::now();
     let evaluation = model.on(&device).evaluate(&data)?;

@@ -17,7 +17,7 @@ pub fn run(args: &args::Predict) -> Result<()> {
     let source = Source { feature_names: model.feature_names().map(<[String]>::to_vec), ..Source::new(&args.features) };
     let features = read(&source)?.features;
     input::check_width(&args.features, model.n_features(), features.n_features())?;
-    let device = args.device.open()?;
+    let device = args.device.open(false)?;
     let predictor = model.on(&device);
     if args.proba { probabilities(&model, predictor, &features, out) } else { names(&model, predictor, &features, out) }
 }

@@ -131,6 +131,16 @@ pub fn device(device: &Device) -> String {
     format!("{}{driver}: {}", info.name, device.reason())
 }
 
+/// That a device does without matrix units though they were asked for: it has none, or the classes are too few.
+pub fn no_matrix_units(device: &Device) -> String {
+    let name = &device.info().name;
+    if device.uses_matrix_units(usize::MAX) {
+        format!("no matrix units: only steps with more than 64 classes use those of {name}")
+    } else {
+        format!("no matrix units: {name} has none that suit")
+    }
+}
+
 /// Four significant digits, without zeros that say nothing.
 pub fn rounded(value: f64) -> String {
     let text = format!("{value:.3e}");

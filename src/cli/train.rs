@@ -28,7 +28,7 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     };
     let mut stages = Stages::default();
     let begin = Instant::now();
-    let device = args.device.open()?;
+    let device = args.device.open(args.matrix_units)?;
     stages.device = begin.elapsed();
     tell(&format!("device     {}", report::device(&device)));
 
@@ -39,6 +39,9 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     if 2 * train.n_classes() > train.n_samples() {
         let (n, q) = (train.n_samples(), train.n_classes());
         output::message(&format!("warning: {q} classes in {n} samples; are the labels measurements, or row numbers?"));
+    }
+    if args.matrix_units && !device.uses_matrix_units(train.n_classes()) {
+        tell(&report::no_matrix_units(&device));
     }
     if args.out.is_none() && args.features.is_some() {
         tell("model      not saved; --out MODEL.safetensors saves it");
@@ -152,6 +155,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn matrix_units(&self) -> bool {
+        self.device.uses_matrix_units(self.train.n_classes())
+    }
+
     fn samples_per_second(&self) -> f64 {
         let seconds = self.fit.training.max(Duration::from_nanos(1)).as_secs_f64();
         (self.fit.epochs.len() * self.train.n_samples()) as f64 / seconds
@@ -191,6 +198,9 @@ impl Run<'_> {
         writeln!(out, "speed      {} samples/s", HumanCount(self.samples_per_second() as u64))?;
         self.stages.write(out)?;
         writeln!(out, "device     {}", report::device(self.device))?;
+        if self.matrix_units() {
+            writeln!(out, "           products on matrix units")?;
+        }
         match &args.out {
             Some(path) => writeln!(out, "model      saved as {}{}", path.display(), size(path)),
             None => writeln!(out, "model      not saved (--out)"),
@@ -207,6 +217,7 @@ impl Run<'_> {
             "device": device.info().name,
             "backend": device.info().backend,
             "device_reason": device.reason(),
+            "matrix_units": self.matrix_units(),
             "solver": args.solver().name(),
             "n_samples": train.n_samples(),
             "n_test_samples": test.map_or(0, |test| test.n_samples),

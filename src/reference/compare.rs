@@ -3,6 +3,12 @@
 /// Half the distance of 1 to the next `f32`: the relative error of one correctly rounded operation.
 pub const UNIT_ROUNDOFF: f64 = 1.0 / (1u32 << 24) as f64;
 
+/// How far half precision may be from a value: a device may round to either neighbour, and flush to zero what is below the
+/// smallest normal number, 2⁻¹⁴.
+pub(super) fn half_error(value: f64) -> f64 {
+    value.abs() / 1024.0 + (0.5f64).powi(14)
+}
+
 /// Whether every `found` is within its `bound` of `expected`. The message names the worst index.
 ///
 /// Fails also when lengths differ, when a value is not finite, and when the bounds are so wide that a result of all

@@ -1,6 +1,7 @@
 //! Gradient ∂W = Xᵀ·R, ∂b = column sums of R. Twin of shaders/gradient.wgsl.
 
 use super::UNIT_ROUNDOFF;
+use super::compare::half_error;
 use crate::backend::Shape;
 
 /// ∂W = Xᵀ·R above ∂b = column sums of R, (d + 1) × (h·q): X (n × d), R (n × h·q).
@@ -23,4 +24,19 @@ pub fn gradient_bound(x: &[f64], residual: &[f64], shape: Shape) -> Vec<f64> {
     let depth = (x.len() / shape.n_features + 3) as f64;
     let abs = |values: &[f64]| values.iter().map(|value| value.abs()).collect::<Vec<_>>();
     gradient(&abs(x), &abs(residual), shape).iter().map(|sum| depth * UNIT_ROUNDOFF * sum).collect()
+}
+
+/// The same for a result of matrix units, which have X and s·R in half precision, where s is 2¹⁴ times the number of samples
+/// rounded up to a power of two: what the rounding of both adds to |X|ᵀ·|R|, and twice [`gradient_bound`], as in
+/// [`logits_half_bound`](super::logits_half_bound). Twin of shaders/gradient_cooperative.wgsl.
+pub fn gradient_half_bound(x: &[f64], residual: &[f64], shape: Shape) -> Vec<f64> {
+    let n_samples = x.len() / shape.n_features;
+    let scale = f64::from(1 << 14) * n_samples.next_power_of_two() as f64;
+    let abs = |values: &[f64]| values.iter().map(|value| value.abs()).collect::<Vec<_>>();
+    let x_most: Vec<f64> = x.iter().map(|x| x.abs() + half_error(*x)).collect();
+    let r_most: Vec<f64> = residual.iter().map(|r| r.abs() + half_error(r * scale) / scale).collect();
+    let most = gradient(&x_most, &r_most, shape);
+    let exact = gradient(&abs(x), &abs(residual), shape);
+    let single = gradient_bound(x, residual, shape);
+    (0..most.len()).map(|i| most[i] - exact[i] + 2.0 * single[i]).collect()
 }

@@ -16,8 +16,8 @@ mod update;
 
 pub use classes::classes;
 pub use compare::{UNIT_ROUNDOFF, compare};
-pub use gradient::{gradient, gradient_bound};
-pub use logits::{logits, logits_bound};
+pub use gradient::{gradient, gradient_bound, gradient_half_bound};
+pub use logits::{logits, logits_bound, logits_half_bound};
 pub use softmax::{Softmax, softmax, softmax_bound};
 pub use steps::Steps;
 pub use update::{update, update_bound};

@@ -1,7 +1,8 @@
 //! Optimizer steps, one after the other: the operations in the order in which a backend runs them.
 
 use super::{
-    UNIT_ROUNDOFF, gradient, gradient_bound, logits, logits_bound, softmax, softmax_bound, update, update_bound,
+    UNIT_ROUNDOFF, gradient, gradient_bound, gradient_half_bound, logits, logits_bound, logits_half_bound, softmax,
+    softmax_bound, update, update_bound,
 };
 use crate::backend::{Head, Parameters, Shape};
 
@@ -9,6 +10,8 @@ use crate::backend::{Head, Parameters, Shape};
 /// all steps.
 pub struct Steps {
     shape: Shape,
+    /// Whether the bounds are those of products on matrix units.
+    half: bool,
     /// W above b, (d + 1) × (h·q), and its bound.
     pub parameters: Vec<f64>,
     pub parameters_bound: Vec<f64>,
@@ -20,12 +23,13 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// No step yet.
-    pub fn new(start: &Parameters) -> Self {
+    /// No step yet; `half` when the products to compare with have factors in half precision.
+    pub fn new(start: &Parameters, half: bool) -> Self {
         let shape = start.shape;
         let zeros = vec![0.0; shape.n_parameters()];
         Self {
             shape,
+            half,
             parameters: start.values.iter().map(|&value| value.into()).collect(),
             parameters_bound: zeros.clone(),
             velocity: zeros.clone(),
@@ -45,6 +49,8 @@ impl Steps {
 
         // |δO| ≤ bound + |X|·|δW|; |δG| ≤ bound + |X|ᵀ·|δR|.
         let x_abs: Vec<f64> = x.iter().map(|x| x.abs()).collect();
+        let [logits_bound, gradient_bound] =
+            if self.half { [logits_half_bound, gradient_half_bound] } else { [logits_bound, gradient_bound] };
         let o_bound = sum(logits_bound(x, &self.parameters, shape), &logits(&x_abs, &self.parameters_bound, shape));
         let bound = softmax_bound(&o, &o_bound, y, weight, shape);
         let g_bound = sum(gradient_bound(x, &result.residual, shape), &gradient(&x_abs, &bound.residual, shape));

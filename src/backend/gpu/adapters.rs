@@ -1,11 +1,10 @@
 //! The GPUs there are, and the choice among them.
 
 use std::env;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::Gpu;
-use crate::backend::{Backend, DeviceInfo, DeviceKind};
+use super::{Gpu, Options};
+use crate::backend::{Backend, DeviceInfo, DeviceKind, DeviceOptions};
 use crate::error::{Error, Result};
 
 /// What the kernels need: (what, needed, found).
@@ -98,14 +97,14 @@ pub(in crate::backend) fn list() -> Vec<DeviceInfo> {
 
 /// The best adapter that is a GPU, opened, and why it was taken. Software adapters count only when `WGPU_ADAPTER_NAME`
 /// asks for them.
-pub(in crate::backend) fn open_best(cache: Option<&Path>) -> Result<(Arc<dyn Backend>, String)> {
+pub(in crate::backend) fn open_best(options: &DeviceOptions) -> Result<(Arc<dyn Backend>, String)> {
     let adapters = adapters();
     let by_name = wanted_name();
     let is_gpu = |info: &DeviceInfo| {
         let real = !matches!(info.kind, DeviceKind::SoftwareGpu | DeviceKind::OtherGpu);
         info.unusable.is_none() && (real || by_name.is_some())
     };
-    if let Some(gpu) = open_first(adapters.iter().filter(|adapter| is_gpu(&info(adapter))), cache)? {
+    if let Some(gpu) = open_first(adapters.iter().filter(|adapter| is_gpu(&info(adapter))), options)? {
         let reason = match by_name {
             Some(_) => "WGPU_ADAPTER_NAME asks for it".to_owned(),
             None => format!("it is the first {}", gpu.info.kind),
@@ -125,18 +124,19 @@ pub(in crate::backend) fn open_best(cache: Option<&Path>) -> Result<(Arc<dyn Bac
 }
 
 /// The best adapter that has `part` (lower case) in its name, opened; none when there is none.
-pub(in crate::backend) fn open_named(part: &str, cache: Option<&Path>) -> Result<Option<Arc<dyn Backend>>> {
+pub(in crate::backend) fn open_named(part: &str, options: &DeviceOptions) -> Result<Option<Arc<dyn Backend>>> {
     let adapters = adapters();
     let has_name = |adapter: &&wgpu::Adapter| adapter.get_info().name.to_lowercase().contains(part);
-    Ok(open_first(adapters.iter().filter(has_name), cache)?.map(|gpu| Arc::new(gpu) as Arc<dyn Backend>))
+    Ok(open_first(adapters.iter().filter(has_name), options)?.map(|gpu| Arc::new(gpu) as Arc<dyn Backend>))
 }
 
 /// The first adapter that can be opened and passes the self-check. When there are some but none does, why the first one
 /// did not.
-fn open_first<'a>(adapters: impl Iterator<Item = &'a wgpu::Adapter>, cache: Option<&Path>) -> Result<Option<Gpu>> {
+fn open_first<'a>(adapters: impl Iterator<Item = &'a wgpu::Adapter>, options: &DeviceOptions) -> Result<Option<Gpu>> {
+    let gpu_options = Options { matrix_units: options.matrix_units, ..Options::default() };
     let mut first_error = None;
     for adapter in adapters {
-        match Gpu::open(adapter, cache) {
+        match Gpu::open(adapter, gpu_options, options.cache.as_deref()) {
             Ok(gpu) => {
                 if let Some(error) = first_error {
                     log::warn!("{error}");

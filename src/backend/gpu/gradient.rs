@@ -42,7 +42,7 @@ pub(super) fn max_parts(tile: Tile, shape: Shape, n_samples: usize) -> usize {
 }
 
 /// The number of parts, and how many samples a part has. It depends on nothing but the sizes. A batch may have more parts than a larger one, as those are rounded up to whole samples.
-fn parts(tile: Tile, shape: Shape, n_samples: usize) -> (usize, usize) {
+pub(super) fn parts(tile: Tile, shape: Shape, n_samples: usize) -> (usize, usize) {
     let n_parts = max_parts(tile, shape, n_samples);
     let samples_per_part = n_samples.div_ceil(n_parts).max(1);
     (n_samples.div_ceil(samples_per_part).max(1), samples_per_part)

@@ -40,12 +40,14 @@ impl Variant {
             Some(Dtype::U8) => include_str!("../../../shaders/shared/features_u8.wgsl"),
             None => "",
         };
-        [include_str!("../../../shaders/shared/step.wgsl"), features, &*self.source].join("\n")
+        // The source first, since what it enables must be said before all else.
+        [&*self.source, include_str!("../../../shaders/shared/step.wgsl"), features].join("\n")
     }
 
     /// Every variant that can be asked for.
     pub fn all() -> Vec<Self> {
         use super::{ceilings, classes, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
+        use super::{gradient_cooperative, logits_cooperative};
         [
             logits::variants(),
             softmax::variants(),
@@ -56,6 +58,8 @@ impl Variant {
             shuffle::variants(),
             classes::variants(),
             ceilings::variants(),
+            logits_cooperative::variants(),
+            gradient_cooperative::variants(),
         ]
         .concat()
     }
@@ -135,7 +139,7 @@ impl Kernel {
                 // have checked parameters, labels and plans (src/backend/check.rs): an
                 // index is below the counts in `Step`, which the buffers are sized by, or is guarded by a comparison
                 // with them; their loops end, as each counts up to such a count, halves a constant or goes round a
-                // cycle.
+                // cycle. Matrices, which know no bounds, are loaded from and stored to whole tiles of workgroup memory.
                 unsafe { device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked()) }
             };
             let step_size = wgpu::BufferSize::new(size_of::<Step>() as u64);

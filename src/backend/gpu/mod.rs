@@ -9,9 +9,12 @@ mod cache;
 mod ceilings;
 mod classes;
 mod clock;
+mod cooperative;
 mod gradient;
+mod gradient_cooperative;
 mod kernel;
 mod logits;
+mod logits_cooperative;
 mod memory;
 mod narrow_residual;
 mod narrow_update;
@@ -32,6 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pollster::block_on;
 
 pub(super) use adapters::{list, open_best, open_named};
+pub use cooperative::{Matrices, MatrixUnits};
 pub use gradient::in_parts;
 pub use kernel::{Tile, Variant};
 pub use single::Single;
@@ -56,6 +60,9 @@ pub struct Options {
     pub max_chunk: Option<u64>,
     /// Use no more than this many bytes of device memory.
     pub max_memory: Option<u64>,
+    /// Use matrix units, where there are some, for the products of steps with many outputs: faster, with inputs rounded
+    /// to half precision.
+    pub matrix_units: bool,
 }
 
 /// An open GPU.
@@ -65,6 +72,8 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     limits: wgpu::Limits,
+    /// The matrix units that may be used, the best first.
+    matrix_units: Vec<MatrixUnits>,
     faults: Arc<Mutex<Faults>>,
     memory: Memory,
     cache: Cache,
@@ -92,9 +101,9 @@ struct Faults {
 impl Gpu {
     /// Opens an adapter and tries it out: once for each adapter and process, or only once when `cache` is a folder where
     /// that can be noted.
-    fn open(adapter: &wgpu::Adapter, cache: Option<&Path>) -> Result<Self> {
-        let gpu = Self::open_with(adapter, Options::default(), cache)?;
-        self_check::once(&gpu, &format!("{:?}", adapter.get_info()))?;
+    fn open(adapter: &wgpu::Adapter, options: Options, cache: Option<&Path>) -> Result<Self> {
+        let mut gpu = Self::open_with(adapter, options, cache)?;
+        self_check::once(&mut gpu, &format!("{:?}", adapter.get_info()))?;
         Ok(gpu)
     }
 
@@ -110,9 +119,20 @@ impl Gpu {
             return Err(fault(reason.clone()));
         }
         let limits = adapter.limits();
+        let matrix_units = if options.matrix_units { MatrixUnits::of(adapter) } else { Vec::new() };
+        let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE;
+        let mut required_features = adapter.features() & wanted;
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if !matrix_units.is_empty() {
+            required_features |= cooperative::FEATURES;
+            // SAFETY: of the experimental features only cooperative matrices are asked for. What wgpu does not check of
+            // them, the kernels keep to: all threads of a subgroup take part, and matrices lie within workgroup memory.
+            experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("softreg"),
-            required_features: adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE),
+            required_features,
+            experimental_features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -144,12 +164,18 @@ impl Gpu {
             device,
             queue,
             limits,
+            matrix_units,
             faults,
             memory,
             cache,
             kernels: Mutex::default(),
             counts: Counts::default(),
         })
+    }
+
+    /// The matrix units that may be used, the best first: those are used.
+    pub fn matrix_units(&self) -> &[MatrixUnits] {
+        &self.matrix_units
     }
 
     /// Runs `work` and gives the first error that the driver reports in it or that was reported before; an out of memory
@@ -199,6 +225,10 @@ impl Drop for Gpu {
 impl Backend for Gpu {
     fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    fn uses_matrix_units(&self, n_outputs: usize) -> bool {
+        !step::is_narrow(n_outputs) && !self.matrix_units.is_empty()
     }
 
     fn ceilings(&self) -> Result<Ceilings> {

@@ -2,6 +2,7 @@
 //! on) without an error.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use half::f16;
@@ -16,27 +17,62 @@ use crate::error::{Error, Result};
 /// What is noted of a device that passed.
 const PASSED: &str = "passed_self_check";
 
+/// What is noted of a device whose matrix units passed.
+const MATRIX_UNITS_PASSED: &str = "matrix_units_passed_self_check";
+
+/// How far values may be from those of the CPU, in parts of the largest: sums have at most 600 terms, whose errors add up to
+/// about 600·2⁻²⁴, 4e-5.
+const TOLERANCE: f32 = 1e-4;
+/// The same where the factors of products are rounded to half precision: by 2⁻¹⁰ each at most, 2e-3 together, and as much
+/// again for the probabilities, which come of rounded logits.
+const TOLERANCE_OF_MATRIX_UNITS: f32 = 4e-3;
+
 /// Tries out a device, the first time in this process that it is met; later the first answer is given.
-/// `adapter` tells it from others of the same make.
-pub(super) fn once(gpu: &Gpu, adapter: &str) -> Result<()> {
+/// `adapter` tells it from others of the same make. A device whose matrix units compute wrong products goes on without
+/// them.
+pub(super) fn once(gpu: &mut Gpu, adapter: &str) -> Result<()> {
+    let matrix_units = mem::take(&mut gpu.matrix_units);
+    if let Some(detail) = remember(gpu, adapter, PASSED, compare_with_cpu)? {
+        return Err(Error::SelfCheck { device: gpu.info.name.clone(), detail });
+    }
+    if matrix_units.is_empty() {
+        return Ok(());
+    }
+    gpu.matrix_units = matrix_units;
+    let adapter = format!("matrix units of {adapter}");
+    let wrong = match remember(gpu, &adapter, MATRIX_UNITS_PASSED, compare_matrix_units_with_cpu) {
+        Err(error @ (Error::DeviceLost { .. } | Error::OutOfMemory { .. })) => return Err(error),
+        Err(error) => Some(error.to_string()),
+        Ok(wrong) => wrong,
+    };
+    if let Some(detail) = wrong {
+        log::warn!("the matrix units of {} are not used: {detail}", gpu.info.name);
+        gpu.matrix_units.clear();
+    }
+    Ok(())
+}
+
+/// What `compare` finds, or found before: in this process under `key`, or in another, which noted that nothing was wrong.
+fn remember(
+    gpu: &Gpu,
+    key: &str,
+    note: &str,
+    compare: impl FnOnce(&Gpu) -> Result<Option<String>>,
+) -> Result<Option<String>> {
     static RESULTS: Mutex<Option<HashMap<String, Option<String>>>> = Mutex::new(None);
     let mut results = RESULTS.lock().unwrap_or_else(PoisonError::into_inner);
     let results = results.get_or_insert_default();
-    let wrong = match results.get(adapter) {
-        Some(known) => known.clone(),
-        None if gpu.cache.note(PASSED).is_some() => None,
+    match results.get(key) {
+        Some(known) => Ok(known.clone()),
+        None if gpu.cache.note(note).is_some() => Ok(None),
         None => {
-            let found = compare_with_cpu(gpu)?;
+            let found = compare(gpu)?;
             if found.is_none() {
-                gpu.cache.set_note(PASSED, true.into());
+                gpu.cache.set_note(note, true.into());
             }
-            results.insert(adapter.to_owned(), found.clone());
-            found
+            results.insert(key.to_owned(), found.clone());
+            Ok(found)
         }
-    };
-    match wrong {
-        None => Ok(()),
-        Some(detail) => Err(Error::SelfCheck { device: gpu.info.name.clone(), detail }),
     }
 }
 
@@ -80,10 +116,14 @@ impl Trial {
         ])
     }
 
+    fn start(&self) -> Parameters {
+        let shape = self.shape;
+        Parameters { shape, values: (0..shape.n_parameters()).map(|i| value(i + 12345)).collect() }
+    }
+
     /// The parameters after one epoch, and the logits with them.
     fn train(&self, backend: &dyn Backend) -> Result<(Vec<f32>, Vec<f32>)> {
-        let shape = self.shape;
-        let start = Parameters { shape, values: (0..shape.n_parameters()).map(|i| value(i + 12345)).collect() };
+        let (shape, start) = (self.shape, self.start());
         let head = Head { learning_rate: 0.5, momentum: 0.9, nesterov: true, l2: 1e-3 };
 
         let mut session = backend.session(&self.features, self.scale, Some(&self.targets))?;
@@ -112,7 +152,7 @@ fn compare_with_cpu(gpu: &Gpu) -> Result<Option<String>> {
     for trial in Trial::all()? {
         let (here, there) = (trial.train(gpu)?, trial.train(&cpu)?);
         for (what, here, there) in [("weights", &here.0, &there.0), ("logits", &here.1, &there.1)] {
-            if let Some(difference) = difference(here, there) {
+            if let Some(difference) = difference(here, there, TOLERANCE) {
                 let Shape { n_features, n_classes, .. } = trial.shape;
                 let found = format!("{what} for {n_features} features and {n_classes} classes: {difference}");
                 return Ok(Some(found));
@@ -122,11 +162,30 @@ fn compare_with_cpu(gpu: &Gpu) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// What differs by more than rounding: these sums have at most 600 terms, whose errors add up to about 600·2⁻²⁴ of the
-/// largest value, 4e-5.
-fn difference(here: &[f32], there: &[f32]) -> Option<String> {
+/// What a step on matrix units changes, compared with the CPU. Logits are not: prediction does not use them.
+fn compare_matrix_units_with_cpu(gpu: &Gpu) -> Result<Option<String>> {
+    // More than a tile in each dimension; classes few enough for all probabilities to count.
+    let (n, d, q) = (150, 70, 77);
+    let trial = Trial {
+        shape: Shape { n_features: d, n_classes: q, n_heads: 1 },
+        batch_size: 150,
+        features: Features::new((0..n * d).map(value).collect::<Vec<_>>(), n, d)?,
+        scale: 0.5,
+        targets: Targets::Classes((0..n as u32).map(|i| i * 7 % q as u32).collect()),
+    };
+    let start = trial.start();
+    let change = |backend: &dyn Backend| -> Result<Vec<f32>> {
+        let (weights, _) = trial.train(backend)?;
+        Ok(weights.iter().zip(&start.values).map(|(after, before)| after - before).collect())
+    };
+    let difference = difference(&change(gpu)?, &change(&Cpu::new())?, TOLERANCE_OF_MATRIX_UNITS);
+    Ok(difference.map(|difference| format!("change of the weights for {d} features and {q} classes: {difference}")))
+}
+
+/// What differs by more than `tolerance`, in parts of the largest value.
+fn difference(here: &[f32], there: &[f32], tolerance: f32) -> Option<String> {
     let largest = there.iter().fold(0f32, |max, value| max.max(value.abs()));
-    let agree = |(here, there): (&f32, &f32)| (here - there).abs() <= 1e-4 * largest;
+    let agree = |(here, there): (&f32, &f32)| (here - there).abs() <= tolerance * largest;
     // A NaN agrees with nothing.
     let index = here.iter().zip(there).position(|pair| !agree(pair))?;
     Some(format!("value {index} is {}, on the CPU {}", here[index], there[index]))
@@ -134,14 +193,14 @@ fn difference(here: &[f32], there: &[f32]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::difference;
+    use super::{TOLERANCE, difference};
 
     #[test]
     fn zeros_and_a_wrong_value_are_noticed() {
         let good = [1.0, -2.0, 0.5];
-        assert_eq!(difference(&good, &good), None);
-        assert!(difference(&[0.0; 3], &good).is_some());
-        assert!(difference(&[1.0, -2.0, f32::NAN], &good).is_some());
-        assert!(difference(&[1.0, -2.0, 0.501], &good).is_some());
+        assert_eq!(difference(&good, &good, TOLERANCE), None);
+        assert!(difference(&[0.0; 3], &good, TOLERANCE).is_some());
+        assert!(difference(&[1.0, -2.0, f32::NAN], &good, TOLERANCE).is_some());
+        assert!(difference(&[1.0, -2.0, 0.501], &good, TOLERANCE).is_some());
     }
 }

@@ -2,10 +2,14 @@
 
 use wgpu::BufferUsages;
 
+use super::cooperative::MatrixUnits;
 use super::kernel::{Tile, Variant};
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{Step, padded_outputs};
-use super::{Gpu, classes, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
+use super::{
+    Gpu, classes, gradient, gradient_cooperative, logits, logits_cooperative, narrow_residual, narrow_update, shuffle,
+    softmax, update,
+};
 use crate::backend::{DeviceKind, Head, Parameters, Shape};
 use crate::batch::Permutation;
 use crate::data::{Features, Targets};
@@ -110,6 +114,46 @@ impl<'g> Single<'g> {
             buffers,
             n_workgroups: gradient::n_workgroups(tile, shape, n),
             results: vec![(3, n_rows, shape.n_outputs())],
+        })
+    }
+
+    /// As [`Single::logits`], on matrix units.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn logits_cooperative(
+        gpu: &'g Gpu,
+        units: MatrixUnits,
+        features: &Features,
+        scale: f32,
+        parameters: &Parameters,
+        order: &[u32],
+    ) -> Result<Self> {
+        Ok(Self {
+            variant: logits_cooperative::variant(units, features.values().dtype()),
+            n_workgroups: logits_cooperative::n_workgroups(units, parameters.shape, order.len()),
+            ..Self::logits(gpu, features, scale, parameters, Some(order), Tile::ALL[0])?
+        })
+    }
+
+    /// As [`Single::gradient`], on matrix units, for a residual of at most 1/n.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn gradient_cooperative(
+        gpu: &'g Gpu,
+        units: MatrixUnits,
+        shape: Shape,
+        features: &Features,
+        scale: f32,
+        residual: &[f32],
+        order: &[u32],
+    ) -> Result<Self> {
+        let tile = Tile::choose(gpu.info.kind, shape.n_features + 1, shape.n_outputs());
+        Ok(Self {
+            variant: gradient_cooperative::variant(units, features.values().dtype()),
+            n_workgroups: gradient_cooperative::n_workgroups(units, tile, shape, order.len()),
+            ..Self::gradient(gpu, shape, features, scale, residual, order, tile)?
         })
     }
 

@@ -65,8 +65,8 @@ impl Step {
 /// is four.
 const NARROW_OUTPUTS: usize = 64;
 
-pub(super) fn is_narrow(shape: Shape) -> bool {
-    shape.n_outputs() <= NARROW_OUTPUTS
+pub(super) fn is_narrow(n_outputs: usize) -> bool {
+    n_outputs <= NARROW_OUTPUTS
 }
 
 /// The number of outputs with padding.

@@ -14,10 +14,10 @@ use super::memory::{Buffer, unpad_rows};
 use super::session::{Chunk, GpuSession, weights_bytes};
 use super::step::{Step, is_narrow, padded_outputs};
 use super::tuning::Tuning;
-use super::{Gpu, gradient, logits, shuffle, softmax, update};
+use super::{Gpu, gradient, gradient_cooperative, logits, logits_cooperative, shuffle, softmax, update};
 use crate::backend::{Head, Parameters, Shape, Stepper, check};
 use crate::batch::{Batch, KEYS, Plan};
-use crate::data::Targets;
+use crate::data::{Dtype, Targets};
 use crate::error::Result;
 
 /// Steps in one submission at most: enough that their cost is not the submission's.
@@ -113,9 +113,33 @@ struct Dispatch {
 /// How many workgroups a number of samples needs.
 type Workgroups = Box<dyn Fn(usize) -> usize>;
 
+/// Logits and gradient of a step with many outputs: on matrix units where those may be used.
+fn wide_products(gpu: &Gpu, tuning: Tuning, shape: Shape, dtype: Dtype) -> [(Variant, Workgroups); 2] {
+    let Tuning { logits: tile, gradient: gradient_tile, .. } = tuning;
+    match gpu.matrix_units().first().copied() {
+        Some(units) => [
+            (
+                logits_cooperative::variant(units, dtype),
+                Box::new(move |n| logits_cooperative::n_workgroups(units, shape, n)),
+            ),
+            (
+                gradient_cooperative::variant(units, dtype),
+                Box::new(move |n| gradient_cooperative::n_workgroups(units, gradient_tile, shape, n)),
+            ),
+        ],
+        None => [
+            (logits::variant(tile, dtype, true), Box::new(move |n| logits::n_workgroups(tile, shape, n))),
+            (
+                gradient::variant(gradient_tile, dtype),
+                Box::new(move |n| gradient::n_workgroups(gradient_tile, shape, n)),
+            ),
+        ],
+    }
+}
+
 /// Losses that one step leaves.
 fn n_losses(shape: Shape, n_samples: usize) -> usize {
-    let n = if is_narrow(shape) { n_samples } else { softmax::n_groups(shape, n_samples) };
+    let n = if is_narrow(shape.n_outputs()) { n_samples } else { softmax::n_groups(shape, n_samples) };
     n.saturating_mul(shape.n_heads)
 }
 
@@ -151,7 +175,8 @@ impl<'s> GpuStepper<'s> {
 
         let weights = session.upload_parameters(start)?;
         let outputs = gpu.storage("the logits of a batch", outputs_bytes)?;
-        let n_parts = if is_narrow(shape) { 0 } else { gradient::max_parts(tuning.gradient, shape, batch_size) };
+        let n_parts =
+            if is_narrow(shape.n_outputs()) { 0 } else { gradient::max_parts(tuning.gradient, shape, batch_size) };
         let partials = gpu.storage("the gradient", n_parts as u64 * weights_bytes(shape))?;
         let velocity = gpu.storage("the velocity", weights_bytes(shape))?;
         let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
@@ -165,21 +190,18 @@ impl<'s> GpuStepper<'s> {
 
         let soft = matches!(targets, Targets::Distributions(_));
         let dtype = session.dtype;
-        let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape) {
+        let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape.n_outputs()) {
             let Tuning { residual, update, .. } = tuning;
             vec![
                 (residual.variant(shape, dtype, soft), Box::new(move |n| residual.n_workgroups(n))),
                 (update.variant(shape, dtype), Box::new(move |_| update.n_workgroups(shape))),
             ]
         } else {
-            let Tuning { logits: tile, gradient: gradient_tile, .. } = tuning;
+            let [logits, gradient] = wide_products(gpu, tuning, shape, dtype);
             vec![
-                (logits::variant(tile, dtype, true), Box::new(move |n| logits::n_workgroups(tile, shape, n))),
+                logits,
                 (softmax::variant(shape, soft), Box::new(move |n| softmax::n_workgroups(shape, n))),
-                (
-                    gradient::variant(gradient_tile, dtype),
-                    Box::new(move |n| gradient::n_workgroups(gradient_tile, shape, n)),
-                ),
+                gradient,
                 (update::variant(), Box::new(move |_| update::n_workgroups(shape))),
             ]
         };
@@ -191,7 +213,7 @@ impl<'s> GpuStepper<'s> {
         let mut dispatches = kernels.into_iter().map(dispatch).collect::<Result<Vec<_>>>()?;
         let shuffle = Shuffle::new(gpu, shape, &session.ranges)?;
         for (order, Chunk { features, labels }) in shuffle.orders.iter().zip(&session.chunks) {
-            let buffers = if is_narrow(shape) {
+            let buffers = if is_narrow(shape.n_outputs()) {
                 vec![
                     vec![features, order, labels, &weights, &outputs, &losses],
                     vec![features, order, &outputs, &heads, &weights, &velocity],

@@ -10,7 +10,7 @@ use super::session::GpuSession;
 use super::step::is_narrow;
 use super::stepper::GpuStepper;
 use super::{Gpu, narrow_residual, narrow_update};
-use crate::backend::{DeviceKind, Head, Parameters, Shape, Stepper, Tried, check};
+use crate::backend::{Backend, DeviceKind, Head, Parameters, Shape, Stepper, Tried, check};
 use crate::batch::Plan;
 use crate::data::Dtype;
 use crate::error::Result;
@@ -40,7 +40,7 @@ impl Tuning {
 
     /// All that differ in one of the choices that count, the first or the second.
     fn with_other(self, choice: usize, kind: DeviceKind, shape: Shape, batch_size: usize) -> Vec<Self> {
-        let others: Vec<Self> = match (is_narrow(shape), choice) {
+        let others: Vec<Self> = match (is_narrow(shape.n_outputs()), choice) {
             (true, 0) => RESIDUALS.into_iter().map(|residual| Self { residual, ..self }).collect(),
             (true, _) => UPDATES.into_iter().map(|update| Self { update, ..self }).collect(),
             (false, 0) => Tile::ALL.into_iter().map(|logits| Self { logits, ..self }).collect(),
@@ -78,7 +78,7 @@ struct Described(Tuning, Shape);
 impl fmt::Display for Described {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(tuning, shape) = self;
-        if is_narrow(*shape) {
+        if is_narrow(shape.n_outputs()) {
             write!(f, "narrow_residual {}, narrow_update {}", tuning.residual, tuning.update)
         } else {
             write!(f, "logits {}, gradient {}", tuning.logits, tuning.gradient)
@@ -119,6 +119,9 @@ pub(super) fn tune(
     let (gpu, shape, dtype) = (session.gpu, start.shape, session.dtype);
     check::parameters(start, session.n_features)?;
     let targets = check::training(shape, heads, session.targets, session.n_samples())?;
+    if gpu.uses_matrix_units(shape.n_outputs()) {
+        return Ok(Vec::new());
+    }
     let mut plan = Plan::new(&session.ranges, batch_size, 0, 0);
     plan.batches.truncate(STEPS);
     let rates = vec![1.0; plan.batches.len()];
