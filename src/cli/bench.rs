@@ -1,7 +1,6 @@
 //! `softreg bench`.
 
 use std::io::{self, Write};
-
 use std::time::Duration;
 
 use anyhow::{Result, bail};

@@ -43,26 +43,6 @@ impl Variant {
         // The source first, since what it enables must be said before all else.
         [&*self.source, include_str!("../../../shaders/shared/step.wgsl"), features].join("\n")
     }
-
-    /// Every variant that can be asked for.
-    pub fn all() -> Vec<Self> {
-        use super::{ceilings, classes, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
-        use super::{gradient_cooperative, logits_cooperative};
-        [
-            logits::variants(),
-            softmax::variants(),
-            gradient::variants(),
-            update::variants(),
-            narrow_residual::variants(),
-            narrow_update::variants(),
-            shuffle::variants(),
-            classes::variants(),
-            ceilings::variants(),
-            logits_cooperative::variants(),
-            gradient_cooperative::variants(),
-        ]
-        .concat()
-    }
 }
 
 /// How threads share the work of a product: a workgroup of row × column threads computes a tile of 8 × 8 values for each.

@@ -27,6 +27,7 @@ mod step;
 mod stepper;
 mod tuning;
 mod update;
+mod variants;
 
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;

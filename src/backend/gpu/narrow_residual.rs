@@ -3,8 +3,7 @@
 use std::fmt;
 
 use super::kernel::Variant;
-use super::session::weights_bytes;
-use super::step::{BLOCK, SOFTWARE_ROUNDS, UNIFORM_BYTES};
+use super::step::{BLOCK, SOFTWARE_ROUNDS, UNIFORM_BYTES, weights_bytes};
 use crate::backend::{DeviceKind, Shape};
 use crate::data::Dtype;
 

@@ -7,7 +7,7 @@ use wgpu::BufferUsages;
 
 use super::kernel::{Kernel, Tile};
 use super::memory::{Buffer, unpad_rows};
-use super::step::{BLOCK, Step, padded_outputs};
+use super::step::{BLOCK, Step, padded_outputs, weights_bytes};
 use super::stepper::GpuStepper;
 use super::{Gpu, classes, logits, tuning};
 use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper, Tried, check};
@@ -88,11 +88,6 @@ impl<'a> GpuSession<'a> {
         )?;
         self.gpu.upload_weights(parameters)
     }
-}
-
-/// Bytes of W and b on the device.
-pub(super) fn weights_bytes(shape: Shape) -> u64 {
-    (shape.n_features as u64 + 1) * padded_outputs(shape) as u64 * 4
 }
 
 /// Logits of one block of rows after the other.

@@ -73,3 +73,8 @@ pub(super) fn is_narrow(n_outputs: usize) -> bool {
 pub(super) fn padded_outputs(shape: Shape) -> usize {
     shape.n_outputs().next_multiple_of(BLOCK)
 }
+
+/// Bytes of W and b on the device.
+pub(super) fn weights_bytes(shape: Shape) -> u64 {
+    (shape.n_features as u64 + 1) * padded_outputs(shape) as u64 * 4
+}
