@@ -24,6 +24,20 @@ var<workgroup> x_tile: array<vec4<f32>, (ROW_THREADS * 2u + 1u) * DEPTH>;
 // [feature][output block]
 var<workgroup> w_tile: array<vec4<f32>, COLUMN_THREADS * 2u * DEPTH>;
 
+// Row of X of each row of the tile.
+var<workgroup> rows: array<u32, ROW_THREADS * 8u>;
+// What stands there for a sample past the end.
+const NO_ROW: u32 = 0xffffffffu;
+
+// Features of a row of the tile; zeros past the end.
+fn load_block(row: u32, block: u32) -> vec4<f32> {
+    let x_row = rows[row];
+    if x_row != NO_ROW && block < step.feature_blocks {
+        return load_features(x_row, block);
+    }
+    return vec4<f32>();
+}
+
 fn store(sample: u32, column: u32, sum: vec4<f32>, bias: vec4<f32>) {
     if sample < step.n_samples && column < step.output_blocks {
         outputs[sample * step.output_blocks + column] = sum * step.scale + bias;
@@ -69,24 +83,31 @@ fn logits(
     var sum6b = vec4<f32>();
     var sum7a = vec4<f32>();
     var sum7b = vec4<f32>();
+    for (var row = thread; row < ROW_THREADS * 8u; row += n_threads) {
+        let sample = first_sample + row;
+        rows[row] = NO_ROW;
+        if sample < step.n_samples {
+            rows[row] = step.start + sample;
+            if ORDERED {
+                rows[row] = order[step.start + sample];
+            }
+        }
+    }
+    workgroupBarrier();
     for (var depth = 0u; depth < step.feature_blocks; depth += DEPTH / 4u) {
-        for (var i = thread; i < ROW_THREADS * 2u * DEPTH; i += n_threads) {
+        // A thread turns 4 rows x 4 features, so that it writes whole vectors.
+        for (var i = thread; i < ROW_THREADS * 2u * (DEPTH / 4u); i += n_threads) {
             let row = i / (DEPTH / 4u);
             let block = i % (DEPTH / 4u);
-            let sample = first_sample + row;
-            var x = vec4<f32>();
-            if sample < step.n_samples && depth + block < step.feature_blocks {
-                var x_row = step.start + sample;
-                if ORDERED {
-                    x_row = order[x_row];
-                }
-                x = load_features(x_row, depth + block);
-            }
-            let at = block * 4u * x_stride + row / 4u;
-            x_tile[at][row % 4u] = x.x;
-            x_tile[at + x_stride][row % 4u] = x.y;
-            x_tile[at + 2u * x_stride][row % 4u] = x.z;
-            x_tile[at + 3u * x_stride][row % 4u] = x.w;
+            let x0 = load_block(row * 4u + 0u, depth + block);
+            let x1 = load_block(row * 4u + 1u, depth + block);
+            let x2 = load_block(row * 4u + 2u, depth + block);
+            let x3 = load_block(row * 4u + 3u, depth + block);
+            let at = block * 4u * x_stride + row;
+            x_tile[at] = vec4<f32>(x0.x, x1.x, x2.x, x3.x);
+            x_tile[at + x_stride] = vec4<f32>(x0.y, x1.y, x2.y, x3.y);
+            x_tile[at + 2u * x_stride] = vec4<f32>(x0.z, x1.z, x2.z, x3.z);
+            x_tile[at + 3u * x_stride] = vec4<f32>(x0.w, x1.w, x2.w, x3.w);
         }
         for (var i = thread; i < COLUMN_THREADS * 2u * DEPTH; i += n_threads) {
             let feature = depth * 4u + i / w_stride;

@@ -100,34 +100,47 @@ impl Workload {
         backend.session(&self.features, self.scale, Some(&self.targets))
     }
 
-    /// One step on `backend` with the first rows, compared with the reference: a benchmark of wrong results is worth
-    /// nothing.
+    /// One step on `backend` with the first rows and the kernels of whole batches, compared with the reference: a
+    /// benchmark of wrong results is worth nothing.
     ///
     /// # Errors
     /// [`Error::SelfCheck`] with what differs; those of the device.
     pub fn verify(&self, backend: &dyn Backend) -> Result<()> {
-        let n_rows = VERIFIED_ROWS.min(self.features.n_samples());
-        let features = self.features.rows(0..n_rows)?;
-        let classes = (0..n_rows).map(|row| self.targets.class(row, self.shape.n_classes).unwrap_or(0) as u32);
-        let targets = Targets::Classes(classes.collect());
-        let mut session = backend.session(&features, self.scale, Some(&targets))?;
-        let mut steps = Steps::new(&self.start, backend.uses_matrix_units(self.shape.n_outputs()));
-        let (mut found, mut losses) = (self.start.values.clone(), vec![0.0]);
-        // A step for each chunk of the device; there is one unless the rows are enormous.
-        let chunks = session.chunks().to_vec();
-        let plan = Plan::new(&chunks, n_rows, 0, 0);
-        if let [batch] = plan.batches[..] {
-            let mut stepper = session.stepper(&self.start, &[HEAD], n_rows)?;
-            losses = stepper.run(&plan, &[1.0])?;
-            found = stepper.parameters()?.values;
-            let (mut x, mut y, mut row) = (Vec::new(), Vec::new(), vec![0.0; self.shape.n_features]);
-            for &sample in &plan.order()[batch.start..batch.start + batch.len] {
-                features.read_row(sample as usize, &mut row);
-                x.extend(row.iter().map(|&x| f64::from(x) * f64::from(self.scale)));
-                y.extend(self.one_hot(sample as usize..sample as usize + 1));
+        let mut n_rows = VERIFIED_ROWS.min(self.batch_size);
+        loop {
+            let features = self.features.rows(0..n_rows)?;
+            let classes = (0..n_rows).map(|row| self.targets.class(row, self.shape.n_classes).unwrap_or(0) as u32);
+            let targets = Targets::Classes(classes.collect());
+            let mut session = backend.session(&features, self.scale, Some(&targets))?;
+            let chunks = session.chunks().to_vec();
+            if let [first, _, ..] = &chunks[..] {
+                // A device that holds a few enormous rows at a time.
+                n_rows = first.len();
+                continue;
             }
-            steps.step(&x, &y, &[HEAD], 1.0);
+            return self.verify_step(backend, &features, &mut *session, &chunks);
         }
+    }
+
+    fn verify_step(
+        &self,
+        backend: &dyn Backend,
+        features: &Features,
+        session: &mut dyn Session,
+        chunks: &[Range<usize>],
+    ) -> Result<()> {
+        let plan = Plan::new(chunks, features.n_samples(), 0, 0);
+        let mut stepper = session.stepper(&self.start, &[HEAD], self.batch_size)?;
+        let losses = stepper.run(&plan, &[1.0])?;
+        let found = stepper.parameters()?.values;
+        let (mut x, mut y, mut row) = (Vec::new(), Vec::new(), vec![0.0; self.shape.n_features]);
+        for sample in plan.order().into_iter().map(|sample| sample as usize) {
+            features.read_row(sample, &mut row);
+            x.extend(row.iter().map(|&x| f64::from(x) * f64::from(self.scale)));
+            y.extend(self.one_hot(sample..sample + 1));
+        }
+        let mut steps = Steps::new(&self.start, backend.uses_matrix_units(self.shape.n_outputs()));
+        steps.step(&x, &y, &[HEAD], 1.0);
         let losses: Vec<f32> = losses.iter().map(|&loss| loss as f32).collect();
         compare("weights", &found, &steps.parameters, &steps.parameters_bound)
             .and_then(|()| compare("loss", &losses, &steps.losses, &steps.losses_bound))

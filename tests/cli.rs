@@ -430,6 +430,10 @@ fn bench_compares_devices_and_says_what_it_measured() {
     let run = folder.softreg(["bench", "--shape", "500,40"]);
     assert_eq!(run.status, Some(2));
     assert!(run.stderr.contains("samples,features,classes"), "{}", run.stderr);
+    let run = folder.softreg(arguments.iter().chain(&["--tune", "--seconds", "1e300", "--batch", "9999999"])).status;
+    assert_eq!(run, Some(2), "--seconds twice");
+    let run = folder.softreg(["bench", "--shape", "50,40,3", "--devices", "cpu", "--tune", "--batch", "9999999"]).ok();
+    assert!(run.stderr.contains("nothing to tune"), "{}", run.stderr);
     let run = folder.softreg(["bench", "--devices", "cpu,nothing-of-that-name"]);
     assert!(run.status == Some(1) && run.stderr.contains("nothing-of-that-name"), "{}", run.stderr);
 }
@@ -463,9 +467,13 @@ fn a_cache_changes_no_result() {
     let files: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
     let notes = files.iter().find(|path| path.extension().is_some_and(|extension| extension == "json")).unwrap();
     assert!(std::fs::read_to_string(notes).unwrap().contains("\"passed_self_check\":true"));
+    // A second run has nothing new to keep.
+    let times = || files.iter().map(|file| std::fs::metadata(file).unwrap().modified().unwrap()).collect::<Vec<_>>();
+    let before = times();
     assert!(model(&cache) == without);
+    assert!(std::fs::read_dir(&cache).unwrap().count() == files.len() && times() == before);
     for file in &files {
-        std::fs::write(file, b"{\"pipelines_hash\": 7, damaged").unwrap();
+        std::fs::write(file, b"{\"passed_self_check\": 7, damaged").unwrap();
     }
     assert!(model(&cache) == without);
     // A file where the folder should be.

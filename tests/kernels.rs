@@ -768,7 +768,7 @@ fn a_planted_error_is_noticed() {
             ("sum5b += xb.y * wb;", ""),
             ("sum * step.scale + bias", "sum * step.scale"),
             ("sum * step.scale + bias", "(sum + bias) * step.scale"),
-            ("x_row = order[x_row];", ""),
+            ("rows[row] = order[step.start + sample];", ""),
             ("feature < step.n_features && w_column", "feature + 1u < step.n_features && w_column"),
         ] {
             logits_error(gpu, case, Dtype::F32, None, &replace(from, to)).unwrap_err();

@@ -218,6 +218,22 @@ impl Device {
         devices
     }
 
+    /// The CPU and every GPU but software ones, opened with `options`, or why they cannot be.
+    #[doc(hidden)]
+    pub fn open_every(options: &DeviceOptions) -> Vec<Result<Self>> {
+        #[cfg_attr(not(feature = "gpu"), expect(unused_mut))]
+        let mut devices = vec![Ok(Self::cpu())];
+        #[cfg(not(feature = "gpu"))]
+        let _ = options;
+        #[cfg(feature = "gpu")]
+        devices.extend(
+            super::gpu::open_every(options)
+                .into_iter()
+                .map(|backend| Ok(Self { backend: backend?, reason: "asked for".to_owned() })),
+        );
+        devices
+    }
+
     /// What it is.
     pub fn info(&self) -> &DeviceInfo {
         self.backend.info()

@@ -285,19 +285,19 @@ pub struct Device {
 
 impl Device {
     pub fn open(&self, matrix_units: bool) -> softreg::Result<softreg::Device> {
-        open_device(&self.name, matrix_units)
+        softreg::Device::open(&self.name, &device_options(matrix_units))
     }
 }
 
-/// The device of that name, with what earlier runs kept of it in the folder that the system has for that;
+/// How devices are opened: with what earlier runs kept of them in the folder that the system has for that;
 /// `SOFTREG_CACHE` names another, or none when it is empty.
-pub fn open_device(name: &str, matrix_units: bool) -> softreg::Result<softreg::Device> {
+pub fn device_options(matrix_units: bool) -> DeviceOptions {
     let mut options = DeviceOptions::new().matrix_units(matrix_units);
     options.cache = match std::env::var_os("SOFTREG_CACHE") {
         Some(folder) => Some(PathBuf::from(folder)).filter(|folder| !folder.as_os_str().is_empty()),
         None => dirs::cache_dir().map(|folder| folder.join("softreg")),
     };
-    softreg::Device::open(name, &options)
+    options
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

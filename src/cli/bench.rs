@@ -22,11 +22,25 @@ pub fn run(args: &args::Bench) -> Result<()> {
     if let Some(path) = &args.json {
         output::check_writable(path)?;
     }
-    let devices = devices(args)?;
+    // The budget of each device.
+    let budget = Duration::try_from_secs_f64(args.seconds).unwrap_or(Duration::MAX);
+    let mut devices = devices(args)?;
     let mut ceilings = Vec::new();
-    for device in &devices {
+    devices.retain(|device| {
         output::message(&format!("measuring {}", name(device)));
-        ceilings.push(device.backend().ceilings()?);
+        match device.backend().ceilings() {
+            Ok(measured) => {
+                ceilings.push(measured);
+                true
+            }
+            Err(error) => {
+                output::message(&format!("warning: {} is left out: {error}", name(device)));
+                false
+            }
+        }
+    });
+    if devices.is_empty() {
+        bail!("no device could be measured, see above");
     }
     let shapes = args.shape.map_or_else(|| SHAPES.to_vec(), |shape| vec![shape]);
     let mut results = Vec::new();
@@ -40,10 +54,10 @@ pub fn run(args: &args::Bench) -> Result<()> {
         }
         let workload = Workload::new(n_samples, n_features, n_classes, args.dtype.into(), args.batch)?;
         if args.tune {
-            devices.iter().try_for_each(|device| tune(&workload, device))?;
+            devices.iter().for_each(|device| tune(&workload, device));
         }
         let backends: Vec<_> = devices.iter().map(Device::backend).collect();
-        let timings = bench::time(&workload, &backends, Duration::from_secs_f64(args.seconds));
+        let timings = bench::time(&workload, &backends, budget);
         let devices = devices.iter().zip(&ceilings).zip(timings);
         let devices = devices.map(|((device, &ceilings), timing)| Row { device, ceilings, timing }).collect();
         results.push(Comparison { shape, workload, devices });
@@ -79,40 +93,39 @@ double precision reference before anything was timed.
 
 /// The devices asked for; `all` are the CPU and every GPU but software ones, which are slower than the CPU.
 fn devices(args: &args::Bench) -> Result<Vec<Device>> {
+    let options = args::device_options(args.matrix_units);
+    if args.devices.iter().any(|name| name == "all") {
+        for info in Device::list().iter().filter(|info| info.kind == DeviceKind::SoftwareGpu) {
+            output::message(&format!("{} is a software GPU, left out: --devices takes it by name", info.name));
+        }
+    }
     let mut devices: Vec<Device> = Vec::new();
-    let open = |name: &str| args::open_device(name, args.matrix_units);
     for name in &args.devices {
         if name != "all" {
-            devices.push(open(name)?);
+            devices.push(Device::open(name, &options)?);
             continue;
         }
-        for info in Device::list() {
-            if info.kind == DeviceKind::SoftwareGpu {
-                output::message(&format!("{} is a software GPU, left out: --devices takes it by name", info.name));
-            } else if let Some(why) = info.unusable {
-                output::message(&format!("{} is left out: {why}", info.name));
-            } else {
-                devices.push(open(&info.name)?);
+        for device in Device::open_every(&options) {
+            match device {
+                Ok(device) => devices.push(device),
+                Err(error) => output::message(&format!("warning: a device is left out: {error}")),
             }
         }
     }
-    let mut seen: Vec<(String, &'static str)> = Vec::new();
-    devices.retain(|device| {
-        let key = (device.info().name.clone(), device.info().backend);
-        let is_new = !seen.contains(&key);
-        seen.push(key);
-        is_new
-    });
     Ok(devices)
 }
 
-fn tune(workload: &Workload, device: &Device) -> Result<()> {
-    let tried = bench::tune(workload, device.backend())?;
-    for (index, Tried { choice, step }) in tried.iter().enumerate() {
-        let kept = if index + 1 == tried.len() { ", kept" } else { "" };
-        output::message(&format!("{:>9} a step  {}: {choice}{kept}", duration(*step), name(device)));
+fn tune(workload: &Workload, device: &Device) {
+    match bench::tune(workload, device.backend()) {
+        Err(error) => output::message(&format!("warning: {} is not tuned: {error}", name(device))),
+        Ok(tried) if tried.is_empty() => output::message(&format!("{} has nothing to tune", name(device))),
+        Ok(tried) => {
+            for (index, Tried { choice, step }) in tried.iter().enumerate() {
+                let kept = if index + 1 == tried.len() { ", kept" } else { "" };
+                output::message(&format!("{:>9} a step  {}: {choice}{kept}", duration(*step), name(device)));
+            }
+        }
     }
-    Ok(())
 }
 
 fn name(device: &Device) -> String {

@@ -3,16 +3,18 @@
 use std::env;
 use std::sync::Arc;
 
+use super::step::UNIFORM_BYTES;
 use super::{Gpu, Options};
 use crate::backend::{Backend, DeviceInfo, DeviceKind, DeviceOptions};
 use crate::error::{Error, Result};
 
 /// What the kernels need: (what, needed, found).
-fn needs(limits: &wgpu::Limits) -> [(&'static str, u64, u64); 4] {
+fn needs(limits: &wgpu::Limits) -> [(&'static str, u64, u64); 5] {
     [
         ("storage buffers in a kernel", 6, limits.max_storage_buffers_per_shader_stage.into()),
         ("threads in a workgroup", 256, limits.max_compute_invocations_per_workgroup.into()),
         ("bytes of workgroup memory", 16_384, limits.max_compute_workgroup_storage_size.into()),
+        ("bytes of a uniform buffer", UNIFORM_BYTES, limits.max_uniform_buffer_binding_size),
         ("workgroups in a dimension", 65_535, limits.max_compute_workgroups_per_dimension.into()),
     ]
 }
@@ -130,13 +132,24 @@ pub(in crate::backend) fn open_named(part: &str, options: &DeviceOptions) -> Res
     Ok(open_first(adapters.iter().filter(has_name), options)?.map(|gpu| Arc::new(gpu) as Arc<dyn Backend>))
 }
 
+/// Every adapter that is no software one, opened.
+pub(in crate::backend) fn open_every(options: &DeviceOptions) -> Vec<Result<Arc<dyn Backend>>> {
+    let adapters = adapters();
+    let real = adapters.iter().filter(|adapter| kind(&adapter.get_info()) != DeviceKind::SoftwareGpu);
+    real.map(|adapter| Ok(Arc::new(open(adapter, options)?) as Arc<dyn Backend>)).collect()
+}
+
+fn open(adapter: &wgpu::Adapter, options: &DeviceOptions) -> Result<Gpu> {
+    let gpu_options = Options { matrix_units: options.matrix_units, ..Options::default() };
+    Gpu::open(adapter, gpu_options, options.cache.as_deref())
+}
+
 /// The first adapter that can be opened and passes the self-check. When there are some but none does, why the first one
 /// did not.
 fn open_first<'a>(adapters: impl Iterator<Item = &'a wgpu::Adapter>, options: &DeviceOptions) -> Result<Option<Gpu>> {
-    let gpu_options = Options { matrix_units: options.matrix_units, ..Options::default() };
     let mut first_error = None;
     for adapter in adapters {
-        match Gpu::open(adapter, gpu_options, options.cache.as_deref()) {
+        match open(adapter, options) {
             Ok(gpu) => {
                 if let Some(error) = first_error {
                     log::warn!("{error}");

@@ -65,8 +65,12 @@ impl MatrixUnits {
     /// one size.
     pub(super) fn of(adapter: &wgpu::Adapter) -> Vec<Self> {
         let info = adapter.get_info();
-        let subgroup_size = info.subgroup_min_size;
-        if subgroup_size != info.subgroup_max_size || !adapter.features().contains(FEATURES) {
+        // Metal does not tell; its simdgroups that multiply matrices have 32 threads.
+        let (subgroup_size, is_known) = match info.backend {
+            wgpu::Backend::Metal => (32, true),
+            _ => (info.subgroup_min_size, info.subgroup_min_size == info.subgroup_max_size),
+        };
+        if !is_known || !adapter.features().contains(FEATURES) {
             return Vec::new();
         }
         let properties = adapter.cooperative_matrix_properties();

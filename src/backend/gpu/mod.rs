@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pollster::block_on;
 
-pub(super) use adapters::{list, open_best, open_named};
+pub(super) use adapters::{list, open_best, open_every, open_named};
 pub use cooperative::{Matrices, MatrixUnits};
 pub use gradient::in_parts;
 pub use kernel::{Tile, Variant};

@@ -3,13 +3,17 @@
 
 use std::collections::HashMap;
 use std::mem;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use half::f16;
 
-use super::Gpu;
+use super::session::GpuSession;
+use super::stepper::GpuStepper;
+use super::tuning::Tuning;
+use super::{Gpu, narrow_residual};
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, Head, Parameters, Shape};
+use crate::backend::{Backend, Head, Parameters, Session, Shape, Stepper};
 use crate::batch::Plan;
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
@@ -22,7 +26,7 @@ const MATRIX_UNITS_PASSED: &str = "matrix_units_passed_self_check";
 
 /// How far values may be from those of the CPU, in parts of the largest: sums have at most 600 terms, whose errors add up to
 /// about 600·2⁻²⁴, 4e-5.
-const TOLERANCE: f32 = 1e-4;
+pub(super) const TOLERANCE: f32 = 1e-4;
 /// The same where the factors of products are rounded to half precision: by 2⁻¹⁰ each at most, 2e-3 together, and as much
 /// again for the probabilities, which come of rounded logits.
 const TOLERANCE_OF_MATRIX_UNITS: f32 = 4e-3;
@@ -60,20 +64,20 @@ fn remember(
     compare: impl FnOnce(&Gpu) -> Result<Option<String>>,
 ) -> Result<Option<String>> {
     static RESULTS: Mutex<Option<HashMap<String, Option<String>>>> = Mutex::new(None);
-    let mut results = RESULTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let results = results.get_or_insert_default();
-    match results.get(key) {
-        Some(known) => Ok(known.clone()),
-        None if gpu.cache.note(note).is_some() => Ok(None),
-        None => {
-            let found = compare(gpu)?;
-            if found.is_none() {
-                gpu.cache.set_note(note, true.into());
-            }
-            results.insert(key.to_owned(), found.clone());
-            Ok(found)
-        }
+    // Not held while the device is tried out, which takes threads that may wait for this. Twice does no harm.
+    let results = || RESULTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = results().get_or_insert_default().get(key) {
+        return Ok(known.clone());
     }
+    if gpu.cache.note(note).is_some() {
+        return Ok(None);
+    }
+    let found = compare(gpu)?;
+    if found.is_none() {
+        gpu.cache.set_note(note, true.into());
+    }
+    results().get_or_insert_default().insert(key.to_owned(), found.clone());
+    Ok(found)
 }
 
 /// A small training, and what differs between two devices.
@@ -86,7 +90,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// Narrow, wide, and in between: a tile of each shape, each precision, integer and soft labels.
+    /// Narrow, wide, and in between; each precision, integer and soft labels.
     fn all() -> Result<[Self; 3]> {
         let values = |n: usize| (0..n).map(value);
         let classes = |n: usize, q: usize| Targets::Classes((0..n as u32).map(|i| i * 7 % q as u32).collect());
@@ -121,16 +125,32 @@ impl Trial {
         Parameters { shape, values: (0..shape.n_parameters()).map(|i| value(i + 12345)).collect() }
     }
 
+    fn heads(&self) -> Vec<Head> {
+        vec![Head { learning_rate: 0.5, momentum: 0.9, nesterov: true, l2: 1e-3 }; self.shape.n_heads]
+    }
+
+    /// The parameters after an epoch.
+    fn epoch(&self, chunks: &[Range<usize>], stepper: &mut dyn Stepper) -> Result<Parameters> {
+        let plan = Plan::new(chunks, self.batch_size, 1, 0);
+        stepper.run(&plan, &vec![1.0; plan.batches.len()])?;
+        stepper.parameters()
+    }
+
+    /// The parameters after one epoch on a GPU whose kernels share their work so.
+    fn train_with(&self, gpu: &Gpu, tuning: Tuning) -> Result<Vec<f32>> {
+        let session = GpuSession::new(gpu, &self.features, self.scale, Some(&self.targets))?;
+        let (start, heads) = (self.start(), self.heads());
+        let mut stepper = GpuStepper::with_tuning(&session, &self.targets, &start, &heads, self.batch_size, tuning)?;
+        Ok(self.epoch(session.chunks(), &mut stepper)?.values)
+    }
+
     /// The parameters after one epoch, and the logits with them.
     fn train(&self, backend: &dyn Backend) -> Result<(Vec<f32>, Vec<f32>)> {
-        let (shape, start) = (self.shape, self.start());
-        let head = Head { learning_rate: 0.5, momentum: 0.9, nesterov: true, l2: 1e-3 };
-
+        let start = self.start();
         let mut session = backend.session(&self.features, self.scale, Some(&self.targets))?;
-        let plan = Plan::new(session.chunks(), self.batch_size, 1, 0);
-        let mut stepper = session.stepper(&start, &vec![head; shape.n_heads], self.batch_size)?;
-        stepper.run(&plan, &vec![1.0; plan.batches.len()])?;
-        let parameters = stepper.parameters()?;
+        let chunks = session.chunks().to_vec();
+        let mut stepper = session.stepper(&start, &self.heads(), self.batch_size)?;
+        let parameters = self.epoch(&chunks, &mut *stepper)?;
         drop(stepper);
         let mut logits = Vec::new();
         session.logits(&parameters, &mut |_, block| {
@@ -151,7 +171,14 @@ fn compare_with_cpu(gpu: &Gpu) -> Result<Option<String>> {
     let cpu = Cpu::new();
     for trial in Trial::all()? {
         let (here, there) = (trial.train(gpu)?, trial.train(&cpu)?);
-        for (what, here, there) in [("weights", &here.0, &there.0), ("logits", &here.1, &there.1)] {
+        // What the table says for large batches and many classes, too.
+        let large = Tuning::of(gpu.info.kind, Shape { n_classes: 1 << 20, ..trial.shape }, 1 << 20);
+        let tuning =
+            Tuning { residual: narrow_residual::Sharing::choose(gpu.info.kind, trial.shape, 1 << 20), ..large };
+        let with_large = trial.train_with(gpu, tuning)?;
+        let compared =
+            [("weights", &here.0, &there.0), ("logits", &here.1, &there.1), ("weights", &with_large, &there.0)];
+        for (what, here, there) in compared {
             if let Some(difference) = difference(here, there, TOLERANCE) {
                 let Shape { n_features, n_classes, .. } = trial.shape;
                 let found = format!("{what} for {n_features} features and {n_classes} classes: {difference}");
@@ -183,7 +210,7 @@ fn compare_matrix_units_with_cpu(gpu: &Gpu) -> Result<Option<String>> {
 }
 
 /// What differs by more than `tolerance`, in parts of the largest value.
-fn difference(here: &[f32], there: &[f32], tolerance: f32) -> Option<String> {
+pub(super) fn difference(here: &[f32], there: &[f32], tolerance: f32) -> Option<String> {
     let largest = there.iter().fold(0f32, |max, value| max.max(value.abs()));
     let agree = |(here, there): (&f32, &f32)| (here - there).abs() <= tolerance * largest;
     // A NaN agrees with nothing.
