@@ -88,7 +88,7 @@ impl Narrow {
     /// One step.
     pub fn step<T: Element>(
         &mut self,
-        team: &Team,
+        team: &mut Team,
         instructions: Instructions,
         data: &Data<T>,
         state: &mut State,
@@ -97,7 +97,7 @@ impl Narrow {
         let shape = state.weights.shape;
         let (n_parts, size) = parts(rows.len());
         let parts = &mut self.parts[..n_parts];
-        let mut threads = vec![(); rayon::current_num_threads()];
+        let mut threads = vec![(); team.n_threads()];
         let is_parallel = is_gradient_parallel(rows.len(), shape);
         let turns = if is_parallel { threads.len() } else { 1 };
         let weight = 1.0 / rows.len() as f32;

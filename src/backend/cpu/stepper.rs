@@ -89,13 +89,13 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         Ok(Self { instructions, data, rows: rows.clone(), batch_size, order, state, way })
     }
 
-    fn run_steps(&mut self, team: &Team, plan: &Plan, rates: &[f32]) {
+    fn run_steps(&mut self, team: &mut Team, plan: &Plan, rates: &[f32]) {
         self.state.losses.fill(0.0);
         let Self { instructions, data, order, state, way, .. } = self;
         // One chunk has all rows.
         if let [permutation] = &plan.orders[..] {
             let portions = order.chunks_mut(PORTION).zip((0..).step_by(PORTION));
-            team.each(&mut vec![(); rayon::current_num_threads()], portions, |(), (rows, first)| {
+            team.each(&mut vec![(); team.n_threads()], portions, |(), (rows, first)| {
                 rows.iter_mut().zip(first..).for_each(|(row, position)| *row = permutation.row(position));
             });
         }
@@ -117,11 +117,7 @@ impl<T: Element> Stepper for CpuStepper<'_, T> {
             Way::Narrow(narrow) => narrow.n_threads(self.batch_size, self.state.weights.shape),
             Way::Wide(wide) => wide.n_threads(),
         };
-        if n_threads > 1 {
-            team::lead(n_threads, |team| self.run_steps(team, plan, rates));
-        } else {
-            self.run_steps(&Team::default(), plan, rates);
-        }
+        team::lead(n_threads, |team| self.run_steps(team, plan, rates));
         Ok(self.state.losses.clone())
     }
 

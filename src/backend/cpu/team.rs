@@ -1,13 +1,19 @@
 //! Threads that go through many short phases together.
 //!
-//! The thread that leads works in every phase, and so do those that come to help while it lasts. Nobody is waited for but
+//! The thread that leads works in every phase, and so do those of rayon's pool that come to help. Nobody is waited for but
 //! who has begun to work: a phase ends even when no other thread has a processor. Between phases helpers look out for the
-//! next one and do not sleep, for waking up takes longer than a phase of a small batch.
+//! next one and do not sleep, for waking up takes longer than a phase of a small batch. They go when there was none for a
+//! while, and after a few milliseconds in any case, so that the pool can do what else is asked of it; the next phase asks
+//! for others.
 
 use std::hint;
+use std::panic::resume_unwind;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
+
+use rayon::Scope;
 
 /// Who works in the present phase, not counting the leader.
 const HELPERS: u64 = (1 << 16) - 1;
@@ -15,48 +21,68 @@ const HELPERS: u64 = (1 << 16) - 1;
 const OPEN: u64 = 1 << 16;
 /// There are no more phases.
 const END: u64 = 1 << 17;
+/// A helper has panicked.
+const PANICKED: u64 = 1 << 18;
 /// The number of a phase, times this.
-const PHASE: u64 = 1 << 18;
+const PHASE: u64 = 1 << 19;
+
 /// Looks at the state before others are offered the processor: about 10 µs.
 const LOOKS: u32 = 1000;
+/// A helper goes when there was no phase for so long, and after a turn.
+const IDLE: Duration = Duration::from_micros(200);
+const TURN: Duration = Duration::from_millis(5);
 
 type Work<'w> = &'w (dyn Fn() + Sync);
 
-/// The leader and its helpers; by default there are none.
+/// The thread that leads, and who helps it.
+pub(super) struct Team<'a, 's> {
+    helpers: Option<(&'s Shared, &'a Scope<'s>)>,
+    n_helpers: usize,
+}
+
+/// What leader and helpers share.
 #[derive(Default)]
-pub(super) struct Team {
-    /// [`HELPERS`], [`OPEN`] and [`END`], and the number of the phase.
+struct Shared {
+    /// [`HELPERS`], [`OPEN`], [`END`] and [`PANICKED`], and the number of the phase.
     state: AtomicU64,
     /// The work of the present phase; valid while it is open or has helpers.
     work: AtomicPtr<Work<'static>>,
+    /// Helpers that were asked for and have not gone.
+    n_helpers: AtomicUsize,
 }
 
 /// Runs `lead` with helpers, so that there are as many threads as rayon's pool has, but no more than `most`: who has nothing
 /// to do only disturbs the others by looking.
-pub(super) fn lead<R>(most: usize, lead: impl FnOnce(&Team) -> R) -> R {
-    let team = Team::default();
-    // In place: the calling thread leads, and does not wait outside the pool while all of the pool's threads work.
+pub(super) fn lead<R>(most: usize, lead: impl FnOnce(&mut Team) -> R) -> R {
+    let n_helpers = rayon::current_num_threads().min(most).saturating_sub(1);
+    if n_helpers == 0 {
+        return lead(&mut Team { helpers: None, n_helpers });
+    }
+    let shared = Shared::default();
+    // In place: the calling thread leads.
     rayon::in_place_scope(|scope| {
-        for _ in 1..rayon::current_num_threads().min(most) {
-            scope.spawn(|_| team.help());
-        }
         // Also when `lead` panics.
-        let _end = Finally(|| team.state.store(END, Ordering::Release));
-        lead(&team)
+        let _end = Finally(|| shared.state.store(END, Ordering::Release));
+        lead(&mut Team { helpers: Some((&shared, scope)), n_helpers })
     })
 }
 
-impl Team {
+impl Team<'_, '_> {
+    /// How many threads there are at most.
+    pub fn n_threads(&self) -> usize {
+        1 + self.n_helpers
+    }
+
     /// Runs `work` for each task, on up to as many threads as there are scratches. Whoever is free takes the next task.
     pub fn each<S: Send, T>(
-        &self,
+        &mut self,
         scratch: &mut [S],
         tasks: impl Iterator<Item = T> + Send,
         work: impl Fn(&mut S, T) + Sync,
     ) {
         let (tasks, scratch) = (Mutex::new(tasks), Mutex::new(scratch.iter_mut()));
-        // A poisoned lock: another thread has panicked, and with it the whole call does.
         self.phase(&|| {
+            // No lock is held while a task is worked at, so that none is poisoned by it.
             let Some(scratch) = scratch.lock().ok().and_then(|mut scratch| scratch.next()) else { return };
             while let Some(task) = tasks.lock().ok().and_then(|mut tasks| tasks.next()) {
                 work(scratch, task);
@@ -65,39 +91,61 @@ impl Team {
     }
 
     /// Runs `work` on this thread, and on those that come to help meanwhile.
-    fn phase(&self, work: Work) {
+    fn phase(&mut self, work: Work) {
+        let Some((shared, scope)) = self.helpers else { return work() };
+        while shared.n_helpers.load(Ordering::Relaxed) < self.n_helpers {
+            shared.n_helpers.fetch_add(1, Ordering::Relaxed);
+            scope.spawn(|_| shared.help());
+        }
         // SAFETY: only the lifetime changes. Who helps has joined while the phase was open, and nobody leaves this
         // function before all have finished.
         let mut work: Work<'static> = unsafe { std::mem::transmute::<Work, Work<'static>>(work) };
-        self.work.store(&raw mut work, Ordering::Relaxed);
+        shared.work.store(&raw mut work, Ordering::Relaxed);
         // No helper is left of the phase before.
-        let number = self.state.load(Ordering::Relaxed) / PHASE;
-        self.state.store(number.wrapping_add(1).wrapping_mul(PHASE) | OPEN, Ordering::Release);
-        let _end = Finally(|| {
-            self.state.fetch_and(!OPEN, Ordering::Relaxed);
-            wait(|| self.state.load(Ordering::Acquire) & HELPERS == 0);
-        });
-        work();
+        let number = shared.state.load(Ordering::Relaxed) / PHASE;
+        shared.state.store(number.wrapping_add(1).wrapping_mul(PHASE) | OPEN, Ordering::Release);
+        {
+            let _end = Finally(|| {
+                shared.state.fetch_and(!OPEN, Ordering::Relaxed);
+                wait(|| shared.state.load(Ordering::Acquire) & HELPERS == 0);
+            });
+            work();
+        }
+        if shared.state.load(Ordering::Relaxed) & PANICKED != 0 {
+            resume_unwind(Box::new("a task has panicked on another thread"));
+        }
     }
+}
 
+impl Shared {
     fn help(&self) {
+        let _end = Finally(|| {
+            self.n_helpers.fetch_sub(1, Ordering::Relaxed);
+        });
+        let begin = Instant::now();
         let mut last = 0;
-        loop {
-            let mut state = 0;
+        while begin.elapsed() < TURN {
+            let (mut state, mut since) = (0, None);
             wait(|| {
                 state = self.state.load(Ordering::Acquire);
-                state & END != 0 || state & OPEN != 0 && state / PHASE != last
+                let is_new = state & OPEN != 0 && state / PHASE != last;
+                is_new || state & END != 0 || since.get_or_insert_with(Instant::now).elapsed() > IDLE
             });
-            if state & END != 0 {
+            if state & OPEN == 0 || state / PHASE == last {
                 return;
             }
             let work = self.work.load(Ordering::Relaxed);
             // Fails when the phase has ended, or another helper joined; then looks again.
             if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 let _end = Finally(|| {
+                    if thread::panicking() {
+                        self.state.fetch_or(PANICKED, Ordering::Relaxed);
+                    }
                     self.state.fetch_sub(1, Ordering::Release);
                 });
-                // SAFETY: it is the work of this phase, whose number is part of the state, and the leader waits.
+                // SAFETY: it is the work of this phase: had the leader stored another since, it would have closed this
+                // phase first and opened one of another number, and the exchange would have failed. The leader waits until
+                // this thread no longer counts.
                 unsafe { (*work)() };
                 last = state / PHASE;
             }

@@ -1,6 +1,11 @@
 //! What the suite over all backends does not see: the single operations of each instruction set, numbers of threads, and
 //! memory that is not there.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use half::f16;
 
 use super::lanes::{Element, Instructions, Kernel, Lanes};
@@ -312,10 +317,80 @@ fn each_task_of_each_phase_is_done_once() {
     }
 }
 
+/// Waits until two threads are at a task at the same time.
+fn meet(at_work: &AtomicUsize) {
+    at_work.fetch_add(1, Ordering::Relaxed);
+    let begin = Instant::now();
+    while at_work.load(Ordering::Relaxed) < 2 {
+        assert!(begin.elapsed() < Duration::from_secs(30), "no helper came");
+        thread::yield_now();
+    }
+}
+
 #[test]
-#[should_panic(expected = "a task has panicked")]
-fn a_panic_of_a_task_is_that_of_the_call() {
-    team::lead(2, |team| team.each(&mut [(); 2], 0..10, |(), task| assert!(task != 5, "a task has panicked")));
+fn a_helper_comes_again_after_a_pause_and_after_its_turn() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    pool.install(|| {
+        team::lead(2, |team| {
+            for pause in [0, 1, 20, 0, 0] {
+                thread::sleep(Duration::from_millis(pause));
+                let at_work = AtomicUsize::new(0);
+                team.each(&mut [(); 2], 0..2, |(), _| meet(&at_work));
+            }
+        });
+    });
+}
+
+#[test]
+fn teams_leave_the_pool_to_others() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    let is_done = AtomicBool::new(false);
+    pool.in_place_scope(|scope| {
+        scope.spawn(|_| {
+            team::lead(2, |team| {
+                let begin = Instant::now();
+                while !is_done.load(Ordering::Relaxed) {
+                    assert!(begin.elapsed() < Duration::from_secs(30), "nobody else had a turn");
+                    team.each(&mut [(); 2], 0..2, |(), _| thread::yield_now());
+                }
+            });
+        });
+        // Another team, and another job.
+        scope.spawn(|_| team::lead(2, |team| team.each(&mut [(); 2], 0..2, |(), _| ())));
+        scope.spawn(|_| is_done.store(true, Ordering::Relaxed));
+    });
+}
+
+#[test]
+fn a_panic_of_a_helper_is_that_of_the_call() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    let done = AtomicUsize::new(0);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        pool.install(|| {
+            let leader = thread::current().id();
+            team::lead(2, |team| {
+                for _ in 0..3 {
+                    let at_work = AtomicUsize::new(0);
+                    team.each(&mut [(); 2], 0..2, |(), _| {
+                        meet(&at_work);
+                        assert!(thread::current().id() == leader, "of a helper");
+                    });
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        });
+    }));
+    assert!(result.is_err());
+    // It ends with the phase.
+    assert_eq!(done.load(Ordering::Relaxed), 0);
+    // The pool goes on.
+    pool.install(|| team::lead(2, |team| team.each(&mut [(); 2], 0..10, |(), _| ())));
+}
+
+#[test]
+#[should_panic(expected = "of the leader")]
+fn a_panic_of_the_leader_is_that_of_the_call() {
+    team::lead(2, |team| team.each(&mut [(); 1], 0..10, |(), task| assert!(task != 5, "of the leader")));
 }
 
 #[test]

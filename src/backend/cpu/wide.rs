@@ -67,7 +67,7 @@ impl Wide {
     /// One step.
     pub fn step<T: Element>(
         &mut self,
-        team: &Team,
+        team: &mut Team,
         instructions: Instructions,
         data: &Data<T>,
         state: &mut State,
