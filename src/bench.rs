@@ -18,12 +18,17 @@ use crate::reference::{Steps, compare};
 pub const HEAD: Head = Head { learning_rate: 0.01, momentum: 0.9, nesterov: true, l2: 1e-5 };
 /// Rows whose step is compared with the reference.
 const VERIFIED_ROWS: usize = 200;
-/// Epochs of each device at least.
+/// Epochs of each device at least, and at most.
 const LEAST_EPOCHS: usize = 3;
+const MOST_EPOCHS: usize = 1000;
 
 /// Numbers between -1 and 1, by Knuth's multiplicative hash.
 pub fn values(n: usize) -> impl ExactSizeIterator<Item = f32> + Clone {
     (0..n).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)
+}
+
+fn out_of_memory(what: &str, len: usize, size: usize) -> Error {
+    Error::OutOfMemory { device: "cpu".to_owned(), what: what.to_owned(), bytes: len.saturating_mul(size) as u64 }
 }
 
 /// Data to train on, in batches.
@@ -48,31 +53,31 @@ impl Workload {
     /// # Errors
     /// As [`Features::new`]; [`Error::OutOfMemory`].
     pub fn new(n: usize, n_features: usize, n_classes: usize, dtype: Dtype, batch_size: usize) -> Result<Self> {
-        let out_of_memory = || Error::OutOfMemory {
-            device: "cpu".to_owned(),
-            what: "the features of the benchmark".to_owned(),
-            bytes: (n as u64).saturating_mul(n_features as u64).saturating_mul(dtype.size() as u64),
-        };
-        let n_values = n.checked_mul(n_features).ok_or_else(out_of_memory)?;
-        fn collect<T>(values: impl ExactSizeIterator<Item = T>) -> Option<Vec<T>> {
+        fn collect<T>(values: impl ExactSizeIterator<Item = T>, what: &str) -> Result<Vec<T>> {
             let mut collected = Vec::new();
-            collected.try_reserve_exact(values.len()).ok()?;
+            collected.try_reserve_exact(values.len()).map_err(|_| out_of_memory(what, values.len(), size_of::<T>()))?;
             collected.extend(values);
-            Some(collected)
+            Ok(collected)
         }
+        const FEATURES: &str = "the features of the benchmark";
+        const WEIGHTS: &str = "the weights of the benchmark";
+        let n_values = n.checked_mul(n_features).ok_or_else(|| out_of_memory(FEATURES, usize::MAX, dtype.size()))?;
+        let n_weights = n_features.checked_add(1).and_then(|rows| rows.checked_mul(n_classes));
+        let n_weights = n_weights.ok_or_else(|| out_of_memory(WEIGHTS, usize::MAX, 4))?;
         let floats = values(n_values);
-        let x: Option<Values> = match dtype {
-            Dtype::F32 => collect(floats).map(Into::into),
-            Dtype::F16 => collect(floats.map(f16::from_f32)).map(Into::into),
-            Dtype::U8 => collect(floats.map(|x| (x.abs() * 255.0) as u8)).map(Into::into),
+        let x: Values = match dtype {
+            Dtype::F32 => collect(floats, FEATURES)?.into(),
+            Dtype::F16 => collect(floats.map(f16::from_f32), FEATURES)?.into(),
+            Dtype::U8 => collect(floats.map(|x| (x.abs() * 255.0) as u8), FEATURES)?.into(),
         };
+        let classes = (0..n).map(|i| (i * 7919 % n_classes.max(1)) as u32);
         let shape = Shape { n_features, n_classes, n_heads: 1 };
         Ok(Self {
             shape,
-            features: Features::new(x.ok_or_else(out_of_memory)?, n, n_features)?,
+            features: Features::new(x, n, n_features)?,
             scale: if dtype == Dtype::U8 { 1.0 / 255.0 } else { 1.0 },
-            targets: Targets::Classes((0..n).map(|i| (i * 7919 % n_classes.max(1)) as u32).collect()),
-            start: Parameters { shape, values: values(shape.n_parameters()).map(|w| 0.1 * w).collect() },
+            targets: Targets::Classes(collect(classes, "the labels of the benchmark")?.into()),
+            start: Parameters { shape, values: collect(values(n_weights).map(|w| 0.1 * w), WEIGHTS)? },
             batch_size: batch_size.clamp(1, n),
         })
     }
@@ -180,13 +185,16 @@ struct Contender<'s> {
     chunks: Vec<Range<usize>>,
     batch_size: usize,
     n_epochs: u64,
+    /// The time of those that count.
+    elapsed: Duration,
 }
 
 impl<'s> Contender<'s> {
     fn new(session: &'s mut dyn Session, workload: &Workload) -> Result<Self> {
         let chunks = session.chunks().to_vec();
         let stepper = session.stepper(&workload.start, &[HEAD], workload.batch_size)?;
-        let mut contender = Self { stepper, chunks, batch_size: workload.batch_size, n_epochs: 0 };
+        let mut contender =
+            Self { stepper, chunks, batch_size: workload.batch_size, n_epochs: 0, elapsed: Duration::ZERO };
         // Not timed: the first one finds cold caches and sleeping threads.
         contender.epoch()?;
         Ok(contender)
@@ -207,7 +215,8 @@ impl<'s> Contender<'s> {
     }
 }
 
-/// Times epochs of `workload` on each backend, in turns, until each has had `budget` and at least three epochs. Verifies
+/// Times epochs of `workload` on each backend, in turns, until each has had `budget` and at least three epochs,
+/// or a thousand. Verifies
 /// first. A backend that fails has its error, and the others go on.
 pub fn time(workload: &Workload, backends: &[&dyn Backend], budget: Duration) -> Vec<Result<Timing>> {
     let mut sessions = Vec::new();
@@ -240,12 +249,16 @@ pub fn time(workload: &Workload, backends: &[&dyn Backend], budget: Duration) ->
         is_done = true;
         for (contender, timing) in contenders.iter_mut().zip(&mut timings) {
             let (Some(contender), Ok(timed)) = (contender, &mut *timing) else { continue };
-            if timed.epochs.len() >= LEAST_EPOCHS && timed.epochs.iter().sum::<Duration>() >= budget {
+            let n_epochs = timed.epochs.len();
+            if n_epochs >= MOST_EPOCHS || n_epochs >= LEAST_EPOCHS && contender.elapsed >= budget {
                 continue;
             }
             is_done = false;
             match contender.epoch() {
-                Ok(time) => timed.epochs.push(time),
+                Ok(time) => {
+                    contender.elapsed += time;
+                    timed.epochs.push(time);
+                }
                 Err(error) => *timing = Err(error),
             }
         }

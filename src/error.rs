@@ -270,7 +270,7 @@ pub enum Error {
     },
 
     /// The device ran out of memory.
-    #[error("{device}: out of memory for {what} ({bytes} bytes); use less data, a smaller batch, or the device `cpu`")]
+    #[error("{device}: out of memory for {what} ({bytes} bytes); use less data or a smaller batch")]
     OutOfMemory {
         /// The device.
         device: String,

@@ -427,6 +427,13 @@ fn bench_compares_devices_and_says_what_it_measured() {
     assert!((flops - 4.0 * 500.0 * 40.0 * 3.0).abs() < 1.0, "{flops}");
     assert!(number(device, "share_of_fma") < 1.0 && number(device, "max_read_bytes_per_second") > 1e8, "{device}");
 
+    for shape in ["10,3,18446744073709551615", "5000000000,2,2", "10,18446744073709551615,3"] {
+        let run = folder.softreg(["bench", "--devices", "cpu", "--shape", shape]);
+        assert!(
+            matches!(run.status, Some(1 | 2)) && run.stderr.lines().any(|line| line.starts_with("error: ")),
+            "{run:?}"
+        );
+    }
     let run = folder.softreg(["bench", "--shape", "500,40"]);
     assert_eq!(run.status, Some(2));
     assert!(run.stderr.contains("samples,features,classes"), "{}", run.stderr);

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use softreg::data::{Dtype, Source};
+use softreg::data::{Dtype, MAX_CLASSES, Source};
 use softreg::{DeviceOptions, FeatureScale, Sgd, Solver};
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
@@ -215,7 +216,7 @@ pub struct Bench {
     pub dtype: DtypeName,
 
     /// Devices, divided by commas: `all` (the CPU and every GPU but software ones) or names as --device takes them
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "all")]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "all", value_parser = NonEmptyStringValueParser::new())]
     pub devices: Vec<String>,
 
     /// Use a GPU's matrix units in steps with more than 64 classes. Faster, but features, weights and residuals are
@@ -224,7 +225,7 @@ pub struct Bench {
     #[arg(long)]
     pub matrix_units: bool,
 
-    /// Time epochs of each device for so many seconds, and three epochs at least
+    /// Time epochs of each device for so many seconds: three epochs at least, a thousand at most
     #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true, default_value_t = 2.0)]
     pub seconds: f64,
 
@@ -381,7 +382,9 @@ fn count(text: &str) -> Result<usize, String> {
 fn bench_shape(text: &str) -> Result<BenchShape, String> {
     let counts: Result<Vec<usize>, String> = text.split(',').map(|part| count(part.trim())).collect();
     match counts.as_deref() {
-        Ok(&[n_samples, n_features, n_classes]) if n_classes >= 2 && n_samples <= u32::MAX as usize => {
+        Ok(&[n_samples, ..]) if n_samples > u32::MAX as usize => Err("at most 4294967295 samples".to_owned()),
+        Ok(&[_, _, n_classes]) if n_classes > MAX_CLASSES => Err(format!("at most {MAX_CLASSES} classes")),
+        Ok(&[n_samples, n_features, n_classes]) if n_classes >= 2 => {
             Ok(BenchShape { n_samples, n_features, n_classes })
         }
         _ => Err("must be samples,features,classes: three whole numbers, the classes at least 2".to_owned()),

@@ -45,14 +45,22 @@ pub fn run(args: &args::Bench) -> Result<()> {
     let shapes = args.shape.map_or_else(|| SHAPES.to_vec(), |shape| vec![shape]);
     let mut results = Vec::new();
     for shape in shapes {
-        output::message(&format!("timing {}", describe(shape, args)));
+        output::message(&format!("timing {}", describe(shape, args.dtype, args.batch)));
         let args::BenchShape { n_samples, n_features, n_classes } = shape;
         if args.matrix_units {
             for device in devices.iter().filter(|device| !device.uses_matrix_units(n_classes)) {
                 output::message(&report::no_matrix_units(device));
             }
         }
-        let workload = Workload::new(n_samples, n_features, n_classes, args.dtype.into(), args.batch)?;
+        let workload = match Workload::new(n_samples, n_features, n_classes, args.dtype.into(), args.batch) {
+            Ok(workload) => workload,
+            // What was timed before is not lost.
+            Err(error) if !results.is_empty() => {
+                output::message(&format!("warning: {} is left out: {error}", describe(shape, args.dtype, args.batch)));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         if args.tune {
             devices.iter().for_each(|device| tune(&workload, device));
         }
@@ -87,8 +95,9 @@ pub fn run(args: &args::Bench) -> Result<()> {
 const EXPLANATION: &str = "
 Epochs are medians, shuffling included; the devices took turns. GB/s counts the features
 once an epoch, GFLOP/s the products X·W and Xᵀ·R; `of read` and `of FMA` are shares of what
-the device was measured to do at most, above. A step on each device was compared with the
-double precision reference before anything was timed.
+the device was measured to do at most, above; features that stay in a cache may pass it.
+Kernels are those of one more epoch, each timed alone by the device's clock. A step of 200
+samples on each device was compared with the double precision reference before.
 ";
 
 /// The devices asked for; `all` are the CPU and every GPU but software ones, which are slower than the CPU.
@@ -142,10 +151,10 @@ fn at_most(ceilings: &Ceilings) -> String {
     format!("reads {} GB/s, multiplies and adds {} GFLOP/s{dispatch}", three(read_bytes / 1e9), three(flops / 1e9))
 }
 
-fn describe(shape: args::BenchShape, args: &args::Bench) -> String {
-    let count = |n: usize| HumanCount(n as u64).to_string();
-    let (n, q) = (count(shape.n_samples), count(shape.n_classes));
-    format!("{n} × {} × {q}, {}, batches of {}", count(shape.n_features), args.dtype, count(args.batch))
+fn describe(shape: args::BenchShape, dtype: args::DtypeName, batch_size: usize) -> String {
+    let [n, d, q, batch] = [shape.n_samples, shape.n_features, shape.n_classes, batch_size.min(shape.n_samples)]
+        .map(|count| HumanCount(count as u64).to_string());
+    format!("{n} × {d} × {q}, {dtype}, batches of {batch}")
 }
 
 /// One shape on every device.
@@ -188,7 +197,7 @@ impl Comparison<'_> {
     }
 
     fn write(&self, args: &args::Bench, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{}", describe(self.shape, args))?;
+        writeln!(out, "{}", describe(self.shape, args.dtype, args.batch))?;
         writeln!(
             out,
             "{:>9} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8}  device",
@@ -213,7 +222,7 @@ impl Comparison<'_> {
                 three(figures.flops / 1e9),
                 100.0 * figures.of_fma,
                 figures.speed_up.map_or_else(|| "-".to_owned(), three),
-                name(row.device),
+                row.device.info().name,
             )?;
             if !timing.kernels.is_empty() {
                 let kernels = timing.kernels.iter().map(|(name, time)| format!("{name} {}", duration(*time)));
@@ -265,7 +274,7 @@ impl Comparison<'_> {
             "n_features": self.shape.n_features,
             "n_classes": self.shape.n_classes,
             "dtype": args.dtype.to_string(),
-            "batch_size": args.batch,
+            "batch_size": self.workload.batch_size,
             "devices": self.devices.iter().map(device).collect::<Vec<_>>(),
         })
     }

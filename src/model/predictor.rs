@@ -41,12 +41,14 @@ impl Predictor<'_> {
     fn each_row(&self, features: &Features, transform: impl Fn(&mut [f32]) + Sync) -> Result<Array2<f32>> {
         self.model.check_width(features.n_features())?;
         let shape = (features.n_samples(), self.model.n_classes());
-        let n_values = shape.0.checked_mul(shape.1).ok_or(Error::Shape {
-            what: "values of the predictions".to_owned(),
-            expected: usize::MAX,
-            found: shape.0,
+        let n_values = shape.0.saturating_mul(shape.1);
+        let mut values = Vec::new();
+        values.try_reserve_exact(n_values).map_err(|_| Error::OutOfMemory {
+            device: "cpu".to_owned(),
+            what: "the predictions".to_owned(),
+            bytes: n_values.saturating_mul(size_of::<f32>()) as u64,
         })?;
-        let mut values = vec![0.0; n_values];
+        values.resize(n_values, 0.0);
         self.portions(features, |rows, session| {
             let bad = AtomicUsize::new(usize::MAX);
             let out = &mut values[rows.start * shape.1..rows.end * shape.1];
@@ -64,6 +66,7 @@ impl Predictor<'_> {
                 row => Err(not_finite(row)),
             }
         })?;
+        // It has as many values as the shape says.
         Array2::from_shape_vec(shape, values).map_err(|_| Error::Shape {
             what: "values of the predictions".to_owned(),
             expected: n_values,
