@@ -3,8 +3,7 @@
 //! The thread that leads works in every phase, and so do those of rayon's pool that come to help. Nobody is waited for but
 //! who has begun to work: a phase ends even when no other thread has a processor. Between phases helpers look out for the
 //! next one and do not sleep, for waking up takes longer than a phase of a small batch. They go when there was none for a
-//! while, and after a few milliseconds in any case, so that the pool can do what else is asked of it; the next phase asks
-//! for others.
+//! while, and the next phase asks for others; and every few milliseconds they do first what else is asked of the pool.
 
 use std::hint;
 use std::panic::resume_unwind;
@@ -28,7 +27,7 @@ const PHASE: u64 = 1 << 19;
 
 /// Looks at the state before others are offered the processor: about 10 µs.
 const LOOKS: u32 = 1000;
-/// A helper goes when there was no phase for so long, and after a turn.
+/// A helper goes when there was no phase for so long, and looks for other work of the pool after a turn.
 const IDLE: Duration = Duration::from_micros(200);
 const TURN: Duration = Duration::from_millis(5);
 
@@ -119,12 +118,9 @@ impl Team<'_, '_> {
 
 impl Shared {
     fn help(&self) {
-        let _end = Finally(|| {
-            self.n_helpers.fetch_sub(1, Ordering::Relaxed);
-        });
-        let begin = Instant::now();
+        let mut begin = Instant::now();
         let mut last = 0;
-        while begin.elapsed() < TURN {
+        loop {
             let (mut state, mut since) = (0, None);
             wait(|| {
                 state = self.state.load(Ordering::Acquire);
@@ -132,11 +128,15 @@ impl Shared {
                 is_new || state & END != 0 || since.get_or_insert_with(Instant::now).elapsed() > IDLE
             });
             if state & OPEN == 0 || state / PHASE == last {
+                self.n_helpers.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
             let work = self.work.load(Ordering::Relaxed);
             // Fails when the phase has ended, or another helper joined; then looks again.
-            if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            {
                 let _end = Finally(|| {
                     if thread::panicking() {
                         self.state.fetch_or(PANICKED, Ordering::Relaxed);
@@ -147,7 +147,11 @@ impl Shared {
                 // phase first and opened one of another number, and the exchange would have failed. The leader waits until
                 // this thread no longer counts.
                 unsafe { (*work)() };
-                last = state / PHASE;
+            }
+            last = state / PHASE;
+            if begin.elapsed() >= TURN {
+                rayon::yield_now();
+                begin = Instant::now();
             }
         }
     }
