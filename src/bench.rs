@@ -27,10 +27,6 @@ pub fn values(n: usize) -> impl ExactSizeIterator<Item = f32> + Clone {
     (0..n).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)
 }
 
-fn out_of_memory(what: &str, len: usize, size: usize) -> Error {
-    Error::OutOfMemory { device: "cpu".to_owned(), what: what.to_owned(), bytes: len.saturating_mul(size) as u64 }
-}
-
 /// Data to train on, in batches.
 pub struct Workload {
     /// d, q, and one head.
@@ -55,15 +51,18 @@ impl Workload {
     pub fn new(n: usize, n_features: usize, n_classes: usize, dtype: Dtype, batch_size: usize) -> Result<Self> {
         fn collect<T>(values: impl ExactSizeIterator<Item = T>, what: &str) -> Result<Vec<T>> {
             let mut collected = Vec::new();
-            collected.try_reserve_exact(values.len()).map_err(|_| out_of_memory(what, values.len(), size_of::<T>()))?;
+            collected
+                .try_reserve_exact(values.len())
+                .map_err(|_| Error::out_of_memory(what, values.len(), size_of::<T>()))?;
             collected.extend(values);
             Ok(collected)
         }
         const FEATURES: &str = "the features of the benchmark";
         const WEIGHTS: &str = "the weights of the benchmark";
-        let n_values = n.checked_mul(n_features).ok_or_else(|| out_of_memory(FEATURES, usize::MAX, dtype.size()))?;
+        let n_values =
+            n.checked_mul(n_features).ok_or_else(|| Error::out_of_memory(FEATURES, usize::MAX, dtype.size()))?;
         let n_weights = n_features.checked_add(1).and_then(|rows| rows.checked_mul(n_classes));
-        let n_weights = n_weights.ok_or_else(|| out_of_memory(WEIGHTS, usize::MAX, 4))?;
+        let n_weights = n_weights.ok_or_else(|| Error::out_of_memory(WEIGHTS, usize::MAX, 4))?;
         let floats = values(n_values);
         let x: Values = match dtype {
             Dtype::F32 => collect(floats, FEATURES)?.into(),

@@ -350,6 +350,15 @@ impl Error {
         Self::Malformed { place, problem: problem.into() }
     }
 
+    /// There is no memory on the host for `len` values of `size` bytes.
+    pub(crate) fn out_of_memory(what: impl Into<String>, len: usize, size: usize) -> Self {
+        Self::OutOfMemory {
+            device: "cpu".to_owned(),
+            what: what.into(),
+            bytes: (len as u64).saturating_mul(size as u64),
+        }
+    }
+
     /// The same error, saying that it concerns `file`, where the error has a place that names none.
     #[must_use]
     pub fn in_file(mut self, file: impl AsRef<Path>) -> Self {

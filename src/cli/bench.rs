@@ -10,6 +10,7 @@ use softreg::backend::{Ceilings, Tried};
 use softreg::bench::{self, Timing, Workload};
 use softreg::{Device, DeviceKind};
 
+use crate::report::name;
 use crate::{args, output, report};
 
 /// Measured when no shape is asked for: few outputs, where memory is the limit, and many, where arithmetic is.
@@ -134,14 +135,6 @@ fn tune(workload: &Workload, device: &Device) {
                 output::message(&format!("{:>9} a step  {}: {choice}{kept}", duration(*step), name(device)));
             }
         }
-    }
-}
-
-fn name(device: &Device) -> String {
-    let info = device.info();
-    match &*info.driver {
-        "" => info.name.clone(),
-        driver => format!("{} ({driver})", info.name),
     }
 }
 

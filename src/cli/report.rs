@@ -126,9 +126,14 @@ pub fn classes_json(names: &[String], evaluation: &Evaluation) -> Value {
 
 /// `name (driver): why it was chosen`.
 pub fn device(device: &Device) -> String {
+    format!("{}: {}", name(device), device.reason())
+}
+
+/// `name (driver)`.
+pub fn name(device: &Device) -> String {
     let info = device.info();
     let driver = if info.driver.is_empty() { String::new() } else { format!(" ({})", info.driver) };
-    format!("{}{driver}: {}", info.name, device.reason())
+    format!("{}{driver}", info.name)
 }
 
 /// That a device does without matrix units though they were asked for: it has none, or the classes are too few.

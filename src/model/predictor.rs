@@ -43,11 +43,9 @@ impl Predictor<'_> {
         let shape = (features.n_samples(), self.model.n_classes());
         let n_values = shape.0.saturating_mul(shape.1);
         let mut values = Vec::new();
-        values.try_reserve_exact(n_values).map_err(|_| Error::OutOfMemory {
-            device: "cpu".to_owned(),
-            what: "the predictions".to_owned(),
-            bytes: n_values.saturating_mul(size_of::<f32>()) as u64,
-        })?;
+        values
+            .try_reserve_exact(n_values)
+            .map_err(|_| Error::out_of_memory("the predictions", n_values, size_of::<f32>()))?;
         values.resize(n_values, 0.0);
         self.portions(features, |rows, session| {
             let bad = AtomicUsize::new(usize::MAX);

@@ -39,11 +39,7 @@ impl Buffer {
 /// [`Error::OutOfMemory`], saying that the memory was for `what`.
 pub(super) fn allocate<T: Copy>(value: T, len: usize, what: &str) -> Result<Vec<T>> {
     let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
-        device: "cpu".to_owned(),
-        what: what.to_owned(),
-        bytes: len.saturating_mul(size_of::<T>()) as u64,
-    })?;
+    values.try_reserve_exact(len).map_err(|_| Error::out_of_memory(what, len, size_of::<T>()))?;
     values.resize(len, value);
     Ok(values)
 }

@@ -103,11 +103,7 @@ impl Input {
         }
         match room {
             Ok(()) => Ok(values),
-            Err(_) => Err(Error::OutOfMemory {
-                device: "cpu".to_owned(),
-                what: format!("the values of {}", self.path.display()),
-                bytes: (n as u64).saturating_mul(size_of::<T>() as u64),
-            }),
+            Err(_) => Err(Error::out_of_memory(format!("the values of {}", self.path.display()), n, size_of::<T>())),
         }
     }
 
