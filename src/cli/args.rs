@@ -88,8 +88,9 @@ pub struct Train {
     #[command(flatten)]
     pub device: Device,
 
-    /// Use a GPU's matrix units in steps with more than 64 classes. Faster, but features, weights and residuals are
-    /// rounded to half precision in the products; sums stay in single precision. Without such units it trains as usual
+    /// Use a GPU's matrix units in steps with more than 64 classes: features, weights and residuals are
+    /// rounded to half precision in the products; sums stay in single precision. Not yet timed on any GPU; without such
+    /// units it trains as usual
     #[arg(long)]
     pub matrix_units: bool,
 
@@ -219,9 +220,9 @@ pub struct Bench {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "all", value_parser = NonEmptyStringValueParser::new())]
     pub devices: Vec<String>,
 
-    /// Use a GPU's matrix units in steps with more than 64 classes. Faster, but features, weights and residuals are
-    /// rounded to half precision in the products; sums stay in single precision. Without such units all is
-    /// as usual
+    /// Use a GPU's matrix units in steps with more than 64 classes: features, weights and residuals are
+    /// rounded to half precision in the products; sums stay in single precision. Not yet timed on any
+    /// GPU; without such units all is as usual
     #[arg(long)]
     pub matrix_units: bool,
 
