@@ -59,7 +59,8 @@ fn kernels(criterion: &mut Criterion) {
         group.throughput(Work { flops: 2 * product, values: x + 4 * w }.throughput());
         for (name, backend) in backends() {
             data.verify(&*backend).expect("right results");
-            let mut session = backend.session(&data.features, 1.0, Some(&data.targets)).expect("room for the data");
+            let mut session =
+                backend.session(&data.features, 1.0, Some((&data.targets).into())).expect("room for the data");
             let plan = softreg::batch::Plan::new(session.chunks(), n, 0, 0);
             let mut stepper = session.stepper(&data.start, &[HEAD], n).expect("room for the batch");
             // As many as there are chunks.

@@ -101,7 +101,7 @@ impl Workload {
     /// The data on a backend whose results were verified.
     fn session<'a>(&'a self, backend: &'a dyn Backend) -> Result<Box<dyn Session + 'a>> {
         self.verify(backend)?;
-        backend.session(&self.features, self.scale, Some(&self.targets))
+        backend.session(&self.features, self.scale, Some((&self.targets).into()))
     }
 
     /// One step on `backend` with the first rows and the kernels of whole batches, compared with the reference: a
@@ -115,7 +115,7 @@ impl Workload {
             let features = self.features.rows(0..n_rows)?;
             let classes = (0..n_rows).map(|row| self.targets.class(row, self.shape.n_classes).unwrap_or(0) as u32);
             let targets = Targets::Classes(classes.collect());
-            let mut session = backend.session(&features, self.scale, Some(&targets))?;
+            let mut session = backend.session(&features, self.scale, Some((&targets).into()))?;
             let chunks = session.chunks().to_vec();
             if let [first, _, ..] = &chunks[..] {
                 // A device that holds a few enormous rows at a time.

@@ -170,7 +170,7 @@ impl SoftmaxRegression {
         let begin = Instant::now();
         let scale = self.feature_scale.of(data.features().max_abs())?;
         let targets = data.labels().targets();
-        let mut session = self.device.session(data.features(), scale, Some(targets))?;
+        let mut session = self.device.session(data.features(), scale, Some(targets.into()))?;
 
         let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
         let learning_rate = sgd.first_rate(data, scale, self.l2);

@@ -63,7 +63,7 @@ fn train(
     let data = read(&Source { labels: Some(y.into()), ..Source::new(x) })?.into_dataset()?;
     let backend = backend()?;
     let targets = data.labels().targets();
-    let mut session = backend.session(data.features(), scale, Some(targets))?;
+    let mut session = backend.session(data.features(), scale, Some(targets.into()))?;
     let chunks = session.chunks().to_vec();
     let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
     let mut stepper = session.stepper(&Parameters::zeros(shape), &[head], batch_size)?;

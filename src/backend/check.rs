@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Head, Parameters, Shape};
+use super::{Head, Parameters, Shape, Supervision};
 use crate::batch::Plan;
 use crate::data::Targets;
 use crate::error::{Error, Result};
@@ -30,17 +30,25 @@ pub(super) fn classes(shape: Shape, n_samples: usize, into: &[u32]) -> Result<()
     equal("classes (one for each sample and head)", n_samples.saturating_mul(shape.n_heads), into.len())
 }
 
-/// That there is an optimizer head for each head of the parameters, and a target for each sample, none past the classes.
-/// Gives the targets.
+/// That there is an optimizer head for each head of the parameters, and that [`supervision`] is as it must be, which it gives.
 pub(super) fn training<'t>(
     start: Shape,
     heads: &[Head],
-    targets: Option<&'t Targets<'t>>,
+    supervision: Option<Supervision<'t>>,
     n_samples: usize,
-) -> Result<&'t Targets<'t>> {
+) -> Result<Supervision<'t>> {
     equal("heads of the optimizer", start.n_heads, heads.len())?;
-    let targets = targets.ok_or_else(|| shape("targets for training", n_samples, 0))?;
-    match targets {
+    self::supervision(start, supervision, n_samples)
+}
+
+/// That there is a target for each sample, none past the classes, and a weight, if there are weights. Gives them.
+pub(super) fn supervision<'t>(
+    start: Shape,
+    supervision: Option<Supervision<'t>>,
+    n_samples: usize,
+) -> Result<Supervision<'t>> {
+    let supervision = supervision.ok_or_else(|| shape("targets for training", n_samples, 0))?;
+    match supervision.targets {
         Targets::Classes(classes) => {
             equal("labels (one for each sample)", n_samples, classes.len())?;
             below("classes of the labels", start.n_classes, largest(classes))?;
@@ -49,7 +57,10 @@ pub(super) fn training<'t>(
             equal("values of the soft labels", n_samples.saturating_mul(start.n_classes), values.len())?;
         }
     }
-    Ok(targets)
+    if let Some(weights) = supervision.weights {
+        equal("weights (one for each sample)", n_samples, weights.len())?;
+    }
+    Ok(supervision)
 }
 
 /// That a plan has a learning rate for each step, an order for each chunk, and batches of 1 to `batch_size` samples, each

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::cpu::Cpu;
-use super::{Backend, Session};
-use crate::data::{Features, Targets};
+use super::{Backend, Session, Supervision};
+use crate::data::Features;
 use crate::error::{Error, Result};
 
 /// What a device is.
@@ -260,8 +260,8 @@ impl Device {
         &'a self,
         features: &'a Features<'a>,
         scale: f32,
-        targets: Option<&'a Targets<'a>>,
+        supervision: Option<Supervision<'a>>,
     ) -> Result<Box<dyn Session + 'a>> {
-        self.backend.session(features, scale, targets)
+        self.backend.session(features, scale, supervision)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A [`Backend`] takes features and targets in and gives a [`Session`], in which they stay where the arithmetic is.
 //! A session computes logits, and starts a [`Stepper`], the seam of the stochastic solvers: many optimizer steps from a
-//! plan, the loss once. The seam of the batch solvers (value, gradient, value along a line) will stand beside it.
+//! plan, the loss once; or a [`Loss`], the seam of the batch solvers: value and gradient over all samples, and along a line.
 //!
 //! This module is public for benchmarks and tests of single kernels; it is not covered by semantic versioning. Users
 //! need [`Device`](crate::Device) alone.
@@ -24,7 +24,7 @@ pub use device::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 
 use crate::batch::Plan;
 use crate::data::{Features, Targets, argmax};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The sizes of a linear map from features to logits: h heads of q classes stand side by side as h·q columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +115,21 @@ pub const NOT_FINITE: u32 = u32::MAX;
 /// Logits that are worth a thread.
 const PARALLEL: usize = 1 << 14;
 
+/// What training knows of the samples beside their features.
+#[derive(Debug, Clone, Copy)]
+pub struct Supervision<'a> {
+    /// The target of each sample.
+    pub targets: &'a Targets<'a>,
+    /// How much each sample counts: at least 0, 1 in the mean. Without, all count the same.
+    pub weights: Option<&'a [f32]>,
+}
+
+impl<'a> From<&'a Targets<'a>> for Supervision<'a> {
+    fn from(targets: &'a Targets<'a>) -> Self {
+        Self { targets, weights: None }
+    }
+}
+
 /// A place where arithmetic happens.
 pub trait Backend: Send + Sync {
     /// What it is, for people.
@@ -129,12 +144,12 @@ pub trait Backend: Send + Sync {
     fn ceilings(&self) -> Result<Ceilings>;
 
     /// Takes the data to where the arithmetic is: features, every value of which counts `scale` times, and for training
-    /// the targets, one for each sample.
+    /// what is known of the samples.
     fn session<'a>(
         &'a self,
         features: &'a Features<'a>,
         scale: f32,
-        targets: Option<&'a Targets<'a>>,
+        supervision: Option<Supervision<'a>>,
     ) -> Result<Box<dyn Session + 'a>>;
 }
 
@@ -190,6 +205,13 @@ pub trait Session {
         batch_size: usize,
     ) -> Result<Box<dyn Stepper + 's>>;
 
+    /// Prepares to evaluate the loss of heads of that shape. A session without targets has none: an error.
+    fn loss<'s>(&'s mut self, shape: Shape) -> Result<Box<dyn Loss + 's>> {
+        // Until each backend has one.
+        let _ = shape;
+        Err(Error::Device { device: "this device".to_owned(), problem: "it has no batch solvers yet".to_owned() })
+    }
+
     /// Tries out the ways in which the steps of [`Session::stepper`] can be computed, and keeps the fastest for those to
     /// come, of this and of similar sizes. What was tried, the one that is kept last; nothing where there is only one way.
     fn tune(&mut self, start: &Parameters, heads: &[Head], batch_size: usize) -> Result<Vec<Tried>> {
@@ -209,6 +231,53 @@ pub struct Tried {
 
 fn n_samples(chunks: &[Range<usize>]) -> usize {
     chunks.last().map_or(0, |chunk| chunk.end)
+}
+
+/// The seam of the batch solvers: the loss L(W) = Σ_i s_i·ℓ_i of each head over all samples, in nats, s the weights of the
+/// samples over their sum, without penalty.
+///
+/// It keeps the logits Z = X̃·W + b of a point and those of a direction D from there, Zₚ = X̃·D, so that evaluations on the
+/// line Z + t·Zₚ take no product with X̃. Parameters, directions and gradients are laid out as [`Parameters::values`], the
+/// intercept as the weight of a constant feature 1; on the host they are in `f64`. A length t is given for each head. A
+/// direction must have been given before a length other than 0 is.
+pub trait Loss {
+    /// Goes to `parameters`; there is no direction then. Two products and one readback.
+    fn start(&mut self, parameters: &[f64]) -> Result<Evaluation>;
+
+    /// Takes a direction from the present point, and evaluates at the lengths `t`. Two products and one readback.
+    fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation>;
+
+    /// Evaluates at the lengths `t`: one product and one readback.
+    fn gradient(&mut self, t: &[f64]) -> Result<Evaluation>;
+
+    /// Losses and slopes at k points, whose lengths are in `t`, (k × h): no product, one readback.
+    fn along(&mut self, t: &[f64]) -> Result<Vec<Point>>;
+
+    /// Goes to the lengths `t`, that is, Z ← Z + t·Zₚ. The direction stays, lengths count from the new point. No
+    /// readback.
+    fn advance(&mut self, t: &[f64]) -> Result<()>;
+
+    /// The product of the Hessian of the loss at the present point with `vector`: X̃ᵀ·(s ⊙ P ⊙ (V − Σ_j p_j·v_j)), V = X̃·vector,
+    /// by row and head. Two products and one readback.
+    fn hessian_vector(&mut self, vector: &[f64]) -> Result<Vec<f64>>;
+}
+
+/// Loss and slope of each head at a point of a line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// L, (h).
+    pub losses: Vec<f64>,
+    /// dL/dt = Σ_i s_i·(P − Y)·Zₚ, (h); 0 without a direction.
+    pub slopes: Vec<f64>,
+}
+
+/// What [`Loss`] finds at a point.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Loss and slope.
+    pub point: Point,
+    /// ∂L, laid out as the parameters.
+    pub gradient: Vec<f64>,
 }
 
 /// The seam of the stochastic solvers.

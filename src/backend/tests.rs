@@ -148,7 +148,7 @@ impl Case {
     }
 
     fn session<'a>(&'a self, backend: &'a dyn Backend) -> Box<dyn Session + 'a> {
-        backend.session(&self.features, self.scale, Some(&self.targets)).unwrap()
+        backend.session(&self.features, self.scale, Some((&self.targets).into())).unwrap()
     }
 
     /// Two epochs on a backend.
@@ -418,7 +418,7 @@ fn a_stepper_that_does_not_suit_is_an_error() {
         for sizes in SMALL {
             let case = Case::new(sizes, Dtype::F32, false);
             let stepper = |targets: Option<Targets>, start: &Parameters, heads: &[Head]| {
-                let mut session = backend.session(&case.features, 1.0, targets.as_ref()).unwrap();
+                let mut session = backend.session(&case.features, 1.0, targets.as_ref().map(Into::into)).unwrap();
                 session.stepper(start, heads, 16).map(drop)
             };
             let (start, heads, q) = (&case.start, &case.heads[..], case.shape.n_classes);
@@ -560,7 +560,7 @@ fn what_does_not_fit_a_device_is_named() {
     let case = Case::new((3000, 7, 3, 1, 1000), Dtype::F32, false);
     for gpu in Gpu::open_all(Options { max_memory: Some(90_000), ..Options::default() }) {
         let gpu = gpu.unwrap();
-        let error = gpu.session(&case.features, 1.0, Some(&case.targets)).map(drop).unwrap_err();
+        let error = gpu.session(&case.features, 1.0, Some((&case.targets).into())).map(drop).unwrap_err();
         assert!(matches!(error, Error::OutOfMemory { bytes: 96_000, .. }), "{error}");
         assert!(error.to_string().contains("out of memory for the features (96000 bytes)"), "{error}");
         // Nothing of the failed session is left in the account.

@@ -24,8 +24,10 @@ mod wide;
 
 use std::ops::Range;
 
-use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Parameters, Session, Sink, Stepper, check};
-use crate::data::{Features, Targets, Values};
+use super::{
+    Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Parameters, Session, Sink, Stepper, Supervision, check,
+};
+use crate::data::{Features, Values};
 use crate::error::Result;
 use lanes::{Element, Instructions};
 pub(crate) use row::{logits_of_row, softmax_of_row};
@@ -94,12 +96,12 @@ impl Backend for Cpu {
         &'a self,
         features: &'a Features<'a>,
         scale: f32,
-        targets: Option<&'a Targets<'a>>,
+        supervision: Option<Supervision<'a>>,
     ) -> Result<Box<dyn Session + 'a>> {
         Ok(match features.values() {
-            Values::F32(x) => Box::new(CpuSession::new(self, features, x, scale, targets)),
-            Values::F16(x) => Box::new(CpuSession::new(self, features, x, scale, targets)),
-            Values::U8(x) => Box::new(CpuSession::new(self, features, x, scale, targets)),
+            Values::F32(x) => Box::new(CpuSession::new(self, features, x, scale, supervision)),
+            Values::F16(x) => Box::new(CpuSession::new(self, features, x, scale, supervision)),
+            Values::U8(x) => Box::new(CpuSession::new(self, features, x, scale, supervision)),
         })
     }
 }
@@ -108,15 +110,15 @@ struct CpuSession<'a, T> {
     instructions: Instructions,
     x: Matrix<'a, T>,
     scale: f32,
-    targets: Option<&'a Targets<'a>>,
+    supervision: Option<Supervision<'a>>,
     /// All rows, in one chunk: nothing here limits how much is seen at once.
     rows: Range<usize>,
 }
 
 impl<'a, T: Element> CpuSession<'a, T> {
-    fn new(cpu: &Cpu, features: &Features, x: &'a [T], scale: f32, targets: Option<&'a Targets<'a>>) -> Self {
+    fn new(cpu: &Cpu, features: &Features, x: &'a [T], scale: f32, supervision: Option<Supervision<'a>>) -> Self {
         let x = Matrix { x, d: features.n_features() };
-        Self { instructions: cpu.instructions, x, scale, targets, rows: 0..features.n_samples() }
+        Self { instructions: cpu.instructions, x, scale, supervision, rows: 0..features.n_samples() }
     }
 }
 
@@ -204,8 +206,8 @@ impl<T: Element> Session for CpuSession<'_, T> {
         batch_size: usize,
     ) -> Result<Box<dyn Stepper + 's>> {
         check::parameters(start, self.x.d)?;
-        let targets = check::training(start.shape, heads, self.targets, self.rows.end)?;
-        let data = Data { x: self.x, scale: self.scale, targets };
+        let supervision = check::training(start.shape, heads, self.supervision, self.rows.end)?;
+        let data = Data { x: self.x, scale: self.scale, targets: supervision.targets };
         Ok(Box::new(CpuStepper::new(self.instructions, data, &self.rows, start, heads, batch_size)?))
     }
 }

@@ -43,8 +43,8 @@ pub use single::Single;
 pub use step::Step;
 pub use update::Head;
 
-use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Session};
-use crate::data::{Features, Targets};
+use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Session, Supervision};
+use crate::data::Features;
 use crate::error::{Error, Result};
 use cache::Cache;
 use kernel::Kernel;
@@ -240,8 +240,8 @@ impl Backend for Gpu {
         &'a self,
         features: &'a Features<'a>,
         scale: f32,
-        targets: Option<&'a Targets<'a>>,
+        supervision: Option<Supervision<'a>>,
     ) -> Result<Box<dyn Session + 'a>> {
-        Ok(Box::new(GpuSession::new(self, features, scale, targets)?))
+        Ok(Box::new(GpuSession::new(self, features, scale, supervision)?))
     }
 }

@@ -138,7 +138,7 @@ impl Trial {
 
     /// The parameters after one epoch on a GPU whose kernels share their work so.
     fn train_with(&self, gpu: &Gpu, tuning: Tuning) -> Result<Vec<f32>> {
-        let session = GpuSession::new(gpu, &self.features, self.scale, Some(&self.targets))?;
+        let session = GpuSession::new(gpu, &self.features, self.scale, Some((&self.targets).into()))?;
         let (start, heads) = (self.start(), self.heads());
         let mut stepper = GpuStepper::with_tuning(&session, &self.targets, &start, &heads, self.batch_size, tuning)?;
         Ok(self.epoch(session.chunks(), &mut stepper)?.values)
@@ -147,7 +147,7 @@ impl Trial {
     /// The parameters after one epoch, and the logits with them.
     fn train(&self, backend: &dyn Backend) -> Result<(Vec<f32>, Vec<f32>)> {
         let start = self.start();
-        let mut session = backend.session(&self.features, self.scale, Some(&self.targets))?;
+        let mut session = backend.session(&self.features, self.scale, Some((&self.targets).into()))?;
         let chunks = session.chunks().to_vec();
         let mut stepper = session.stepper(&start, &self.heads(), self.batch_size)?;
         let parameters = self.epoch(&chunks, &mut *stepper)?;

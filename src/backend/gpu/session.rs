@@ -10,7 +10,7 @@ use super::memory::{Buffer, unpad_rows};
 use super::step::{BLOCK, Step, padded_outputs, weights_bytes};
 use super::stepper::GpuStepper;
 use super::{Gpu, classes, logits, tuning};
-use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper, Tried, check};
+use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper, Supervision, Tried, check};
 use crate::data::{Dtype, Features, Targets};
 use crate::error::Result;
 
@@ -29,14 +29,20 @@ pub(super) struct GpuSession<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) scale: f32,
     pub(super) dtype: Dtype,
-    pub(super) targets: Option<&'a Targets<'a>>,
+    pub(super) supervision: Option<Supervision<'a>>,
     pub(super) ranges: Vec<Range<usize>>,
     pub(super) chunks: Vec<Chunk>,
     pub(super) n_features: usize,
 }
 
 impl<'a> GpuSession<'a> {
-    pub(super) fn new(gpu: &'a Gpu, features: &Features, scale: f32, targets: Option<&'a Targets<'a>>) -> Result<Self> {
+    pub(super) fn new(
+        gpu: &'a Gpu,
+        features: &Features,
+        scale: f32,
+        supervision: Option<Supervision<'a>>,
+    ) -> Result<Self> {
+        let targets = supervision.map(|supervision| supervision.targets);
         let (n_samples, n_features) = (features.n_samples(), features.n_features());
         let dtype = features.values().dtype();
         let row_bytes = n_features.next_multiple_of(BLOCK) as u64 * dtype.size() as u64;
@@ -71,7 +77,7 @@ impl<'a> GpuSession<'a> {
             })
             .collect::<Result<_>>()?;
         gpu.flush()?;
-        Ok(Self { gpu, scale, dtype, targets, ranges, chunks, n_features })
+        Ok(Self { gpu, scale, dtype, supervision, ranges, chunks, n_features })
     }
 
     pub(super) fn n_samples(&self) -> usize {
@@ -201,7 +207,7 @@ impl Session for GpuSession<'_> {
         batch_size: usize,
     ) -> Result<Box<dyn Stepper + 's>> {
         check::parameters(start, self.n_features)?;
-        let targets = check::training(start.shape, heads, self.targets, self.n_samples())?;
+        let Supervision { targets, .. } = check::training(start.shape, heads, self.supervision, self.n_samples())?;
         Ok(Box::new(GpuStepper::new(self, targets, start, heads, batch_size.max(1))?))
     }
 

@@ -10,7 +10,7 @@ use super::session::GpuSession;
 use super::step::is_narrow;
 use super::stepper::GpuStepper;
 use super::{Gpu, narrow_residual, narrow_update, self_check};
-use crate::backend::{Backend, DeviceKind, Head, Parameters, Shape, Stepper, Tried, check};
+use crate::backend::{Backend, DeviceKind, Head, Parameters, Shape, Stepper, Supervision, Tried, check};
 use crate::batch::Plan;
 use crate::data::{Dtype, Targets};
 use crate::error::{Error, Result};
@@ -172,7 +172,7 @@ pub(super) fn tune(
 ) -> Result<Vec<Tried>> {
     let (gpu, shape, dtype) = (session.gpu, start.shape, session.dtype);
     check::parameters(start, session.n_features)?;
-    let targets = check::training(shape, heads, session.targets, session.n_samples())?;
+    let Supervision { targets, .. } = check::training(shape, heads, session.supervision, session.n_samples())?;
     if gpu.uses_matrix_units(shape.n_outputs()) {
         return Ok(Vec::new());
     }
