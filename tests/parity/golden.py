@@ -12,9 +12,9 @@ with s the weights of the samples over their sum (1/n without weights), loss the
 softmax(x W + b), W of shape features x classes, two classes included, and b without a penalty. Features are rounded to
 single precision first, as softreg has them; all the rest is double precision at least.
 
-scikit-learn fits, with a tolerance that it can hardly reach; from there Newton's method goes on in NumPy, at last in the
-extended precision that x86 has, and a duality gap says how far from the minimum it can still be. Both objectives are
-written down. --only computes the cases whose
+scikit-learn fits, with a tolerance that it can hardly reach; from there Newton's method goes on in NumPy, at last in
+the extended precision that x86 has, and a duality gap says how far from the minimum it can still be. Both objectives
+are written down. --only computes the cases whose
 names match anew and keeps the others; so are those of Banking77 kept where ../shared/data/banking77 is absent.
 
 scikit-learn minimises C sum_i w_i loss_i + ((1 - r)/2) ||W||^2 + r ||W||_1, so that l2 = (1 - r)/(C sum w) and
@@ -488,7 +488,7 @@ def write(path, content):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="REGEX", default="", help="compute the cases whose names match, keep the others")
+    parser.add_argument("--only", metavar="REGEX", default="", help="compute the cases whose names match alone")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "golden.json")
     arguments = parser.parse_args()
 
