@@ -488,7 +488,7 @@ def write(path, content):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="REGEX", default="", help="compute the cases whose names match alone")
+    parser.add_argument("--only", metavar="REGEX", default="", help="compute anew the cases whose names match")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "golden.json")
     arguments = parser.parse_args()
 
