@@ -234,6 +234,16 @@ pub enum Error {
         learning_rate: f64,
     },
 
+    /// The objective is not a number where a batch solver begins.
+    #[error(
+        "the objective is {value} at the first weights: the features, or the model that training begins with, are too large; \
+         divide the features first"
+    )]
+    NoObjective {
+        /// The objective.
+        value: f64,
+    },
+
     /// No device has the name asked for.
     #[error("no device is called {asked:?}; there are: {available}")]
     NoSuchDevice {

@@ -3,15 +3,13 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
-use crate::backend::{Device, Parameters, Shape};
+use crate::backend::{Device, Parameters, Session, Shape};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
-use crate::objective;
-use crate::solver::{Progress, Solver};
+use crate::objective::{self, Penalty};
+use crate::solver::{Batch, Certificate, Problem, Progress, Solver, StopReason};
 
 /// What every feature is multiplied by before training.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -76,10 +74,16 @@ pub struct Fit {
     pub train: Evaluation,
     /// The objective: `train.log_loss` + (l2/2)·‖W‖², with W that of the scaled features.
     pub objective: f64,
-    /// Each epoch.
+    /// Each epoch, or each iteration of a batch solver.
     pub epochs: Vec<Progress>,
-    /// The first step's size.
-    pub learning_rate: f64,
+    /// Why training ended.
+    pub reason: StopReason,
+    /// The first step's size; none for batch solvers.
+    pub learning_rate: Option<f64>,
+    /// Products of a batch solver, X·W or Xᵀ·R, over all samples; two are an evaluation of loss and gradient.
+    pub products: Option<usize>,
+    /// How near the minimum a batch solver came.
+    pub certificate: Option<Certificate>,
     /// What the features were multiplied by. The model's weights have taken it in: they are for the features as given.
     pub feature_scale: f64,
     /// Time until the first step: to scale the data and bring it to the device, to choose the step size, and to compile
@@ -158,8 +162,7 @@ impl SoftmaxRegression {
     /// # Errors
     /// As [`SoftmaxRegression::fit`].
     pub fn fit_with(&self, data: &Dataset, mut on_epoch: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Fit> {
-        let Solver::Sgd(sgd) = &self.solver;
-        sgd.check()?;
+        self.solver.check()?;
         if !(self.l2 >= 0.0 && self.l2.is_finite()) {
             return Err(Error::Setting {
                 name: "the penalty l2",
@@ -173,11 +176,28 @@ impl SoftmaxRegression {
         let mut session = self.device.session(data.features(), scale, Some(targets.into()))?;
 
         let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
-        let learning_rate = sgd.first_rate(data, scale, self.l2);
-        let start = Parameters::zeros(shape);
-        let (parameters, epochs, first_step) =
-            sgd.minimise(&mut *session, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
-        let (preparation, training) = (first_step - begin, first_step.elapsed());
+        let trained = match &self.solver {
+            Solver::Sgd(sgd) => {
+                let learning_rate = sgd.first_rate(data, scale, self.l2);
+                let start = Parameters::zeros(shape);
+                let (parameters, epochs, first_step) =
+                    sgd.minimise(&mut *session, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
+                Trained {
+                    preparation: first_step - begin,
+                    training: first_step.elapsed(),
+                    parameters,
+                    epochs,
+                    reason: StopReason::Epochs,
+                    learning_rate: Some(learning_rate),
+                    products: None,
+                    certificate: None,
+                }
+            }
+            Solver::Lbfgs(lbfgs) => self.batch(lbfgs.into(), data, scale, &mut *session, begin, &mut on_epoch)?,
+            Solver::NewtonCg(newton) => self.batch(newton.into(), data, scale, &mut *session, begin, &mut on_epoch)?,
+        };
+        let Trained { parameters, epochs, reason, learning_rate, products, certificate, preparation, training } =
+            trained;
 
         let mut evaluator = Evaluator::new(targets, shape.n_classes);
         session.logits(&parameters, &mut |rows, logits| {
@@ -185,19 +205,16 @@ impl SoftmaxRegression {
             Ok(())
         })?;
         let train = evaluator.finish();
-        let objective = train.log_loss + objective::penalty(self.l2, &parameters);
+        let objective = match &certificate {
+            Some(certificate) => certificate.objective,
+            None => train.log_loss + objective::penalty(self.l2, &parameters),
+        };
 
         let record = Training {
             solver: self.solver.name().to_owned(),
             device: self.device.info().name.clone(),
             n_samples: data.n_samples(),
-            settings: json!({
-                "epochs": epochs.len(),
-                "batch_size": sgd.batch_size,
-                "learning_rate": learning_rate,
-                "momentum": sgd.momentum,
-                "nesterov": sgd.nesterov,
-            }),
+            settings: self.solver.settings(epochs.len(), learning_rate),
             l2: self.l2,
             seed: self.seed,
             feature_scale: f64::from(scale),
@@ -211,10 +228,66 @@ impl SoftmaxRegression {
             train,
             objective,
             epochs,
+            reason,
             learning_rate,
+            products,
+            certificate,
             feature_scale: f64::from(scale),
             preparation,
             training,
         })
     }
+
+    /// Trains with a batch solver.
+    fn batch(
+        &self,
+        solver: Batch,
+        data: &Dataset,
+        scale: f32,
+        session: &mut dyn Session,
+        begin: Instant,
+        on_iteration: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Trained> {
+        let d = data.n_features();
+        let problem = Problem {
+            features: data.features(),
+            scale,
+            targets: data.labels().targets(),
+            weights: None,
+            shape: Shape { n_features: d, n_classes: data.n_classes(), n_heads: 1 },
+            penalty: Penalty { l2: vec![self.l2; d], l1: vec![0.0; d] },
+            has_intercept: true,
+            start: None,
+        };
+        let mut on_iteration = |progress: &Progress| match on_iteration(progress) {
+            ControlFlow::Continue(()) => ControlFlow::Continue(()),
+            ControlFlow::Break(()) => ControlFlow::Break(StopReason::Caller),
+        };
+        let found = solver.minimise(session, &problem, &mut on_iteration)?;
+        Ok(Trained {
+            parameters: Parameters {
+                shape: problem.shape,
+                values: found.parameters.iter().map(|&value| value as f32).collect(),
+            },
+            epochs: found.iterations,
+            reason: found.reason,
+            learning_rate: None,
+            products: Some(found.counts.products),
+            certificate: Some(found.certificate),
+            preparation: found.begin - begin,
+            training: found.training,
+        })
+    }
+}
+
+/// What a solver gives, of whatever kind.
+struct Trained {
+    parameters: Parameters,
+    epochs: Vec<Progress>,
+    reason: StopReason,
+    learning_rate: Option<f64>,
+    products: Option<usize>,
+    certificate: Option<Certificate>,
+    preparation: Duration,
+    training: Duration,
 }

@@ -86,5 +86,5 @@ pub use error::{Error, ModelFileProblem, Place, Result};
 pub use fit::{FeatureScale, Fit, SoftmaxRegression};
 pub use metrics::Evaluation;
 pub use model::{Model, Predictor};
-pub use solver::{Progress, Sgd, Solver};
+pub use solver::{Certificate, Lbfgs, NewtonCg, Progress, Sgd, Solver, StopReason};
 pub use write::write_atomically;

@@ -1,12 +1,222 @@
-//! What training minimises: J = mean loss + (l2/2)·‖W‖².
+//! What training minimises: J = L + Σ_k (l2_k/2)·‖W_k‖² + Σ_k l1_k·‖W_k‖₁, L the weighted mean of the loss.
 //!
-//! The loss is the mean over the samples of ℓ = log Σ_k exp(o_k) − Σ_j y_j·o_j (cross-entropy, in nats). The intercept
-//! is never penalised. scikit-learn's C corresponds to l2 = 1/(C·n_samples).
+//! The loss of a sample is ℓ = log Σ_k exp(o_k) − Σ_j y_j·o_j (cross-entropy, in nats). W_k is the row of W of feature k; the
+//! intercept is never penalised. scikit-learn's C corresponds to l2 = 1/(C·n_samples).
+//!
+//! [`Objective`] is what batch solvers minimise: loss and penalty, on the host in `f64`, in coordinates in which the features
+//! have mean 0. The features themselves are never changed: with X̃ − 1·μᵀ in the place of X̃ the logits are the same for the
+//! intercept b̃ = b + Wᵀμ, the gradient is ∂W − μ·∂bᵀ, and W and intercept no longer pull at each other.
 
-use crate::backend::Parameters;
+use crate::backend::{Evaluation, Loss, Parameters, Point, Shape};
+use crate::error::Result;
 
 /// The penalty (l2/2)·‖W‖², without the intercept.
 pub fn penalty(l2: f64, parameters: &Parameters) -> f64 {
     let squares: f64 = parameters.weights().iter().map(|&w| f64::from(w).powi(2)).sum();
     l2 / 2.0 * squares
+}
+
+/// The penalty of the weights of each feature of X̃.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Penalty {
+    /// l2_k, (d).
+    pub l2: Vec<f64>,
+    /// l1_k, (d).
+    pub l1: Vec<f64>,
+}
+
+impl Penalty {
+    /// Σ_k l1_k·‖W_k‖₁ of parameters with m outputs.
+    pub fn l1_norm(&self, parameters: &[f64], m: usize) -> f64 {
+        let rows = parameters.chunks_exact(m).zip(&self.l1);
+        rows.map(|(row, l1)| l1 * row.iter().map(|w| w.abs()).sum::<f64>()).sum()
+    }
+
+    /// Whether there is an l1 penalty.
+    pub fn has_l1(&self) -> bool {
+        self.l1.iter().any(|&l1| l1 > 0.0)
+    }
+
+    /// Σ_k l2_k·⟨A_k, B_k⟩.
+    fn product(&self, a: &[f64], b: &[f64], m: usize) -> f64 {
+        let rows = a.chunks_exact(m).zip(b.chunks_exact(m)).zip(&self.l2);
+        rows.map(|((a, b), l2)| l2 * a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>()).sum()
+    }
+
+    /// `gradient` + l2·W.
+    pub fn add_gradient(&self, gradient: &mut [f64], parameters: &[f64], m: usize) {
+        for ((g, w), l2) in gradient.chunks_exact_mut(m).zip(parameters.chunks_exact(m)).zip(&self.l2) {
+            g.iter_mut().zip(w).for_each(|(g, w)| *g += l2 * w);
+        }
+    }
+}
+
+/// How much was computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Products X̃·W and X̃ᵀ·R over all samples.
+    pub products: usize,
+    /// Losses computed on cached logits, for a length each, without a product.
+    pub along: usize,
+}
+
+/// Value, slope and gradient of the smooth part of the objective, without the l1 penalty.
+#[derive(Debug, Clone)]
+pub(crate) struct Smooth {
+    pub value: f64,
+    /// Along the present direction.
+    pub slope: f64,
+    /// In centred coordinates, laid out as the parameters.
+    pub gradient: Vec<f64>,
+}
+
+/// The objective of a single model, (d + 1) × q parameters.
+pub(crate) struct Objective<'a> {
+    loss: Box<dyn Loss + 'a>,
+    shape: Shape,
+    penalty: Penalty,
+    /// μ, (d); zeros without an intercept, which then stays 0.
+    mean: Vec<f64>,
+    has_intercept: bool,
+    /// ⟨W, W⟩, ⟨W, D⟩ and ⟨D, D⟩ in the metric of l2: the penalty along the direction.
+    products: [f64; 3],
+    counts: Counts,
+}
+
+impl<'a> Objective<'a> {
+    /// `mean`: μ of the features of X̃, when there is an intercept.
+    pub fn new(loss: Box<dyn Loss + 'a>, shape: Shape, penalty: Penalty, mean: Option<Vec<f64>>) -> Self {
+        let has_intercept = mean.is_some();
+        let mean = mean.unwrap_or_else(|| vec![0.0; shape.n_features]);
+        Self { loss, shape, penalty, mean, has_intercept, products: [0.0; 3], counts: Counts::default() }
+    }
+
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub fn penalty(&self) -> &Penalty {
+        &self.penalty
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub fn has_intercept(&self) -> bool {
+        self.has_intercept
+    }
+
+    /// Values of W.
+    fn n_weights(&self) -> usize {
+        self.shape.n_features * self.shape.n_outputs()
+    }
+
+    /// Parameters or a direction in centred coordinates as they are without: b = b̃ − Wᵀμ.
+    pub fn uncentred(&self, values: &[f64]) -> Vec<f64> {
+        let m = self.shape.n_outputs();
+        let mut values = values.to_vec();
+        let (weights, bias) = values.split_at_mut(self.n_weights());
+        for (row, mean) in weights.chunks_exact(m).zip(&self.mean) {
+            bias.iter_mut().zip(row).for_each(|(b, w)| *b -= mean * w);
+        }
+        values
+    }
+
+    /// Parameters in centred coordinates: b̃ = b + Wᵀμ.
+    pub fn centred(&self, values: &[f64]) -> Vec<f64> {
+        let m = self.shape.n_outputs();
+        let mut values = values.to_vec();
+        let (weights, bias) = values.split_at_mut(self.n_weights());
+        for (row, mean) in weights.chunks_exact(m).zip(&self.mean) {
+            bias.iter_mut().zip(row).for_each(|(b, w)| *b += mean * w);
+        }
+        values
+    }
+
+    /// A gradient in centred coordinates: ∂W − μ·∂bᵀ; of an intercept that is none, 0.
+    fn centred_gradient(&self, mut gradient: Vec<f64>) -> Vec<f64> {
+        let m = self.shape.n_outputs();
+        let (weights, bias) = gradient.split_at_mut(self.n_weights());
+        for (row, mean) in weights.chunks_exact_mut(m).zip(&self.mean) {
+            row.iter_mut().zip(&*bias).for_each(|(w, b)| *w -= mean * b);
+        }
+        if !self.has_intercept {
+            bias.fill(0.0);
+        }
+        gradient
+    }
+
+    /// Value and slope of the penalty at length `t`.
+    fn penalty_at(&self, t: f64) -> (f64, f64) {
+        let [ww, wd, dd] = self.products;
+        (0.5 * (ww + t * (2.0 * wd + t * dd)), wd + t * dd)
+    }
+
+    /// From what was found at length `t` from `parameters` along `direction`.
+    fn smooth(&self, evaluation: Evaluation, parameters: &[f64], direction: &[f64], t: f64) -> Smooth {
+        let (value, slope) = self.penalty_at(t);
+        let Point { losses, slopes } = evaluation.point;
+        let m = self.shape.n_outputs();
+        let mut gradient = self.centred_gradient(evaluation.gradient);
+        self.penalty.add_gradient(&mut gradient, parameters, m);
+        if t != 0.0 {
+            for ((g, d), l2) in gradient.chunks_exact_mut(m).zip(direction.chunks_exact(m)).zip(&self.penalty.l2) {
+                g.iter_mut().zip(d).for_each(|(g, d)| *g += t * l2 * d);
+            }
+        }
+        Smooth { value: losses[0] + value, slope: slopes[0] + slope, gradient }
+    }
+
+    /// Goes to `parameters`: two products.
+    pub fn start(&mut self, parameters: &[f64]) -> Result<Smooth> {
+        let m = self.shape.n_outputs();
+        self.products = [self.penalty.product(parameters, parameters, m), 0.0, 0.0];
+        self.counts.products += 2;
+        let evaluation = self.loss.start(&self.uncentred(parameters))?;
+        Ok(self.smooth(evaluation, parameters, &[], 0.0))
+    }
+
+    /// Takes a direction from the present point, `parameters`, and evaluates at length `t`: two products.
+    pub fn look(&mut self, parameters: &[f64], direction: &[f64], t: f64) -> Result<Smooth> {
+        let m = self.shape.n_outputs();
+        let product = |a, b| self.penalty.product(a, b, m);
+        self.products =
+            [product(parameters, parameters), product(parameters, direction), product(direction, direction)];
+        self.counts.products += 2;
+        let evaluation = self.loss.look(&self.uncentred(direction), &[t])?;
+        Ok(self.smooth(evaluation, parameters, direction, t))
+    }
+
+    /// Evaluates at length `t` of the direction that was looked in: one product.
+    pub fn gradient(&mut self, parameters: &[f64], direction: &[f64], t: f64) -> Result<Smooth> {
+        self.counts.products += 1;
+        let evaluation = self.loss.gradient(&[t])?;
+        Ok(self.smooth(evaluation, parameters, direction, t))
+    }
+
+    /// Value and slope at each of some lengths: no product.
+    pub fn along(&mut self, lengths: &[f64]) -> Result<Vec<(f64, f64)>> {
+        self.counts.along += lengths.len();
+        let points = self.loss.along(lengths)?;
+        let smooth = |(point, &t): (Point, &f64)| {
+            let (value, slope) = self.penalty_at(t);
+            (point.losses[0] + value, point.slopes[0] + slope)
+        };
+        Ok(points.into_iter().zip(lengths).map(smooth).collect())
+    }
+
+    /// Makes the point at length `t` the present one.
+    pub fn advance(&mut self, t: f64) -> Result<()> {
+        self.loss.advance(&[t])
+    }
+
+    /// The product of the Hessian of the smooth part at the present point with `vector`: two products.
+    pub fn hessian_vector(&mut self, vector: &[f64]) -> Result<Vec<f64>> {
+        self.counts.products += 2;
+        let product = self.loss.hessian_vector(&self.uncentred(vector))?;
+        let mut product = self.centred_gradient(product);
+        self.penalty.add_gradient(&mut product, vector, self.shape.n_outputs());
+        Ok(product)
+    }
 }

@@ -190,7 +190,7 @@ impl Run<'_> {
         writeln!(
             out,
             "           learning rate {}{}, feature scale {}{}",
-            rounded(self.fit.learning_rate),
+            self.fit.learning_rate.map_or_else(String::new, rounded),
             chosen(args.lr.is_none()),
             rounded(self.fit.feature_scale),
             chosen(args.feature_scale == FeatureScale::Auto),

@@ -1,12 +1,26 @@
 //! How the objective is minimised. A solver asks a backend for steps or values; it neither knows nor cares where they
 //! are computed.
 
+mod batch;
+mod certificate;
 mod curvature;
+mod preconditioner;
 mod sgd;
+mod stop;
+mod vector;
 
+pub use batch::{Lbfgs, NewtonCg};
+pub use certificate::Certificate;
 pub use sgd::Sgd;
+pub use stop::StopReason;
+
+pub(crate) use batch::{Batch, Problem};
 
 use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::error::Result;
 
 /// How the objective is minimised.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,13 +28,42 @@ use std::time::Duration;
 pub enum Solver {
     /// Minibatch stochastic gradient descent with momentum.
     Sgd(Sgd),
+    /// Limited-memory BFGS.
+    Lbfgs(Lbfgs),
+    /// Newton's method with conjugate gradients.
+    NewtonCg(NewtonCg),
 }
 
 impl Solver {
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::Sgd(sgd) => sgd.check(),
+            Self::Lbfgs(lbfgs) => Batch::from(lbfgs).check(),
+            Self::NewtonCg(newton) => Batch::from(newton).check(),
+        }
+    }
+
+    /// Its settings for the record of a training of so many epochs or iterations.
+    pub(crate) fn settings(&self, n: usize, learning_rate: Option<f64>) -> Value {
+        match self {
+            Self::Sgd(sgd) => json!({
+                "epochs": n,
+                "batch_size": sgd.batch_size,
+                "learning_rate": learning_rate,
+                "momentum": sgd.momentum,
+                "nesterov": sgd.nesterov,
+            }),
+            Self::Lbfgs(lbfgs) => json!({ "iterations": n, "tolerance": lbfgs.tolerance, "memory": lbfgs.memory }),
+            Self::NewtonCg(newton) => json!({ "iterations": n, "tolerance": newton.tolerance }),
+        }
+    }
+
     /// Its name, as the command line has it.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sgd(_) => "sgd",
+            Self::Lbfgs(_) => "lbfgs",
+            Self::NewtonCg(_) => "newton-cg",
         }
     }
 }
@@ -37,16 +80,31 @@ impl From<Sgd> for Solver {
     }
 }
 
-/// Where training stands after an epoch.
+impl From<Lbfgs> for Solver {
+    fn from(lbfgs: Lbfgs) -> Self {
+        Self::Lbfgs(lbfgs)
+    }
+}
+
+impl From<NewtonCg> for Solver {
+    fn from(newton: NewtonCg) -> Self {
+        Self::NewtonCg(newton)
+    }
+}
+
+/// Where training stands after an epoch, or an iteration of a batch solver.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Epochs done.
+    /// Epochs or iterations done.
     pub epoch: usize,
-    /// Epochs to do.
+    /// Epochs to do, or iterations at most.
     pub n_epochs: usize,
-    /// Mean loss in nats, without penalty, over the epoch: each sample's as it was before the step it was part of.
+    /// Mean loss in nats, without penalty, over the epoch: each sample's as it was before the step it was part of. Of a batch
+    /// solver the objective, with penalty.
     pub loss: f64,
+    /// Passes over all samples so far, each of a product X·W and one Xᵀ·R.
+    pub evaluations: f64,
     /// Samples of an epoch.
     pub n_samples: usize,
     /// Time since training started.

@@ -114,7 +114,8 @@ impl Sgd {
             if !loss.is_finite() {
                 return Err(Error::Diverged { epoch: epoch + 1, learning_rate: first_rate });
             }
-            let progress = Progress { epoch: epoch + 1, n_epochs, loss, n_samples, elapsed: begin.elapsed() };
+            let (epoch, elapsed) = (epoch + 1, begin.elapsed());
+            let progress = Progress { epoch, n_epochs, loss, evaluations: epoch as f64, n_samples, elapsed };
             let flow = on_epoch(&progress);
             epochs.push(progress);
             if flow.is_break() {

@@ -148,26 +148,45 @@ impl Kernel for Gradient<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { x, residual, n, m, gradient } = self;
-        let n_slabs = gradient.len() / (m * SLAB);
-        assert!(x.len() >= n_slabs * n * SLAB && residual.len() >= n * m);
         for (x, gradient) in x.chunks_exact(n * SLAB).zip(gradient.chunks_exact_mut(m * SLAB)) {
-            for (j, c) in groups(m, L::TILE) {
-                for k in (0..SLAB).step_by(L::N) {
-                    // SAFETY: n rows of 16 features and m outputs, of which c from j on are there.
-                    unsafe {
-                        let x = x.as_ptr().add(k);
-                        let r = residual.as_ptr().add(j);
-                        let out = gradient.as_mut_ptr().add(j * SLAB + k);
-                        macro_rules! variants {
-                            ($($c:literal)*) => {
-                                match c {
-                                    $($c => outer::<L, $c>(lanes, x, r, out, n, m),)*
-                                    _ => debug_assert!(false, "no outer products with {c} outputs"),
-                                }
-                            };
-                        }
-                        variants!(1 2 3 4 5 6 7 8 9 10 11 12);
+            SlabGradient { x, residual, n, m, n_outputs: m, gradient }.run(lanes);
+        }
+    }
+}
+
+/// The same for one slab and the first `n_outputs` of m outputs.
+pub(super) struct SlabGradient<'a> {
+    pub x: &'a [f64],
+    pub residual: &'a [f64],
+    pub n: usize,
+    pub m: usize,
+    pub n_outputs: usize,
+    pub gradient: &'a mut [f64],
+}
+
+impl Kernel for SlabGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { x, residual, n, m, n_outputs, gradient } = self;
+        assert!(x.len() >= n * SLAB && residual.len() >= n * m && gradient.len() >= m * SLAB && n_outputs <= m);
+        for (j, c) in groups(n_outputs, L::TILE) {
+            for k in (0..SLAB).step_by(L::N) {
+                // SAFETY: n rows of 16 features and m outputs, of which c from j on are there.
+                unsafe {
+                    let x = x.as_ptr().add(k);
+                    let r = residual.as_ptr().add(j);
+                    let out = gradient.as_mut_ptr().add(j * SLAB + k);
+                    macro_rules! variants {
+                        ($($c:literal)*) => {
+                            match c {
+                                $($c => outer::<L, $c>(lanes, x, r, out, n, m),)*
+                                _ => debug_assert!(false, "no outer products with {c} outputs"),
+                            }
+                        };
                     }
+                    variants!(1 2 3 4 5 6 7 8 9 10 11 12);
                 }
             }
         }

@@ -13,10 +13,12 @@ use crate::data::Targets;
 use crate::error::Result;
 
 /// A part has at least so many samples.
-const LEAST_PART: usize = 128;
+const LEAST_PART: usize = 512;
 /// At most so many parts, whose gradients together have at most so many values (256 MiB).
 const MOST_PARTS: usize = 64;
 const MOST_GRADIENTS: usize = 32 << 20;
+/// Values of the parts' gradients that are worth a thread to sum.
+const PARALLEL: usize = 1 << 17;
 /// Features of a tile, in values: half of what the second level of the cache has.
 const TILE_VALUES: usize = 1 << 16;
 
@@ -188,12 +190,18 @@ impl<'a, T: Element> CpuLoss<'a, T> {
         for part in others.iter() {
             first.bias_gradient.iter_mut().zip(&part.bias_gradient).for_each(|(sum, &value)| *sum += value);
         }
-        for (k, row) in self.gradient[..d * m].chunks_exact_mut(m).enumerate() {
-            for (j, value) in row.iter_mut().enumerate() {
-                let at = (k / SLAB * m + j) * SLAB + k % SLAB;
-                *value = others.iter().fold(first.gradient[at], |sum, part| sum + part.gradient[at]);
+        let slabs = self.gradient[..d * m].chunks_mut(SLAB * m).zip(first.gradient.chunks_exact_mut(SLAB * m));
+        let sum = |(slab, (rows, sums)): (usize, (&mut [f64], &mut [f64]))| {
+            for part in others.iter() {
+                let values = &part.gradient[slab * SLAB * m..][..SLAB * m];
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
             }
-        }
+            for (lane, row) in rows.chunks_exact_mut(m).enumerate() {
+                row.iter_mut().enumerate().for_each(|(j, value)| *value = sums[j * SLAB + lane]);
+            }
+        };
+        let n_threads = if others.len() * d * m < PARALLEL { 1 } else { self.scratch.len() };
+        team::lead(n_threads, |team| team.each(&mut vec![(); n_threads], slabs.enumerate(), |(), task| sum(task)));
         self.gradient[d * m..].copy_from_slice(&first.bias_gradient);
         let point = sum_of_points(&self.parts, n_heads).into_iter().next().unwrap_or_else(|| Point::zeros(n_heads));
         Evaluation { point, gradient: self.gradient.clone() }

@@ -1,0 +1,492 @@
+//! Batch solvers: limited-memory BFGS and Newton's method with conjugate gradients, on the objective of all samples.
+//!
+//! Both go along a direction that [`Preconditioner`] makes indifferent to the scale of columns, to the length where the slope is
+//! about zero: on cached logits that costs no product with the features. They end when a bound on what is left to gain is
+//! confirmed by a solution of Newton's equations.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::certificate::{Certificate, certify};
+use super::preconditioner::{Curvature, Preconditioner};
+use super::vector::{add, centre_over_classes, dot, max_abs};
+use super::{Progress, StopReason};
+use crate::backend::{Session, Shape, cpu};
+use crate::data::{Features, Targets};
+use crate::error::{Error, Result};
+use crate::objective::{Counts, Objective, Penalty, Smooth};
+
+/// Limited-memory BFGS (Liu and Nocedal 1989, "On the limited memory BFGS method for large scale optimization"), preconditioned
+/// by the curvature that samples and classes have on average, so that it needs no scaled features. An iteration takes one
+/// evaluation, a pass over the samples for a product X·D and one Xᵀ·R.
+///
+/// More settings may be added: end with `..Lbfgs::default()`.
+///
+/// ```
+/// use softreg::{Lbfgs, SoftmaxRegression};
+/// let estimator = SoftmaxRegression::new().solver(Lbfgs { tolerance: 1e-10, ..Lbfgs::default() });
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lbfgs {
+    /// Iterations at most.
+    pub max_iterations: usize,
+    /// It ends when the objective is estimated to be within this share of its minimum.
+    pub tolerance: f64,
+    /// How many of the last steps are remembered.
+    pub memory: usize,
+}
+
+impl Default for Lbfgs {
+    fn default() -> Self {
+        Self { max_iterations: 1000, tolerance: 1e-8, memory: 10 }
+    }
+}
+
+/// Newton's method: directions from Newton's equations, which preconditioned conjugate gradients solve as far as it is worth
+/// (Dembo and Steihaug 1983, "Truncated-Newton algorithms for large-scale unconstrained optimization"). An iteration takes an
+/// evaluation, and one for each product with the Hessian.
+///
+/// More settings may be added: end with `..NewtonCg::default()`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewtonCg {
+    /// Iterations at most, not counting those of the conjugate gradients.
+    pub max_iterations: usize,
+    /// It ends when the objective is estimated to be within this share of its minimum.
+    pub tolerance: f64,
+}
+
+impl Default for NewtonCg {
+    fn default() -> Self {
+        Self { max_iterations: 200, tolerance: 1e-8 }
+    }
+}
+
+/// That a batch solver's settings make sense.
+pub(super) fn check(max_iterations: usize, tolerance: f64, memory: usize) -> Result<()> {
+    let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
+    if max_iterations == 0 {
+        return setting("the number of iterations", "0".to_owned(), "at least 1");
+    }
+    if !(tolerance > 0.0 && tolerance < 1.0) {
+        return setting("the tolerance", tolerance.to_string(), "above 0 and below 1");
+    }
+    if memory == 0 {
+        return setting("the memory of L-BFGS", "0".to_owned(), "at least 1");
+    }
+    Ok(())
+}
+
+/// A length is accepted at once when the slope is no more than this share of that at 0; another is looked for until it is no
+/// more than the second. Small shares: a good length saves more iterations than it costs.
+const ACCEPTED: f64 = 0.2;
+const AIMED: f64 = 0.1;
+/// Lengths tried at most.
+const MOST_LENGTHS: usize = 40;
+/// How much the residual of Newton's equations falls, in the norm of the preconditioner, and how many products that may take:
+/// of a step, and of the confirmation at the end.
+const OF_STEP: (f64, usize) = (0.3, 20);
+const OF_CONFIRMATION: (f64, usize) = (0.1, 12);
+/// Pairs of a direction and its curvature that precondition the equations of the next step.
+const MOST_PAIRS: usize = 10;
+/// The probabilities of the preconditioner are taken anew in each of the first iterations, then every few.
+const REFRESHED: usize = 5;
+/// So many iterations in a row that gain less than this share of the tolerance are the end.
+const FRUITLESS: usize = 3;
+const FRUITLESS_SHARE: f64 = 0.02;
+/// An objective below this share of what it was at first, times the tolerance, is zero.
+const ZERO: f64 = 1e-3;
+
+/// How directions are found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Method {
+    Lbfgs { memory: usize },
+    NewtonCg,
+}
+
+/// Where a batch solver ended.
+pub(crate) struct Minimum {
+    /// In centred coordinates.
+    pub parameters: Vec<f64>,
+    pub iterations: Vec<Progress>,
+    pub reason: StopReason,
+    /// When the first iteration began.
+    pub begin: Instant,
+}
+
+/// A step and the change of the gradient with it: what curvature there is in that direction.
+struct Pair {
+    step: Vec<f64>,
+    change: Vec<f64>,
+    /// 1/⟨step, change⟩
+    inverse: f64,
+}
+
+/// The last pairs, which correct the preconditioner.
+struct Pairs {
+    most: usize,
+    pairs: Vec<Pair>,
+}
+
+impl Pairs {
+    fn new(most: usize) -> Self {
+        Self { most, pairs: Vec::new() }
+    }
+
+    /// Takes a pair, unless rounding has left nothing of its curvature.
+    fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
+        let product = dot(&step, &change);
+        if product > 1e-12 * (dot(&step, &step) * dot(&change, &change)).sqrt() {
+            if self.pairs.len() == self.most {
+                self.pairs.remove(0);
+            }
+            self.pairs.push(Pair { step, change, inverse: 1.0 / product });
+        }
+    }
+
+    /// The product of the approximate inverse Hessian with `gradient` (the two-loop recursion; Nocedal 1980, "Updating
+    /// quasi-Newton matrices with limited storage").
+    fn apply(&self, gradient: &[f64], preconditioner: &Preconditioner) -> Vec<f64> {
+        let mut residual = gradient.to_vec();
+        let mut factors = Vec::with_capacity(self.pairs.len());
+        for Pair { step, change, inverse } in self.pairs.iter().rev() {
+            let factor = inverse * dot(step, &residual);
+            add(&mut residual, -factor, change);
+            factors.push(factor);
+        }
+        let mut result = preconditioner.apply(&residual);
+        for (Pair { step, change, inverse }, factor) in self.pairs.iter().zip(factors.iter().rev()) {
+            let correction = factor - inverse * dot(change, &result);
+            add(&mut result, correction, step);
+        }
+        result
+    }
+}
+
+/// A solution of Newton's equations H·x = −g, and the directions on the way with their products with H.
+fn newton_direction(
+    objective: &mut Objective,
+    gradient: &[f64],
+    pairs: &Pairs,
+    preconditioner: &Preconditioner,
+    (share, most): (f64, usize),
+) -> Result<(Vec<f64>, Vec<(Vec<f64>, Vec<f64>)>)> {
+    let mut solution = vec![0.0; gradient.len()];
+    let mut residual: Vec<f64> = gradient.iter().map(|g| -g).collect();
+    let mut preconditioned = pairs.apply(&residual, preconditioner);
+    let mut direction = preconditioned.clone();
+    let first = dot(&residual, &preconditioned);
+    let mut product = first;
+    let mut found = Vec::new();
+    for _ in 0..most {
+        let curved = objective.hessian_vector(&direction)?;
+        let curvature = dot(&direction, &curved);
+        // Rounding may leave a direction without curvature.
+        if !(curvature > 0.0 && curvature.is_finite() && product > 0.0) {
+            break;
+        }
+        let length = product / curvature;
+        add(&mut solution, length, &direction);
+        add(&mut residual, -length, &curved);
+        found.push((direction.clone(), curved));
+        preconditioned = pairs.apply(&residual, preconditioner);
+        let next = dot(&residual, &preconditioned);
+        if next <= share * share * first {
+            break;
+        }
+        direction.iter_mut().zip(&preconditioned).for_each(|(d, z)| *d = z + next / product * *d);
+        product = next;
+    }
+    Ok((solution, found))
+}
+
+/// A point on the line: its length, value and slope.
+#[derive(Debug, Clone, Copy)]
+struct OnLine {
+    t: f64,
+    value: f64,
+    slope: f64,
+}
+
+/// Looks along `direction` for the length where the slope is about zero: at `guess` first, which costs one evaluation, and, when
+/// that is not near enough, at others without a product, and one product for the gradient there. Nothing when there is no
+/// length at which the objective is smaller than at 0.
+fn search(
+    objective: &mut Objective,
+    parameters: &[f64],
+    direction: &[f64],
+    at_zero: OnLine,
+    guess: f64,
+) -> Result<Option<(OnLine, Vec<f64>)>> {
+    let first = objective.look(parameters, direction, guess)?;
+    let mut point = OnLine { t: guess, value: first.value, slope: first.slope };
+    let near = |point: &OnLine, share: f64| {
+        point.slope.abs() <= share * at_zero.slope.abs() && point.value <= at_zero.value + 1e-12 * at_zero.value.abs()
+    };
+    if near(&point, ACCEPTED) {
+        return Ok(Some((point, first.gradient)));
+    }
+    let (mut low, mut high): (OnLine, Option<OnLine>) = (at_zero, None);
+    for _ in 0..MOST_LENGTHS {
+        // A value that is not finite is too far.
+        if point.slope < 0.0 && point.value.is_finite() {
+            low = point;
+        } else {
+            high = Some(point);
+        }
+        let t = match high {
+            // By the line through both slopes, which is right for a parabola; not too near an end.
+            Some(high) => {
+                let t = (low.t * high.slope - high.t * low.slope) / (high.slope - low.slope);
+                let (from, to) = (0.9 * low.t + 0.1 * high.t, 0.1 * low.t + 0.9 * high.t);
+                if t.is_finite() { t.clamp(from.min(to), to.max(from)) } else { 0.5 * (low.t + high.t) }
+            }
+            None => {
+                let t = low.t * at_zero.slope / (at_zero.slope - low.slope);
+                if t.is_finite() && t > 0.0 { t.clamp(1.1 * low.t, 8.0 * low.t) } else { 8.0 * low.t }
+            }
+        };
+        if !(t > 0.0 && t.is_finite()) || (t - point.t).abs() <= 1e-14 * t {
+            break;
+        }
+        let Some(&(value, slope)) = objective.along(&[t])?.first() else { break };
+        point = OnLine { t, value, slope };
+        if near(&point, AIMED) {
+            break;
+        }
+    }
+    if !(point.value < at_zero.value) {
+        point = low;
+    }
+    if !(point.t > 0.0 && point.value < at_zero.value) {
+        return Ok(None);
+    }
+    let Smooth { value, slope, gradient } = objective.gradient(parameters, direction, point.t)?;
+    Ok(Some((OnLine { t: point.t, value, slope }, gradient)))
+}
+
+/// Minimises the smooth objective from `parameters`, in centred coordinates. `on_iteration` may stop it.
+pub(super) fn minimise(
+    method: Method,
+    (max_iterations, tolerance): (usize, f64),
+    objective: &mut Objective,
+    preconditioner: &mut Preconditioner,
+    mut parameters: Vec<f64>,
+    n_samples: usize,
+    on_iteration: &mut dyn FnMut(&Progress) -> ControlFlow<StopReason>,
+) -> Result<Minimum> {
+    let begin = Instant::now();
+    let n_classes = objective.shape().n_classes;
+    let Smooth { mut value, mut gradient, .. } = objective.start(&parameters)?;
+    if !value.is_finite() {
+        return Err(Error::NoObjective { value });
+    }
+    let first_value = value;
+    let mut pairs = Pairs::new(match method {
+        Method::Lbfgs { memory } => memory,
+        Method::NewtonCg => MOST_PAIRS,
+    });
+    let mut iterations: Vec<Progress> = Vec::new();
+    let mut guess: f64 = 1.0;
+    let mut not_confirmed = f64::INFINITY;
+    let mut n_fruitless = 0;
+    let reason = loop {
+        if iterations.len() == max_iterations {
+            break StopReason::Iterations;
+        }
+        if value <= ZERO * tolerance * first_value {
+            break StopReason::Separable;
+        }
+        // ⟨g, H⁻¹·g⟩ is about twice what is left to gain.
+        let mut direction = pairs.apply(&gradient, preconditioner);
+        let mut decrement = dot(&gradient, &direction);
+        if !(decrement > 0.0) {
+            pairs = Pairs::new(pairs.most);
+            direction = preconditioner.apply(&gradient);
+            decrement = dot(&gradient, &direction);
+        }
+        if !(decrement > 1e-30) {
+            break if decrement.is_finite() { StopReason::Converged } else { StopReason::Precision };
+        }
+        let mut confirm = decrement <= (tolerance * value).min(0.3 * not_confirmed);
+        if confirm || method == Method::NewtonCg {
+            let effort = if confirm { OF_CONFIRMATION } else { OF_STEP };
+            let (solution, found) = newton_direction(objective, &gradient, &pairs, preconditioner, effort)?;
+            // The pairs of L-BFGS are those of its steps.
+            if method == Method::NewtonCg {
+                let n_old = found.len().saturating_sub(pairs.most);
+                found.into_iter().skip(n_old).for_each(|(direction, curved)| pairs.push(direction, curved));
+            }
+            let product = -dot(&gradient, &solution);
+            if product > 0.0 {
+                direction = solution.iter().map(|x| -x).collect();
+                if confirm && product > 2.0 * tolerance * value {
+                    (confirm, not_confirmed) = (false, decrement);
+                }
+                decrement = product;
+                guess = 1.0;
+            }
+        }
+        direction.iter_mut().for_each(|x| *x = -*x);
+        centre_over_classes(&mut direction, n_classes);
+        let at_zero = OnLine { t: 0.0, value, slope: -decrement };
+        let Some((point, new_gradient)) = search(objective, &parameters, &direction, at_zero, guess)? else {
+            break if confirm { StopReason::Converged } else { StopReason::Precision };
+        };
+        objective.advance(point.t)?;
+        add(&mut parameters, point.t, &direction);
+        // The length at which a parabola with these slopes is lowest.
+        let best = point.t * at_zero.slope / (at_zero.slope - point.slope);
+        if best.is_finite() && best > 0.0 {
+            guess = (guess * best.max(0.01)).sqrt();
+        }
+        let gain = value - point.value;
+        if let Method::Lbfgs { .. } = method {
+            let step = direction.iter().map(|x| point.t * x).collect();
+            let change = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
+            pairs.push(step, change);
+        }
+        (value, gradient) = (point.value, new_gradient);
+        let progress = Progress {
+            epoch: iterations.len() + 1,
+            n_epochs: max_iterations,
+            loss: value,
+            evaluations: objective.counts().products as f64 / 2.0,
+            n_samples,
+            elapsed: begin.elapsed(),
+        };
+        let flow = on_iteration(&progress);
+        iterations.push(progress);
+        if confirm {
+            break StopReason::Converged;
+        }
+        if let ControlFlow::Break(reason) = flow {
+            break reason;
+        }
+        n_fruitless = if gain <= FRUITLESS_SHARE * tolerance * value { n_fruitless + 1 } else { 0 };
+        if n_fruitless == FRUITLESS {
+            break StopReason::Precision;
+        }
+        let k = iterations.len();
+        if k <= REFRESHED || k.is_multiple_of(REFRESHED) {
+            preconditioner.refresh(&objective.uncentred(&parameters))?;
+        }
+    };
+    if max_abs(&parameters).is_nan() {
+        return Err(Error::NoObjective { value: f64::NAN });
+    }
+    Ok(Minimum { parameters, iterations, reason, begin })
+}
+
+/// What a batch solver minimises over.
+pub(crate) struct Problem<'a> {
+    pub features: &'a Features<'a>,
+    pub scale: f32,
+    pub targets: &'a Targets<'a>,
+    /// Of the samples, 1 in the mean.
+    pub weights: Option<&'a [f32]>,
+    pub shape: Shape,
+    pub penalty: Penalty,
+    pub has_intercept: bool,
+    /// Where to begin, not centred; by default weights 0 and intercepts that give each class its frequency.
+    pub start: Option<Vec<f64>>,
+}
+
+/// A batch solver.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batch {
+    method: Method,
+    max_iterations: usize,
+    tolerance: f64,
+}
+
+/// What a batch solver found.
+pub(crate) struct Found {
+    /// Of X̃, not centred.
+    pub parameters: Vec<f64>,
+    pub iterations: Vec<Progress>,
+    pub reason: StopReason,
+    pub counts: Counts,
+    pub certificate: Certificate,
+    /// When the first iteration began, and how long the iterations took.
+    pub begin: Instant,
+    pub training: Duration,
+}
+
+impl From<&Lbfgs> for Batch {
+    fn from(&Lbfgs { max_iterations, tolerance, memory }: &Lbfgs) -> Self {
+        Self { method: Method::Lbfgs { memory }, max_iterations, tolerance }
+    }
+}
+
+impl From<&NewtonCg> for Batch {
+    fn from(&NewtonCg { max_iterations, tolerance }: &NewtonCg) -> Self {
+        Self { method: Method::NewtonCg, max_iterations, tolerance }
+    }
+}
+
+impl Batch {
+    pub fn check(&self) -> Result<()> {
+        let memory = if let Method::Lbfgs { memory } = self.method { memory } else { 1 };
+        check(self.max_iterations, self.tolerance, memory)
+    }
+
+    /// Minimises on `session`, which has the features and targets of the problem, and certifies the result.
+    pub fn minimise(
+        &self,
+        session: &mut dyn Session,
+        problem: &Problem,
+        on_iteration: &mut dyn FnMut(&Progress) -> ControlFlow<StopReason>,
+    ) -> Result<Found> {
+        let Problem { features, scale, targets, weights, shape, ref penalty, has_intercept, ref start } = *problem;
+        let moments = cpu::moments(features, scale, weights)?;
+        let shares = class_shares(targets, weights, shape.n_classes);
+        let mean = has_intercept.then(|| moments.mean.clone());
+        let n_samples = features.n_samples();
+        let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
+        let zero = intercepts(&shares, shape, has_intercept);
+        let parameters = start.as_ref().map_or_else(|| zero.clone(), |start| objective.centred(start));
+        let curvature = Curvature { features, scale, weights, moments: &moments, penalty: &penalty.l2, has_intercept };
+        let mut preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
+        let limits = (self.max_iterations, self.tolerance);
+        let minimum =
+            minimise(self.method, limits, &mut objective, &mut preconditioner, parameters, n_samples, on_iteration)?;
+        let Minimum { mut parameters, iterations, reason, begin } = minimum;
+        let (training, counts) = (begin.elapsed(), objective.counts());
+        let first = objective.start(&zero)?.gradient;
+        let certificate = certify(&mut objective, &mut parameters, &shares, max_abs(&first))?;
+        let parameters = objective.uncentred(&parameters);
+        Ok(Found { parameters, iterations, reason, counts, certificate, begin, training })
+    }
+}
+
+/// Σ_i s_i·y_ij of each class j, s the weights over their sum.
+fn class_shares(targets: &Targets, weights: Option<&[f32]>, n_classes: usize) -> Vec<f64> {
+    let weight = |sample: usize| weights.map_or(1.0, |weights| f64::from(weights[sample]));
+    let mut sums = vec![0.0; n_classes];
+    match targets {
+        Targets::Classes(classes) => {
+            classes.iter().enumerate().for_each(|(sample, &class)| sums[class as usize] += weight(sample));
+        }
+        Targets::Distributions(values) => {
+            for (sample, y) in values.chunks_exact(n_classes).enumerate() {
+                sums.iter_mut().zip(y).for_each(|(sum, &y)| *sum += weight(sample) * f64::from(y));
+            }
+        }
+    }
+    let total: f64 = sums.iter().sum();
+    sums.into_iter().map(|sum| sum / total.max(f64::MIN_POSITIVE)).collect()
+}
+
+/// Parameters with weights 0 and the logarithms of the classes' frequencies as intercepts, centred; a class without samples has
+/// half a sample in a thousand times as many as there are classes.
+fn intercepts(shares: &[f64], shape: Shape, has_intercept: bool) -> Vec<f64> {
+    let mut parameters = vec![0.0; shape.n_parameters()];
+    if has_intercept {
+        let q = shape.n_classes;
+        let least = 0.5e-3 / q as f64;
+        let bias = &mut parameters[shape.n_features * q..];
+        bias.iter_mut().zip(shares).for_each(|(b, &share)| *b = share.max(least).ln());
+        centre_over_classes(bias, q);
+    }
+    parameters
+}
