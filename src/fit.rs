@@ -59,6 +59,7 @@ impl FeatureScale {
 pub struct SoftmaxRegression {
     solver: Solver,
     l2: f64,
+    l1: f64,
     seed: u64,
     feature_scale: FeatureScale,
     device: Device,
@@ -105,6 +106,7 @@ impl SoftmaxRegression {
         Self {
             solver: Solver::default(),
             l2: 1e-5,
+            l1: 0.0,
             seed: 0,
             feature_scale: FeatureScale::default(),
             device: Device::cpu(),
@@ -123,6 +125,15 @@ impl SoftmaxRegression {
     #[must_use]
     pub fn l2(mut self, l2: f64) -> Self {
         self.l2 = l2;
+        self
+    }
+
+    /// The factor of an l1 penalty, l1·‖W‖₁ beside that of l2, W that of the scaled features, the intercept not penalised. Weights
+    /// that are not worth it become exactly 0. scikit-learn's C and l1_ratio correspond to l1 = l1_ratio/(C·n_samples) and
+    /// l2 = (1 − l1_ratio)/(C·n_samples). For batch solvers.
+    #[must_use]
+    pub fn l1(mut self, l1: f64) -> Self {
+        self.l1 = l1;
         self
     }
 
@@ -163,12 +174,15 @@ impl SoftmaxRegression {
     /// As [`SoftmaxRegression::fit`].
     pub fn fit_with(&self, data: &Dataset, mut on_epoch: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Fit> {
         self.solver.check()?;
-        if !(self.l2 >= 0.0 && self.l2.is_finite()) {
-            return Err(Error::Setting {
-                name: "the penalty l2",
-                value: self.l2.to_string(),
-                expected: "a finite number, at least 0",
-            });
+        for (name, penalty) in [("the penalty l2", self.l2), ("the penalty l1", self.l1)] {
+            if !(penalty >= 0.0 && penalty.is_finite()) {
+                let expected = "a finite number, at least 0";
+                return Err(Error::Setting { name, value: penalty.to_string(), expected });
+            }
+        }
+        if self.l1 > 0.0 && self.solver.is_stochastic() {
+            let expected = "0 with this solver; L-BFGS has l1 penalties";
+            return Err(Error::Setting { name: "the penalty l1", value: self.l1.to_string(), expected });
         }
         let begin = Instant::now();
         let scale = self.feature_scale.of(data.features().max_abs())?;
@@ -255,7 +269,7 @@ impl SoftmaxRegression {
             targets: data.labels().targets(),
             weights: None,
             shape: Shape { n_features: d, n_classes: data.n_classes(), n_heads: 1 },
-            penalty: Penalty { l2: vec![self.l2; d], l1: vec![0.0; d] },
+            penalty: Penalty { l2: vec![self.l2; d], l1: vec![self.l1; d] },
             has_intercept: true,
             start: None,
         };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::certificate::{Certificate, certify};
 use super::preconditioner::{Curvature, Preconditioner};
 use super::vector::{add, centre_over_classes, dot, max_abs};
-use super::{Progress, StopReason};
+use super::{Progress, StopReason, proximal};
 use crate::backend::{Session, Shape, cpu};
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
@@ -62,7 +62,7 @@ impl Default for NewtonCg {
 }
 
 /// That a batch solver's settings make sense.
-pub(super) fn check(max_iterations: usize, tolerance: f64, memory: usize) -> Result<()> {
+fn check(Limits { memory, max_iterations, tolerance }: Limits) -> Result<()> {
     let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
     if max_iterations == 0 {
         return setting("the number of iterations", "0".to_owned(), "at least 1");
@@ -99,7 +99,7 @@ const ZERO: f64 = 1e-3;
 /// How directions are found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Method {
-    Lbfgs { memory: usize },
+    Lbfgs,
     NewtonCg,
 }
 
@@ -162,6 +162,9 @@ impl Pairs {
     }
 }
 
+/// Directions with their products with the Hessian.
+type Products = Vec<(Vec<f64>, Vec<f64>)>;
+
 /// A solution of Newton's equations H·x = −g, and the directions on the way with their products with H.
 fn newton_direction(
     objective: &mut Objective,
@@ -169,7 +172,7 @@ fn newton_direction(
     pairs: &Pairs,
     preconditioner: &Preconditioner,
     (share, most): (f64, usize),
-) -> Result<(Vec<f64>, Vec<(Vec<f64>, Vec<f64>)>)> {
+) -> Result<(Vec<f64>, Products)> {
     let mut solution = vec![0.0; gradient.len()];
     let mut residual: Vec<f64> = gradient.iter().map(|g| -g).collect();
     let mut preconditioned = pairs.apply(&residual, preconditioner);
@@ -264,10 +267,18 @@ fn search(
     Ok(Some((OnLine { t: point.t, value, slope }, gradient)))
 }
 
+/// When a batch solver ends at the latest, and what it remembers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub memory: usize,
+    pub max_iterations: usize,
+    pub tolerance: f64,
+}
+
 /// Minimises the smooth objective from `parameters`, in centred coordinates. `on_iteration` may stop it.
 pub(super) fn minimise(
     method: Method,
-    (max_iterations, tolerance): (usize, f64),
+    Limits { memory, max_iterations, tolerance }: Limits,
     objective: &mut Objective,
     preconditioner: &mut Preconditioner,
     mut parameters: Vec<f64>,
@@ -281,10 +292,7 @@ pub(super) fn minimise(
         return Err(Error::NoObjective { value });
     }
     let first_value = value;
-    let mut pairs = Pairs::new(match method {
-        Method::Lbfgs { memory } => memory,
-        Method::NewtonCg => MOST_PAIRS,
-    });
+    let mut pairs = Pairs::new(memory);
     let mut iterations: Vec<Progress> = Vec::new();
     let mut guess: f64 = 1.0;
     let mut not_confirmed = f64::INFINITY;
@@ -340,7 +348,7 @@ pub(super) fn minimise(
             guess = (guess * best.max(0.01)).sqrt();
         }
         let gain = value - point.value;
-        if let Method::Lbfgs { .. } = method {
+        if method == Method::Lbfgs {
             let step = direction.iter().map(|x| point.t * x).collect();
             let change = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
             pairs.push(step, change);
@@ -395,8 +403,7 @@ pub(crate) struct Problem<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Batch {
     method: Method,
-    max_iterations: usize,
-    tolerance: f64,
+    limits: Limits,
 }
 
 /// What a batch solver found.
@@ -414,20 +421,19 @@ pub(crate) struct Found {
 
 impl From<&Lbfgs> for Batch {
     fn from(&Lbfgs { max_iterations, tolerance, memory }: &Lbfgs) -> Self {
-        Self { method: Method::Lbfgs { memory }, max_iterations, tolerance }
+        Self { method: Method::Lbfgs, limits: Limits { memory, max_iterations, tolerance } }
     }
 }
 
 impl From<&NewtonCg> for Batch {
     fn from(&NewtonCg { max_iterations, tolerance }: &NewtonCg) -> Self {
-        Self { method: Method::NewtonCg, max_iterations, tolerance }
+        Self { method: Method::NewtonCg, limits: Limits { memory: MOST_PAIRS, max_iterations, tolerance } }
     }
 }
 
 impl Batch {
     pub fn check(&self) -> Result<()> {
-        let memory = if let Method::Lbfgs { memory } = self.method { memory } else { 1 };
-        check(self.max_iterations, self.tolerance, memory)
+        check(self.limits)
     }
 
     /// Minimises on `session`, which has the features and targets of the problem, and certifies the result.
@@ -446,10 +452,13 @@ impl Batch {
         let zero = intercepts(&shares, shape, has_intercept);
         let parameters = start.as_ref().map_or_else(|| zero.clone(), |start| objective.centred(start));
         let curvature = Curvature { features, scale, weights, moments: &moments, penalty: &penalty.l2, has_intercept };
-        let mut preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
-        let limits = (self.max_iterations, self.tolerance);
-        let minimum =
-            minimise(self.method, limits, &mut objective, &mut preconditioner, parameters, n_samples, on_iteration)?;
+        let minimum = if penalty.has_l1() {
+            proximal::minimise(self.limits, &mut objective, &curvature, parameters, on_iteration)?
+        } else {
+            let mut preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
+            let preconditioner = &mut preconditioner;
+            minimise(self.method, self.limits, &mut objective, preconditioner, parameters, n_samples, on_iteration)?
+        };
         let Minimum { mut parameters, iterations, reason, begin } = minimum;
         let (training, counts) = (begin.elapsed(), objective.counts());
         let first = objective.start(&zero)?.gradient;

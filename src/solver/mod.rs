@@ -5,6 +5,7 @@ mod batch;
 mod certificate;
 mod curvature;
 mod preconditioner;
+mod proximal;
 mod sgd;
 mod stop;
 mod vector;
@@ -41,6 +42,11 @@ impl Solver {
             Self::Lbfgs(lbfgs) => Batch::from(lbfgs).check(),
             Self::NewtonCg(newton) => Batch::from(newton).check(),
         }
+    }
+
+    /// Whether it takes steps with batches of the samples.
+    pub(crate) fn is_stochastic(&self) -> bool {
+        matches!(self, Self::Sgd(_))
     }
 
     /// Its settings for the record of a training of so many epochs or iterations.

@@ -45,7 +45,12 @@ pub(super) struct Preconditioner<'a> {
     classes: ClassFactor,
     /// a.
     scale_of_classes: f64,
-    /// The rows that A is taken of, and their weights; Σ = 1.
+    sample: ClassSample<'a>,
+}
+
+/// The rows that A is taken of, and their weights; Σ = 1.
+pub(super) struct ClassSample<'a> {
+    shape: Shape,
     rows: Features<'a>,
     scale: f32,
     weights: Vec<f64>,
@@ -75,6 +80,7 @@ struct ClassFactor {
 }
 
 /// What a preconditioner is made for.
+#[derive(Clone, Copy)]
 pub(super) struct Curvature<'a, 's> {
     pub features: &'s Features<'a>,
     pub scale: f32,
@@ -90,8 +96,6 @@ impl<'a> Preconditioner<'a> {
     /// For parameters near `parameters` (not centred), which A is taken at.
     pub fn new(curvature: Curvature<'a, 'a>, parameters: &[f64], shape: Shape) -> Result<Self> {
         let Curvature { features, scale, weights, moments, penalty, has_intercept } = curvature;
-        let (rows, of_rows) = some_rows(features, weights, CLASS_ROWS.max(8 * shape.n_classes.min(MOST_CLASSES)))?;
-        let total: f64 = of_rows.iter().sum();
         let mut result = Self {
             shape,
             has_intercept,
@@ -104,9 +108,7 @@ impl<'a> Preconditioner<'a> {
             },
             classes: ClassFactor { q: None, eigenvalues: Vec::new() },
             scale_of_classes: 1.0,
-            rows,
-            scale,
-            weights: of_rows.iter().map(|weight| weight / total).collect(),
+            sample: ClassSample::new(features, scale, weights, shape)?,
         };
         result.refresh(parameters)?;
         let trace: f64 = result.classes.eigenvalues.iter().sum();
@@ -117,24 +119,8 @@ impl<'a> Preconditioner<'a> {
 
     /// Takes A at other parameters (not centred).
     pub fn refresh(&mut self, parameters: &[f64]) -> Result<()> {
-        let (n, q) = (self.rows.n_samples(), self.shape.n_classes);
-        let values = parameters.iter().map(|&value| value as f32).collect();
-        let parameters = Parameters { shape: self.shape, values };
-        let mut logits = vec![0.0; n * q];
-        let cpu = Cpu::new();
-        cpu.session(&self.rows, self.scale, None)?.logits_into(&parameters, &mut logits, &|_, _| {})?;
-        let mut p = Array2::<f64>::zeros((n, q));
-        let mut mean = vec![0.0; q];
-        for ((logits, mut p), &weight) in logits.chunks_exact(q).zip(p.rows_mut()).zip(&self.weights) {
-            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            p.iter_mut().zip(logits).for_each(|(p, &o)| *p = f64::from(o - max).exp());
-            let factor = 1.0 / p.sum();
-            for (p, mean) in p.iter_mut().zip(&mut mean) {
-                *p *= factor;
-                *mean += weight * *p;
-                *p *= weight.sqrt();
-            }
-        }
+        let q = self.shape.n_classes;
+        let (mean, p) = self.sample.probabilities(parameters)?;
         self.classes = if q <= MOST_CLASSES {
             let squares = p.t().dot(&p);
             let a = DMatrix::from_fn(q, q, |j, k| if j == k { mean[j] } else { 0.0 } - squares[[j, k]]);
@@ -200,6 +186,48 @@ impl<'a> Preconditioner<'a> {
             result[row(d)].iter_mut().zip(&from).for_each(|(to, from)| *to = *from);
         }
         result
+    }
+}
+
+impl<'a> ClassSample<'a> {
+    pub fn new(features: &'a Features<'a>, scale: f32, weights: Option<&[f32]>, shape: Shape) -> Result<Self> {
+        let (rows, of_rows) = some_rows(features, weights, CLASS_ROWS.max(8 * shape.n_classes.min(MOST_CLASSES)))?;
+        let total: f64 = of_rows.iter().sum();
+        let weights = of_rows.iter().map(|weight| weight / total.max(f64::MIN_POSITIVE)).collect();
+        Ok(Self { shape, rows, scale, weights })
+    }
+
+    /// The mean of the probabilities of each class for parameters that are not centred, and of each row the probabilities times
+    /// the root of its weight, (rows × q).
+    fn probabilities(&self, parameters: &[f64]) -> Result<(Vec<f64>, Array2<f64>)> {
+        let (n, q) = (self.rows.n_samples(), self.shape.n_classes);
+        let values = parameters.iter().map(|&value| value as f32).collect();
+        let parameters = Parameters { shape: self.shape, values };
+        let mut logits = vec![0.0; n * q];
+        let cpu = Cpu::new();
+        cpu.session(&self.rows, self.scale, None)?.logits_into(&parameters, &mut logits, &|_, _| {})?;
+        let mut p = Array2::<f64>::zeros((n, q));
+        let mut mean = vec![0.0; q];
+        for ((logits, mut p), &weight) in logits.chunks_exact(q).zip(p.rows_mut()).zip(&self.weights) {
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            p.iter_mut().zip(logits).for_each(|(p, &o)| *p = f64::from(o - max).exp());
+            let factor = 1.0 / p.sum();
+            for (p, mean) in p.iter_mut().zip(&mut mean) {
+                *p *= factor;
+                *mean += weight * *p;
+                *p *= weight.sqrt();
+            }
+        }
+        Ok((mean, p))
+    }
+
+    /// The mean of p·(1 − p) of each class.
+    pub fn curvatures(&self, parameters: &[f64]) -> Result<Vec<f64>> {
+        let (mean, p) = self.probabilities(parameters)?;
+        let squares = p.columns().into_iter().map(|column| column.iter().map(|p| p * p).sum::<f64>());
+        let curvatures: Vec<f64> = mean.iter().zip(squares).map(|(mean, squares)| mean - squares).collect();
+        let least = LEAST_CURVATURE * curvatures.iter().sum::<f64>() / curvatures.len() as f64;
+        Ok(curvatures.into_iter().map(|curvature| curvature.max(least).max(f64::MIN_POSITIVE)).collect())
     }
 }
 
@@ -295,7 +323,7 @@ fn some_rows<'a>(features: &'a Features<'a>, weights: Option<&[f32]>, most: usiz
 }
 
 /// G, (d × d): the covariance of the features of X̃ over all rows or as many as are worth it.
-fn gram(features: &Features, scale: f32, weights: Option<&[f32]>, moments: &Moments) -> Result<Vec<f64>> {
+pub(super) fn gram(features: &Features, scale: f32, weights: Option<&[f32]>, moments: &Moments) -> Result<Vec<f64>> {
     let d = features.n_features();
     let (rows, mut weights) = some_rows(features, weights, (GRAM_PRODUCTS / (d * d)).max(GRAM_ROWS * d))?;
     limit_leverage(&rows, scale, moments, &mut weights);

@@ -1,0 +1,372 @@
+//! The objective with an l1 penalty: a proximal quasi-Newton method with exact zeros.
+//!
+//! In each iteration the smooth part is replaced by a quadratic model, g·p + ½·p·B·p, whose minimum with the l1 penalty coordinate
+//! descent finds (Lee, Sun and Saunders 2014, "Proximal Newton-type methods for minimizing composite functions"; Friedman, Hastie
+//! and Tibshirani 2010, "Regularization paths for generalized linear models via coordinate descent"). B is the limited-memory
+//! BFGS matrix in its compact form (Byrd, Nocedal and Schnabel 1994, "Representations of quasi-Newton matrices and their use in
+//! limited memory methods"), which begins with B₀ = c_j·G + diag(l2) for class j: G the covariance of the features, c_j the mean
+//! of p_j·(1 − p_j). So a model costs no pass over the samples, and columns may be of any scale.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use nalgebra::DMatrix;
+
+use super::batch::{Limits, Minimum};
+use super::preconditioner::{ClassSample, Curvature, gram};
+use super::vector::{add, centre_over_classes, dot};
+use super::{Progress, StopReason};
+use crate::backend::Shape;
+use crate::error::{Error, Result};
+use crate::objective::{Objective, Smooth};
+
+/// More features have a diagonal G.
+const MOST_FEATURES: usize = 4096;
+/// Sweeps of the coordinate descent over all coordinates, and over those that are not zero after each of these.
+const SWEEPS: usize = 10;
+const SWEEPS_OF_NONZERO: usize = 30;
+/// A sweep that changes this share of what the first one did, in the norm of B, is the last.
+const LAST_SWEEP: f64 = 1e-3;
+/// The share of the decrease that the model promises which a length must bring.
+const DECREASE: f64 = 0.01;
+/// Lengths tried at most, each half of the one before.
+const MOST_LENGTHS: usize = 30;
+/// The curvature of the classes is taken anew in each of the first iterations, then every few.
+const REFRESHED: usize = 5;
+/// So many iterations in a row whose models promise less than the tolerance are the end.
+const PROMISES: usize = 2;
+const FRUITLESS: usize = 4;
+
+/// B, class after class: coordinate j·(d + 1) + k is of class j and feature k, the last of which is the intercept.
+struct Model {
+    d: usize,
+    q: usize,
+    /// G, (d × d), or its diagonal, (d).
+    gram: Vec<f64>,
+    /// l2 of each feature.
+    l2: Vec<f64>,
+    /// c.
+    classes: Vec<f64>,
+    /// Steps and changes of the gradient, the oldest first.
+    pairs: Vec<(Vec<f64>, Vec<f64>)>,
+    most_pairs: usize,
+    /// Of each coordinate 2·(pairs) values: rows of Q = (B₀·S, Y), and of Q·M⁻¹. B = B₀ − Q·M⁻¹·Qᵀ.
+    rows: Vec<f64>,
+    solved: Vec<f64>,
+}
+
+impl Model {
+    fn n(&self) -> usize {
+        self.q * (self.d + 1)
+    }
+
+    /// The product of row k of G with a number, added to `to`, (d).
+    fn add_gram_row(&self, k: usize, factor: f64, to: &mut [f64]) {
+        if self.gram.len() == self.d * self.d {
+            add(to, factor, &self.gram[k * self.d..][..self.d]);
+        } else {
+            to[k] += factor * self.gram[k];
+        }
+    }
+
+    fn gram_diagonal(&self, k: usize) -> f64 {
+        if self.gram.len() == self.d * self.d { self.gram[k * self.d + k] } else { self.gram[k] }
+    }
+
+    /// The diagonal of B₀. A feature that is constant has no curvature but its penalty; something must be there to divide by.
+    fn diagonal(&self, class: usize, k: usize) -> f64 {
+        let curvature =
+            if k < self.d { self.classes[class] * self.gram_diagonal(k) + self.l2[k] } else { self.classes[class] };
+        curvature.max(f64::MIN_POSITIVE)
+    }
+
+    /// B₀·v.
+    fn first_times(&self, v: &[f64]) -> Vec<f64> {
+        let mut product = vec![0.0; v.len()];
+        for (class, (to, v)) in product.chunks_exact_mut(self.d + 1).zip(v.chunks_exact(self.d + 1)).enumerate() {
+            for k in 0..self.d {
+                if v[k] != 0.0 {
+                    self.add_gram_row(k, self.classes[class] * v[k], &mut to[..self.d]);
+                    to[k] += self.l2[k] * v[k];
+                }
+            }
+            to[self.d] = self.classes[class] * v[self.d];
+        }
+        product
+    }
+
+    /// Takes a step and the change of the gradient with it, unless rounding has left nothing of its curvature.
+    fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
+        let product = dot(&step, &change);
+        if product > 1e-12 * (dot(&step, &step) * dot(&change, &change)).sqrt() {
+            if self.pairs.len() == self.most_pairs {
+                self.pairs.remove(0);
+            }
+            self.pairs.push((step, change));
+        }
+    }
+
+    /// Makes Q and Q·M⁻¹ of the pairs and the present B₀.
+    fn update(&mut self) {
+        let (m, n) = (self.pairs.len(), self.n());
+        let first: Vec<Vec<f64>> = self.pairs.iter().map(|(step, _)| self.first_times(step)).collect();
+        let middle = DMatrix::from_fn(2 * m, 2 * m, |i, j| match (i < m, j < m) {
+            (true, true) => dot(&self.pairs[i].0, &first[j]),
+            // L: ⟨s_i, y_j⟩ for i > j.
+            (true, false) => {
+                if i > j - m {
+                    dot(&self.pairs[i].0, &self.pairs[j - m].1)
+                } else {
+                    0.0
+                }
+            }
+            (false, true) => {
+                if j > i - m {
+                    dot(&self.pairs[j].0, &self.pairs[i - m].1)
+                } else {
+                    0.0
+                }
+            }
+            (false, false) => {
+                if i == j {
+                    -dot(&self.pairs[i - m].0, &self.pairs[i - m].1)
+                } else {
+                    0.0
+                }
+            }
+        });
+        let Some(inverse) = middle.try_inverse() else {
+            self.pairs.clear();
+            self.rows.clear();
+            self.solved.clear();
+            return;
+        };
+        self.rows = vec![0.0; n * 2 * m];
+        self.solved = vec![0.0; n * 2 * m];
+        if m == 0 {
+            return;
+        }
+        for (i, (row, solved)) in self.rows.chunks_exact_mut(2 * m).zip(self.solved.chunks_exact_mut(2 * m)).enumerate()
+        {
+            for pair in 0..m {
+                row[pair] = first[pair][i];
+                row[m + pair] = self.pairs[pair].1[i];
+            }
+            for (to, column) in solved.iter_mut().zip(inverse.column_iter()) {
+                *to = row.iter().zip(column.iter()).map(|(a, b)| a * b).sum();
+            }
+        }
+    }
+
+    /// The step p that minimises g·p + τ/2·p·B·p + Σ l1·|w + p|, nearly; with p·B·p.
+    fn minimise(&self, g: &[f64], w: &[f64], l1: &[f64], tau: f64) -> (Vec<f64>, f64) {
+        let (d, m2) = (self.d, 2 * self.pairs.len());
+        let mut p = vec![0.0; self.n()];
+        // B₀·p, and (Q·M⁻¹)ᵀ·p.
+        let mut product = vec![0.0; self.n()];
+        let mut corrections = vec![0.0; m2];
+        let mut first_change = None;
+        'all: for _ in 0..SWEEPS {
+            for sweep in 0..=SWEEPS_OF_NONZERO {
+                let mut change = 0.0;
+                for class in 0..self.q {
+                    for k in 0..=d {
+                        let i = class * (d + 1) + k;
+                        let x = w[i] + p[i];
+                        if sweep > 0 && x == 0.0 {
+                            continue;
+                        }
+                        let (row, solved) = (&self.rows[i * m2..][..m2], &self.solved[i * m2..][..m2]);
+                        let of_pairs: f64 = row.iter().zip(&corrections).map(|(a, b)| a * b).sum();
+                        let diagonal = self.diagonal(class, k);
+                        let lowered: f64 = row.iter().zip(solved).map(|(a, b)| a * b).sum();
+                        let curvature = tau * (diagonal - lowered).max(1e-3 * diagonal);
+                        let slope = g[i] + tau * (product[i] - of_pairs);
+                        let l1 = if k < d { l1[k] } else { 0.0 };
+                        let aim = x - slope / curvature;
+                        let new = if aim.abs() <= l1 / curvature { 0.0 } else { aim - aim.signum() * l1 / curvature };
+                        let step = new - x;
+                        if step == 0.0 || !step.is_finite() {
+                            continue;
+                        }
+                        p[i] = if new == 0.0 { -w[i] } else { p[i] + step };
+                        let of_class = &mut product[class * (d + 1)..][..d + 1];
+                        if k < d {
+                            self.add_gram_row(k, self.classes[class] * step, &mut of_class[..d]);
+                            of_class[k] += self.l2[k] * step;
+                        } else {
+                            of_class[d] += self.classes[class] * step;
+                        }
+                        corrections.iter_mut().zip(solved).for_each(|(to, value)| *to += step * value);
+                        change += step * step * curvature;
+                    }
+                }
+                let first = *first_change.get_or_insert(change);
+                if change <= LAST_SWEEP * LAST_SWEEP * first {
+                    if sweep == 0 {
+                        break 'all;
+                    }
+                    break;
+                }
+            }
+        }
+        let mut corrected = vec![0.0; m2];
+        for (row, p) in self.rows.chunks_exact(m2.max(1)).zip(&p) {
+            corrected.iter_mut().zip(row).for_each(|(to, value)| *to += value * p);
+        }
+        let curvature = dot(&p, &product) - corrected.iter().zip(&corrections).map(|(a, b)| a * b).sum::<f64>();
+        (p, curvature)
+    }
+}
+
+/// Values laid out as the parameters, class after class.
+fn by_class(values: &[f64], q: usize) -> Vec<f64> {
+    let rows = values.len() / q;
+    (0..values.len()).map(|i| values[i % rows * q + i / rows]).collect()
+}
+
+/// Values class after class, laid out as the parameters.
+fn by_feature(values: &[f64], q: usize) -> Vec<f64> {
+    let rows = values.len() / q;
+    (0..values.len()).map(|i| values[i % q * rows + i / q]).collect()
+}
+
+/// Minimises the objective with its l1 penalty from `parameters`, in centred coordinates. `on_iteration` may stop it.
+pub(super) fn minimise(
+    Limits { memory, max_iterations, tolerance }: Limits,
+    objective: &mut Objective,
+    curvature: &Curvature,
+    mut parameters: Vec<f64>,
+    on_iteration: &mut dyn FnMut(&Progress) -> ControlFlow<StopReason>,
+) -> Result<Minimum> {
+    let begin = Instant::now();
+    let n_samples = curvature.features.n_samples();
+    let shape = objective.shape();
+    let Shape { n_features: d, n_classes: q, .. } = shape;
+    let sample = ClassSample::new(curvature.features, curvature.scale, curvature.weights, shape)?;
+    let gram = match d <= MOST_FEATURES {
+        true => gram(curvature.features, curvature.scale, curvature.weights, curvature.moments)?,
+        false => curvature.moments.variance.clone(),
+    };
+    let l1 = objective.penalty().l1.clone();
+    let l2 = objective.penalty().l2.clone();
+    let class_curvature = |parameters: &[f64]| sample.curvatures(parameters);
+    let classes = class_curvature(&objective.uncentred(&parameters))?;
+    let mut model =
+        Model { d, q, gram, l2, classes, pairs: Vec::new(), most_pairs: memory, rows: Vec::new(), solved: Vec::new() };
+
+    let Smooth { value: mut smooth, mut gradient, .. } = objective.start(&parameters)?;
+    if !smooth.is_finite() {
+        return Err(Error::NoObjective { value: smooth });
+    }
+    let mut norm = objective.penalty().l1_norm(&parameters, q);
+    let first_value = smooth + norm;
+    let mut tau: f64 = 1.0;
+    let (mut n_promises, mut n_fruitless) = (0, 0);
+    let mut iterations: Vec<Progress> = Vec::new();
+    let reason = loop {
+        let value = smooth + norm;
+        if iterations.len() == max_iterations {
+            break StopReason::Iterations;
+        }
+        if value <= 1e-3 * tolerance * first_value {
+            break StopReason::Separable;
+        }
+        model.update();
+        let (p, model_curvature) = model.minimise(&by_class(&gradient, q), &by_class(&parameters, q), &l1, tau);
+        let mut direction = by_feature(&p, q);
+        if !objective.has_intercept() {
+            direction[d * q..].fill(0.0);
+        }
+        // Of the intercept only differences matter.
+        centre_over_classes(&mut direction[d * q..], q);
+        let end: Vec<f64> = parameters.iter().zip(&direction).map(|(w, p)| w + p).collect();
+        let slope = dot(&gradient, &direction);
+        let promised = -(slope + objective.penalty().l1_norm(&end, q) - norm);
+        let gain_of_model = promised - 0.5 * tau * model_curvature;
+        if !(promised > 0.0 && promised.is_finite()) {
+            break StopReason::Converged;
+        }
+        n_promises = if gain_of_model <= 0.1 * tolerance * value { n_promises + 1 } else { 0 };
+
+        let first = objective.look(&parameters, &direction, 1.0)?;
+        let norm_at = |objective: &Objective, t: f64| {
+            let point: Vec<f64> = parameters.iter().zip(&direction).map(|(w, p)| w + t * p).collect();
+            objective.penalty().l1_norm(&point, q)
+        };
+        let is_lower = |t: f64, smooth: f64, norm: f64| {
+            smooth + norm <= value - DECREASE * t * promised + 1e-15 * value.abs() && smooth.is_finite()
+        };
+        // What the loss curves along the step, and what the model says of it.
+        let true_curvature = first.slope - slope;
+        let norm_of_end = norm_at(objective, 1.0);
+        let mut found = is_lower(1.0, first.value, norm_of_end).then_some((1.0, first.value, norm_of_end));
+        let mut new_gradient = first.gradient;
+        if found.is_none() {
+            let mut t = 1.0;
+            for _ in 0..MOST_LENGTHS {
+                t *= 0.5;
+                let Some(&(smooth, _)) = objective.along(&[t])?.first() else { break };
+                let norm = norm_at(objective, t);
+                if is_lower(t, smooth, norm) {
+                    let at = objective.gradient(&parameters, &direction, t)?;
+                    new_gradient = at.gradient;
+                    found = Some((t, at.value, norm));
+                    break;
+                }
+            }
+        }
+        let Some((t, new_smooth, new_norm)) = found else {
+            if model.pairs.is_empty() {
+                break StopReason::Precision;
+            }
+            // The pairs may be what is wrong.
+            model.pairs.clear();
+            n_fruitless += 1;
+            if n_fruitless > FRUITLESS {
+                break StopReason::Precision;
+            }
+            continue;
+        };
+        if true_curvature > 0.0 && model_curvature > 0.0 {
+            let ratio = (true_curvature / model_curvature).clamp(0.1, 10.0);
+            tau = (tau * ratio).sqrt().clamp(0.05, 100.0);
+        }
+        objective.advance(t)?;
+        if t == 1.0 {
+            parameters = end;
+        } else {
+            add(&mut parameters, t, &direction);
+        }
+        let step: Vec<f64> = direction.iter().map(|p| t * p).collect();
+        let change: Vec<f64> = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
+        model.push(by_class(&step, q), by_class(&change, q));
+        let gain = value - (new_smooth + new_norm);
+        (smooth, norm, gradient) = (new_smooth, new_norm, new_gradient);
+        let progress = Progress {
+            epoch: iterations.len() + 1,
+            n_epochs: max_iterations,
+            loss: smooth + norm,
+            evaluations: objective.counts().products as f64 / 2.0,
+            n_samples,
+            elapsed: begin.elapsed(),
+        };
+        let flow = on_iteration(&progress);
+        iterations.push(progress);
+        if n_promises >= PROMISES {
+            break StopReason::Converged;
+        }
+        if let ControlFlow::Break(reason) = flow {
+            break reason;
+        }
+        n_fruitless = if gain <= 1e-3 * tolerance * value { n_fruitless + 1 } else { 0 };
+        if n_fruitless > FRUITLESS {
+            break StopReason::Precision;
+        }
+        let k = iterations.len();
+        if k <= REFRESHED || k.is_multiple_of(REFRESHED) {
+            model.classes = class_curvature(&objective.uncentred(&parameters))?;
+        }
+    };
+    Ok(Minimum { parameters, iterations, reason, begin })
+}
