@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::data::{Targets, argmax};
 
 /// Samples whose scores are held at a time.
-const ROWS: usize = 1 << 13;
+const ROWS: usize = 1 << 16;
 /// Logits that are worth a thread.
 const PARALLEL: usize = 1 << 12;
 /// Bins of the calibration error, as in Guo et al. 2017.
@@ -127,8 +127,6 @@ pub(crate) struct Evaluator<'a> {
     classes: Vec<ClassMetrics>,
     /// Of each rank of a label.
     ranks: Vec<f64>,
-    /// Of each bin of the calibration error.
-    gaps: [f64; BINS],
 }
 
 /// Sums of weight times figure.
@@ -140,6 +138,40 @@ struct Sums {
     entropy: f64,
     target_entropy: f64,
     brier: f64,
+    /// Right less probability of the predicted class, in each bin of the latter.
+    gaps: [f64; BINS],
+}
+
+impl Sums {
+    fn add_score(&mut self, weight: f64, score: &Score) {
+        let correct = f64::from(u8::from(score.label == score.predicted));
+        let bin = (score.confidence * BINS as f64).ceil() as usize;
+        self.gaps[bin.clamp(1, BINS) - 1] += weight * (correct - score.confidence);
+        self.weight += weight;
+        self.loss += weight * score.loss;
+        self.correct += weight * correct;
+        self.entropy += weight * score.entropy;
+        self.target_entropy += weight * score.target_entropy;
+        self.brier += weight * score.brier;
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.weight += other.weight;
+        self.loss += other.loss;
+        self.correct += other.correct;
+        self.entropy += other.entropy;
+        self.target_entropy += other.target_entropy;
+        self.brier += other.brier;
+        self.gaps.iter_mut().zip(other.gaps).for_each(|(sum, gap)| *sum += gap);
+    }
+}
+
+/// Which classes a sample is about.
+struct Outcome {
+    label: u32,
+    predicted: u32,
+    rank: u32,
+    weight: f32,
 }
 
 impl<'a> Evaluator<'a> {
@@ -152,48 +184,48 @@ impl<'a> Evaluator<'a> {
             sums: Sums::default(),
             classes: vec![ClassMetrics::default(); n_classes],
             ranks: vec![0.0; n_classes],
-            gaps: [0.0; BINS],
         }
     }
 
     /// Takes the logits (rows × n_classes) of `rows`.
     pub(crate) fn add(&mut self, rows: Range<usize>, logits: &[f32]) {
         let n_classes = self.classes.len();
+        let n_rows = (PARALLEL / n_classes).max(1);
+        let (targets, weights) = (self.targets, self.weights);
+        let block = |(first, logits): (usize, &[f32])| {
+            let mut sums = Sums::default();
+            let mut outcomes = Vec::with_capacity(n_rows);
+            for (row, logits) in (first..).zip(logits.chunks_exact(n_classes)) {
+                let Some(score) = score(targets, row, logits) else { continue };
+                let weight = weights.and_then(|weights| weights.get(row)).map_or(1.0, |&weight| weight);
+                sums.add_score(weight.into(), &score);
+                let Score { label, predicted, rank, .. } = score;
+                outcomes.push(Outcome { label, predicted, rank, weight });
+            }
+            (sums, outcomes)
+        };
         // Of so many rows at a time, so that their results take little memory; summed in the order of the rows.
         let mut results = Vec::new();
         for (first, logits) in rows.step_by(ROWS).zip(logits.chunks(ROWS * n_classes)) {
-            let rows = logits.par_chunks_exact(n_classes).enumerate().with_min_len((PARALLEL / n_classes).max(1));
-            rows.map(|(row, logits)| score(self.targets, first + row, logits)).collect_into_vec(&mut results);
-            self.n_samples += results.len();
-            for (row, score) in (first..).zip(&results) {
-                if let Some(score) = score {
-                    self.add_score(row, score);
-                }
+            self.n_samples += logits.len() / n_classes;
+            let blocks = logits.par_chunks(n_rows * n_classes).enumerate();
+            blocks.map(|(index, logits)| block((first + index * n_rows, logits))).collect_into_vec(&mut results);
+            for (sums, outcomes) in &results {
+                self.sums.add(sums);
+                outcomes.iter().for_each(|outcome| self.count(outcome));
             }
         }
     }
 
-    fn add_score(&mut self, row: usize, score: &Score) {
-        let weight = self.weights.and_then(|weights| weights.get(row)).map_or(1.0, |&weight| f64::from(weight));
-        let (label, predicted) = (score.label as usize, score.predicted as usize);
-        let is_correct = label == predicted;
-        self.classes[label].support += 1;
-        self.classes[predicted].predicted += 1;
-        self.classes[label].correct += usize::from(is_correct);
-        self.ranks[score.rank as usize] += weight;
-        let is_correct = f64::from(u8::from(is_correct));
-        let bin = (score.confidence * BINS as f64).ceil() as usize;
-        self.gaps[bin.clamp(1, BINS) - 1] += weight * (is_correct - score.confidence);
-        self.sums.weight += weight;
-        self.sums.loss += weight * score.loss;
-        self.sums.correct += weight * is_correct;
-        self.sums.entropy += weight * score.entropy;
-        self.sums.target_entropy += weight * score.target_entropy;
-        self.sums.brier += weight * score.brier;
+    fn count(&mut self, &Outcome { label, predicted, rank, weight }: &Outcome) {
+        self.classes[label as usize].support += 1;
+        self.classes[predicted as usize].predicted += 1;
+        self.classes[label as usize].correct += usize::from(label == predicted);
+        self.ranks[rank as usize] += f64::from(weight);
     }
 
     pub(crate) fn finish(self) -> Evaluation {
-        let Self { targets, weights, n_samples, sums, classes, mut ranks, gaps } = self;
+        let Self { targets, weights, n_samples, sums, classes, mut ranks } = self;
         let total = if sums.weight > 0.0 { sums.weight } else { 1.0 };
         ranks.iter_mut().for_each(|rank| *rank /= total);
         let totals = targets.class_totals(weights, classes.len());
@@ -206,7 +238,7 @@ impl<'a> Evaluator<'a> {
             prediction_entropy: sums.entropy / total,
             target_entropy: sums.target_entropy / total,
             brier_score: sums.brier / total,
-            calibration_error: gaps.iter().map(|gap| gap.abs()).sum::<f64>() / total,
+            calibration_error: sums.gaps.iter().map(|gap| gap.abs()).sum::<f64>() / total,
             classes,
             ranks,
         }
