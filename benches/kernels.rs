@@ -196,8 +196,8 @@ mod gpu {
             "softmax" => {
                 let y = data.one_hot(0..n);
                 let o = f64s(outputs);
-                let expected = reference::softmax(&o, &y, 1.0 / n as f64, shape);
-                let bound = reference::softmax_bound(&o, &vec![0.0; o.len()], &y, 1.0 / n as f64, shape);
+                let expected = reference::softmax(&o, &y, 1.0 / n as f64, None, shape);
+                let bound = reference::softmax_bound(&o, &vec![0.0; o.len()], &y, 1.0 / n as f64, None, shape);
                 let loss = results[1].iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32;
                 // Summed in single precision over at most 64 samples.
                 let sum: f64 = expected.losses.iter().sum();
@@ -208,8 +208,8 @@ mod gpu {
             "narrow_residual" => {
                 let y = data.one_hot(0..n);
                 let (o, o_bound) = (reference::logits(&x, &w, shape), reference::logits_bound(&x, &w, shape));
-                let expected = reference::softmax(&o, &y, 1.0 / n as f64, shape);
-                let bound = reference::softmax_bound(&o, &o_bound, &y, 1.0 / n as f64, shape);
+                let expected = reference::softmax(&o, &y, 1.0 / n as f64, None, shape);
+                let bound = reference::softmax_bound(&o, &o_bound, &y, 1.0 / n as f64, None, shape);
                 compare(kernel, &results[0], &expected.residual, &bound.residual)
                     .and_then(|()| compare("losses", &results[1], &expected.losses, &bound.losses))
             }

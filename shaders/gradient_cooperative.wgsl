@@ -3,8 +3,8 @@
 //
 // X (chunk rows x feature_blocks * 4), the rows order[start..start + n_samples] of it; R (n_samples x output_blocks * 4);
 // partials (n_parts x (d + 1) x output_blocks * 4). Part p has the samples from p * samples_per_part on. R and scale * X are
-// rounded to Value; bytes are not, the scale comes after their sum. R is at most 1 / n_samples, and is multiplied before by
-// a power of two that brings it to at most 2^15, so that half precision has it down to 2^-28 of its largest value.
+// rounded to Value; bytes are not, the scale comes after their sum. R is at most largest_weight / n_samples, and is multiplied
+// before by a power of two that brings it to at most 2^15, so that half precision has it down to 2^-28 of its largest value.
 // Twin: src/reference/gradient.rs, gradient_half_bound. Host: src/backend/gpu/gradient_cooperative.rs.
 //
 // A workgroup is one subgroup. It computes a tile of 4 x 4 matrices: 4 * SIZE features by 4 * SIZE outputs. Samples past the
@@ -30,9 +30,9 @@ var<workgroup> r_tile: array<Value, DEPTH * STRIDE>;
 // [feature][output], for one row of matrices.
 var<workgroup> sums: array<f32, SIZE * TILE>;
 
-// 2^14 times n_samples rounded up to a power of two.
+// 2^14 times n_samples rounded up to a power of two, over the largest weight.
 fn residual_scale() -> f32 {
-    return 16384.0 * f32(1u << (firstLeadingBit(step.n_samples - 1u) + 1u));
+    return 16384.0 * f32(1u << (firstLeadingBit(step.n_samples - 1u) + 1u)) / step.largest_weight;
 }
 
 fn store_row(

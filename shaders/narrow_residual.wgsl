@@ -1,6 +1,6 @@
 // Residual of few outputs: O = scale * X * W + b, and at once what softmax.wgsl makes of it: by row and head
-// p_j = exp(o_j - m) / sum_k exp(o_k - m), m = max_k o_k; loss = log sum_k exp(o_k - m) - sum_j y_j (o_j - m);
-// R = sample_weight * (P - Y).
+// p_j = exp(o_j - m) / sum_k exp(o_k - m), m = max_k o_k; loss = w * (log sum_k exp(o_k - m) - sum_j y_j (o_j - m));
+// R = w * sample_weight * (P - Y), w the weight of the sample.
 //
 // X (chunk rows x feature_blocks * 4), the rows order[start..start + n_samples] of it; labels as in softmax.wgsl;
 // W ((d + 1) rows x output_blocks * 4) with b as row d; R (n_samples x output_blocks * 4), its padding is zero; losses:
@@ -21,6 +21,7 @@ override SAMPLES: u32 = 4u;
 // Blocks of outputs at a time, at most 4.
 override OUTPUT_BLOCKS: u32 = 4u;
 override SOFT: bool = false;
+override WEIGHTED: bool = false;
 
 @group(0) @binding(2) var<storage, read> order: array<u32>;
 @group(0) @binding(3) var<storage, read> labels: array<u32>;
@@ -109,7 +110,13 @@ fn store_logits(thread: u32, first_sample: u32, j: u32, sum: mat4x4<f32>) {
 
 // Loss and residual of one sample and head from its logits.
 fn softmax(sample: u32, head: u32) {
-    var label = order[step.start + sample];
+    let width = select(1u, step.n_classes, SOFT) + u32(WEIGHTED);
+    // Where the row of labels begins; without SOFT, the class.
+    var label = order[step.start + sample] * width;
+    var weight = 1.0;
+    if WEIGHTED {
+        weight = bitcast<f32>(labels[label + width - 1u]);
+    }
     if !SOFT {
         label = labels[label];
     }
@@ -124,7 +131,7 @@ fn softmax(sample: u32, head: u32) {
     for (var j = 0u; j < step.n_classes; j++) {
         let o = residual[first + j] - highest;
         if SOFT {
-            target_logit += bitcast<f32>(labels[label * step.n_classes + j]) * o;
+            target_logit += bitcast<f32>(labels[label + j]) * o;
         } else if j == label {
             target_logit = o;
         }
@@ -135,11 +142,11 @@ fn softmax(sample: u32, head: u32) {
     for (var j = 0u; j < step.n_classes; j++) {
         var y = f32(j == label);
         if SOFT {
-            y = bitcast<f32>(labels[label * step.n_classes + j]);
+            y = bitcast<f32>(labels[label + j]);
         }
-        residual[first + j] = (residual[first + j] / sum - y) * step.sample_weight;
+        residual[first + j] = (residual[first + j] / sum - y) * (weight * step.sample_weight);
     }
-    losses[(step.losses_start + sample) * step.n_heads + head] = log(sum) - target_logit;
+    losses[(step.losses_start + sample) * step.n_heads + head] = weight * (log(sum) - target_logit);
 }
 
 // One dimension, since Mesa's software Vulkan fills its vectors of 8 threads along x alone.

@@ -1,10 +1,12 @@
 // Row-wise softmax, cross-entropy and residual, by head: p_j = exp(o_j - m) / sum_k exp(o_k - m), m = max_k o_k of that
-// row and head; loss = log sum_k exp(o_k - m) - sum_j y_j (o_j - m); R = sample_weight * (P - Y).
+// row and head; loss = w * (log sum_k exp(o_k - m) - sum_j y_j (o_j - m)); R = w * sample_weight * (P - Y), w the weight of the
+// sample.
 //
-// O (n_samples x output_blocks * 4) is overwritten by R; its padding is left as it is (zero). The labels of a chunk are
-// class numbers, or with SOFT the bits of distributions Y (chunk rows x n_classes). losses: one sum for each head and
-// group of samples, at (losses_start + group) * n_heads + head.
-// Twin: src/reference/softmax.rs. Host: src/backend/gpu/softmax.rs.
+// O (n_samples x output_blocks * 4) is overwritten by R; its padding is left as it is (zero). The labels of a chunk have
+// a row for each sample: its class number, or with SOFT the bits of its distribution Y (n_classes); then, with WEIGHTED, the
+// bits of its weight, which is 1 without. losses: one sum for each head and group of samples, at
+// (losses_start + group) * n_heads + head.
+// Twin: src/reference/softmax.rs. Hosts: src/backend/gpu/softmax.rs, of the labels labels.rs.
 //
 // A workgroup of 64 threads takes a group of 64 / SAMPLE_THREADS samples for one head, SAMPLE_THREADS threads each.
 // Order of summation: each thread over its classes, ascending, then a tree over the threads; the losses of a group in
@@ -12,6 +14,7 @@
 
 override SAMPLE_THREADS: u32 = 1u;
 override SOFT: bool = false;
+override WEIGHTED: bool = false;
 const THREADS: u32 = 64u;
 
 @group(0) @binding(1) var<storage, read> labels: array<u32>;
@@ -38,9 +41,15 @@ fn softmax(
     let n_classes = select(0u, step.n_classes, sample < step.n_samples);
     let row = sample * step.output_blocks * 4u + head * step.n_classes;
 
+    // Where the row of labels begins; without SOFT, the class.
     var label = 0u;
+    var weight = 1.0;
     if sample < step.n_samples {
-        label = order[step.start + sample];
+        let width = select(1u, step.n_classes, SOFT) + u32(WEIGHTED);
+        label = order[step.start + sample] * width;
+        if WEIGHTED {
+            weight = bitcast<f32>(labels[label + width - 1u]);
+        }
         if !SOFT {
             label = labels[label];
         }
@@ -67,7 +76,7 @@ fn softmax(
         let o = outputs[row + j] - highest;
         var y = f32(j == label);
         if SOFT {
-            y = bitcast<f32>(labels[label * step.n_classes + j]);
+            y = bitcast<f32>(labels[label + j]);
         }
         sums += vec2<f32>(exp(o), y * o);
     }
@@ -86,13 +95,13 @@ fn softmax(
         let p = exp(outputs[row + j] - highest) / sums.x;
         var y = f32(j == label);
         if SOFT {
-            y = bitcast<f32>(labels[label * step.n_classes + j]);
+            y = bitcast<f32>(labels[label + j]);
         }
-        outputs[row + j] = (p - y) * step.sample_weight;
+        outputs[row + j] = (p - y) * (weight * step.sample_weight);
     }
 
     if lane == 0u {
-        scratch[thread].x = select(0.0, log(sums.x) - sums.y, sample < step.n_samples);
+        scratch[thread].x = select(0.0, weight * (log(sums.x) - sums.y), sample < step.n_samples);
     }
     workgroupBarrier();
     // Workgroups past the last group have no loss.

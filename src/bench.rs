@@ -143,8 +143,8 @@ impl Workload {
             x.extend(row.iter().map(|&x| f64::from(x) * f64::from(self.scale)));
             y.extend(self.one_hot(sample..sample + 1));
         }
-        let mut steps = Steps::new(&self.start, backend.uses_matrix_units(self.shape.n_outputs()));
-        steps.step(&x, &y, &[HEAD], 1.0);
+        let mut steps = Steps::new(&self.start, backend.uses_matrix_units(self.shape.n_outputs()), 1.0);
+        steps.step(&x, &y, None, &[HEAD], 1.0);
         let losses: Vec<f32> = losses.iter().map(|&loss| loss as f32).collect();
         compare("weights", &found, &steps.parameters, &steps.parameters_bound)
             .and_then(|()| compare("loss", &losses, &steps.losses, &steps.losses_bound))

@@ -202,6 +202,24 @@ pub enum Error {
         problem: String,
     },
 
+    /// The weight of a sample, or all weights together, make no sense.
+    #[error("{place}: sample weights must be finite, at least 0, and not all 0: {problem}")]
+    Weight {
+        /// The row.
+        place: Place,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// The weight of a class makes no sense.
+    #[error("the weight of class {class:?}: {problem}")]
+    ClassWeight {
+        /// The class, as it was named.
+        class: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// The data has another number of features than the model.
     #[error("the model takes {model} features a sample, the data has {data}")]
     Width {
@@ -378,7 +396,8 @@ impl Error {
         | Self::OneClass { place, .. }
         | Self::TooManyClasses { place, .. }
         | Self::UnknownLabel { place, .. }
-        | Self::NotADistribution { place, .. } = &mut self
+        | Self::NotADistribution { place, .. }
+        | Self::Weight { place, .. } = &mut self
         {
             *place = std::mem::take(place).in_file(file);
         }

@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Device, Parameters, Session, Shape};
+use crate::backend::{Device, Parameters, Session, Shape, Supervision};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
 use crate::objective::{self, Penalty};
 use crate::solver::{Batch, Certificate, Problem, Progress, Solver, StopReason};
+use crate::weighting::{ClassWeight, Weighting};
 
 /// What every feature is multiplied by before training.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -62,6 +63,8 @@ pub struct SoftmaxRegression {
     l1: f64,
     seed: u64,
     feature_scale: FeatureScale,
+    class_weight: ClassWeight,
+    label_smoothing: f64,
     device: Device,
 }
 
@@ -71,9 +74,11 @@ pub struct SoftmaxRegression {
 pub struct Fit {
     /// The model.
     pub model: Model,
-    /// The model on the training data.
+    /// The model on the training data, with the weights and labels of the data set: without class weights and label
+    /// smoothing.
     pub train: Evaluation,
-    /// The objective: `train.log_loss` + (l2/2)·‖W‖², with W that of the scaled features.
+    /// The objective: Σ_i s_i·ℓ_i + (l2/2)·‖W‖², with W that of the scaled features, s all weights over their sum, and ℓ for
+    /// labels as they were smoothed. Without class weights and smoothing the first term is `train.log_loss`.
     pub objective: f64,
     /// Each epoch, or each iteration of a batch solver.
     pub epochs: Vec<Progress>,
@@ -109,6 +114,8 @@ impl SoftmaxRegression {
             l1: 0.0,
             seed: 0,
             feature_scale: FeatureScale::default(),
+            class_weight: ClassWeight::default(),
+            label_smoothing: 0.0,
             device: Device::cpu(),
         }
     }
@@ -151,6 +158,21 @@ impl SoftmaxRegression {
         self
     }
 
+    /// How much the classes count, beside the weights of the samples ([`Dataset::with_weights`]). By default all the same.
+    #[must_use]
+    pub fn class_weight(mut self, weight: ClassWeight) -> Self {
+        self.class_weight = weight;
+        self
+    }
+
+    /// Label smoothing ε, 0 ≤ ε < 1: trains towards (1 − ε)·Y + ε/q (Szegedy et al. 2016, "Rethinking the Inception
+    /// Architecture"). The smoothed labels take n_samples·n_classes·4 bytes. By default 0.
+    #[must_use]
+    pub fn label_smoothing(mut self, smoothing: f64) -> Self {
+        self.label_smoothing = smoothing;
+        self
+    }
+
     /// Where to train.
     #[must_use]
     pub fn device(mut self, device: &Device) -> Self {
@@ -161,7 +183,8 @@ impl SoftmaxRegression {
     /// Trains on `data`.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a setting that makes no sense, [`Error::Diverged`] when the learning rate is too high;
+    /// [`Error::Setting`] for a setting that makes no sense, [`Error::ClassWeight`] and [`Error::Weight`] for weights that
+    /// do, [`Error::Diverged`] when the learning rate is too high;
     /// [`Error::DeviceLimit`], [`Error::OutOfMemory`], [`Error::DeviceLost`], [`Error::Device`] from the device.
     pub fn fit(&self, data: &Dataset) -> Result<Fit> {
         self.fit_with(data, |_| ControlFlow::Continue(()))
@@ -186,13 +209,14 @@ impl SoftmaxRegression {
         }
         let begin = Instant::now();
         let scale = self.feature_scale.of(data.features().max_abs())?;
-        let targets = data.labels().targets();
-        let mut session = self.device.session(data.features(), scale, Some(targets.into()))?;
+        let weighting = Weighting::new(data, &self.class_weight, self.label_smoothing)?;
+        let supervision = weighting.supervision();
+        let mut session = self.device.session(data.features(), scale, Some(supervision))?;
 
         let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
         let trained = match &self.solver {
             Solver::Sgd(sgd) => {
-                let learning_rate = sgd.first_rate(data, scale, self.l2);
+                let learning_rate = sgd.first_rate(data, supervision, scale, self.l2);
                 let start = Parameters::zeros(shape);
                 let (parameters, epochs, first_step) =
                     sgd.minimise(&mut *session, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
@@ -207,21 +231,34 @@ impl SoftmaxRegression {
                     certificate: None,
                 }
             }
-            Solver::Lbfgs(lbfgs) => self.batch(lbfgs.into(), data, scale, &mut *session, begin, &mut on_epoch)?,
-            Solver::NewtonCg(newton) => self.batch(newton.into(), data, scale, &mut *session, begin, &mut on_epoch)?,
+            Solver::Lbfgs(lbfgs) => {
+                self.batch(lbfgs.into(), data, supervision, scale, &mut *session, begin, &mut on_epoch)?
+            }
+            Solver::NewtonCg(newton) => {
+                self.batch(newton.into(), data, supervision, scale, &mut *session, begin, &mut on_epoch)?
+            }
         };
         let Trained { parameters, epochs, reason, learning_rate, products, certificate, preparation, training } =
             trained;
 
-        let mut evaluator = Evaluator::new(targets, shape.n_classes);
+        let mut evaluator = Evaluator::new(data.labels().targets(), data.weights(), shape.n_classes);
+        // The loss that was minimised, where it is another.
+        let of_training = || Evaluator::new(supervision.targets, supervision.weights, shape.n_classes);
+        let mut of_training = (!weighting.is_plain()).then(of_training);
         session.logits(&parameters, &mut |rows, logits| {
+            if let Some(evaluator) = &mut of_training {
+                evaluator.add(rows.clone(), logits);
+            }
             evaluator.add(rows, logits);
             Ok(())
         })?;
         let train = evaluator.finish();
         let objective = match &certificate {
             Some(certificate) => certificate.objective,
-            None => train.log_loss + objective::penalty(self.l2, &parameters),
+            None => {
+                let loss = of_training.map_or(train.log_loss, |evaluator| evaluator.finish().log_loss);
+                loss + objective::penalty(self.l2, &parameters)
+            }
         };
 
         let record = Training {
@@ -232,6 +269,9 @@ impl SoftmaxRegression {
             l2: self.l2,
             seed: self.seed,
             feature_scale: f64::from(scale),
+            is_weighted: data.weights().is_some(),
+            class_weight: self.class_weight.to_json(),
+            label_smoothing: self.label_smoothing,
             train_loss: train.log_loss,
             train_accuracy: train.accuracy,
             objective,
@@ -257,6 +297,7 @@ impl SoftmaxRegression {
         &self,
         solver: Batch,
         data: &Dataset,
+        supervision: Supervision,
         scale: f32,
         session: &mut dyn Session,
         begin: Instant,
@@ -266,8 +307,7 @@ impl SoftmaxRegression {
         let problem = Problem {
             features: data.features(),
             scale,
-            targets: data.labels().targets(),
-            weights: None,
+            supervision,
             shape: Shape { n_features: d, n_classes: data.n_classes(), n_heads: 1 },
             penalty: Penalty { l2: vec![self.l2; d], l1: vec![self.l1; d] },
             has_intercept: true,

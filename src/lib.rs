@@ -2,7 +2,7 @@
 //! of the CPU.
 //!
 //! A model is P = softmax(X·W + b): X has a row of n_features values for each sample, W a column for each class. Training
-//! minimises J = mean cross-entropy (nats) + (l2/2)·‖W‖², the intercept b not penalised.
+//! minimises J = mean cross-entropy (nats) + (l2/2)·‖W‖², the intercept b not penalised; with weights the mean is weighted.
 //!
 //! ```
 //! use ndarray::array;
@@ -31,11 +31,13 @@
 //!
 //! # Where to look
 //! - Data: [`Features`] (f32, f16 or u8), [`Labels`] (numbers, names, or distributions), [`Dataset`]; with the feature
-//!   `files` also readers of CSV, IDX and `.npy` in [`data`].
+//!   `files` also readers of CSV, IDX and `.npy` in [`data`]. [`Dataset::with_weights`] and [`ClassWeight`] say how much
+//!   samples and classes count.
 //! - Training: [`SoftmaxRegression`] is the estimator; [`SoftmaxRegression::fit_with`] tells of each epoch and can be
 //!   stopped; [`Fit`] is the result.
 //! - Prediction: [`Model`], for a matrix of samples or for one without an allocation ([`Model::predict_into`]), and on a
-//!   device of choice ([`Model::on`]). [`Evaluation`] has loss, accuracy and the figures of each class.
+//!   device of choice ([`Model::on`]). [`Evaluation`] has loss and accuracy, entropies in nats, calibration, and the figures of each
+//!   class.
 //! - Devices: [`Device::auto`], [`Device::named`], [`Device::open`] with [`DeviceOptions`], [`Device::list`].
 //! - Errors: [`Error`] says what was wrong, where (file, row, column) and what to do. The library does not panic on any
 //!   input.
@@ -73,6 +75,7 @@ mod objective;
 #[doc(hidden)]
 pub mod reference;
 mod solver;
+mod weighting;
 mod write;
 
 // What public types are made of, in the versions that they are made of.
@@ -87,4 +90,5 @@ pub use fit::{FeatureScale, Fit, SoftmaxRegression};
 pub use metrics::Evaluation;
 pub use model::{Model, Predictor};
 pub use solver::{Certificate, Lbfgs, NewtonCg, Progress, Sgd, Solver, StopReason};
+pub use weighting::ClassWeight;
 pub use write::write_atomically;

@@ -245,3 +245,94 @@ fn a_learning_rate_that_diverges() {
     assert!(error.starts_with("error: training diverged") && error.contains("learning rate"), "{error}");
     assert!(folder.names().is_empty());
 }
+
+/// An .npy file of single precision.
+fn npy(shape: &str, values: &[f32]) -> Vec<u8> {
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
+    let header = format!("{header:117}\n");
+    let start = [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes()].concat();
+    start.into_iter().chain(values.iter().flat_map(|value| value.to_le_bytes())).collect()
+}
+
+#[test]
+fn weights_that_make_no_sense() {
+    let folder = Folder::new();
+    folder.write("data.csv", points(6));
+    let train = ["train", "data.csv", "--label-column", "species", "--device", "cpu", "--out", "m", "--sample-weight"];
+    let fails_with = |content: &[u8], parts: &[&str]| {
+        folder.write("w", content);
+        fails(&folder, &[&train[..], &["w"]].concat(), parts);
+    };
+    fails_with(b"1\n1\n-2\n1\n1\n1\n", &["w, row 3:", "the weight is -2", "at least 0"]);
+    fails_with(b"1\nNaN\n1\n1\n1\n1\n", &["w, row 2:", "the weight is NaN", "finite"]);
+    fails_with(b"1\n1\n1\n1\n1\ninf\n", &["w, row 6:", "inf"]);
+    fails_with(b"0\n0\n0\n0\n0\n0\n", &["w:", "every weight is 0"]);
+    fails_with(b"1\n1\n1\n1\n1\n", &["w:", "5 weights", "data.csv", "6 samples"]);
+    fails_with(b"weight\n1\n1\n1\n1\n1\n1\n", &["w, row 1:", "\"weight\" is not a number"]);
+    fails_with(b"1\n1\n\n1\n1\n1\n", &["w, row 3:", "empty"]);
+    fails_with(b"", &["w:", "no weights"]);
+    fails_with(&npy("(6,)", &[1.0, 1.0, 1.0, -0.5, 1.0, 1.0]), &["w, row 4:", "the weight is -0.5"]);
+    fails_with(&npy("(3, 2)", &[1.0; 6]), &["w:", "[3, 2]", "one number for each sample"]);
+    fails(&folder, &[&train[..], &["gone"]].concat(), &["cannot read", "gone"]);
+
+    let column = |weight: &str, parts: &[&str]| {
+        folder.write("w.csv", format!("x,species,weight\n1,a,1\n2,b,{weight}\n3,b,0\n"));
+        let train = ["train", "w.csv", "--label-column", "species", "--weight-column", "weight", "--device", "cpu"];
+        fails(&folder, &train, parts);
+    };
+    column("-1", &["w.csv, row 2 (line 3), column 3 (weight):", "the weight is -1"]);
+    column("inf", &["w.csv, row 2 (line 3), column 3 (weight):", "inf"]);
+    column("much", &["w.csv, row 2 (line 3), column 3 (weight):", "\"much\" is not a number"]);
+    let unknown = ["train", "w.csv", "--label-column", "species", "--weight-column", "gone", "--device", "cpu"];
+    fails(&folder, &unknown, &["w.csv", "no column \"gone\" for the weights", "\"weight\""]);
+    let both = ["train", "w.csv", "--label-column", "species", "--weight-column", "species", "--device", "cpu"];
+    fails(&folder, &both, &["w.csv", "\"species\" cannot have both"]);
+}
+
+#[test]
+fn class_weights_that_make_no_sense() {
+    let folder = Folder::new();
+    folder.write("data.csv", points(30));
+    let train = |weights: &str, parts: &[&str]| {
+        let train = ["train", "data.csv", "--label-column", "species", "--device", "cpu", "--class-weight", weights];
+        fails(&folder, &train, parts);
+    };
+    train("cat=2", &["\"cat\"", "no such class", "\"Ärmel\"", "\"七\""]);
+    train("七=-1", &["\"七\"", "it is -1"]);
+    train("七=1,七=2", &["\"七\"", "given twice"]);
+    train("七=0,Ärmel=0,long, comma=0", &["all 0"]);
+    for (flag, value, expected) in [
+        ("--class-weight", "even", "balanced"),
+        ("--label-smoothing", "1", "below 1"),
+        ("--label-smoothing", "-0.1", "at least 0"),
+    ] {
+        let run = folder.softreg(["train", "--device", "cpu", flag, value]);
+        assert_eq!((run.status, &*run.stdout), (Some(2), ""), "{run:#?}");
+        assert!(run.stderr.contains(flag) && run.stderr.contains(expected), "{run:#?}");
+    }
+}
+
+#[test]
+fn soft_labels_that_are_no_distributions() {
+    let folder = Folder::new();
+    folder.write("x.npy", npy("(3, 1)", &[0.0, 1.0, 2.0]));
+    let train = ["train", "x.npy", "--labels", "y.npy", "--device", "cpu", "--out", "m"];
+    for (y, parts) in [
+        ([0.5, 0.5, 0.5, 0.6, 1.0, 0.0], ["y.npy, row 2:", "the sum is 1.1"]),
+        ([0.5, 0.5, 1.0, 0.0, 1.5, -0.5], ["y.npy, row 3:", "-0.5"]),
+        ([f32::NAN, 0.5, 1.0, 0.0, 1.0, 0.0], ["y.npy, row 1:", "NaN"]),
+        ([0.0, 0.0, 1.0, 0.0, 0.0, 1.0], ["y.npy, row 1:", "the sum is 0"]),
+    ] {
+        folder.write("y.npy", npy("(3, 2)", &y));
+        fails(&folder, &train, &parts);
+    }
+    folder.write("y.npy", npy("(3, 2)", &[0.5, 0.5, 1.0, 0.0, 0.0, 1.0]));
+    folder.write("names", "a\nb\nc\n");
+    fails(&folder, &[&train[..], &["--classes", "names"]].concat(), &["y.npy:", "2 classes", "3 are named"]);
+    folder.write("names", "a\na\n");
+    fails(&folder, &[&train[..], &["--classes", "names"]].concat(), &["\"a\""]);
+    folder.write("y.txt", "a\nb\nz\n");
+    folder.write("names", "a\nb\n");
+    let text = ["train", "x.npy", "--labels", "y.txt", "--device", "cpu", "--classes", "names"];
+    fails(&folder, &text, &["y.txt, row 3:", "\"z\""]);
+}

@@ -486,3 +486,60 @@ fn a_cache_changes_no_result() {
     // A file where the folder should be.
     assert!(model(&folder.path("run.json")) == without);
 }
+
+#[test]
+fn weights_smoothing_and_information_are_reported() {
+    let folder = Folder::new();
+    folder.write("points.csv", points(90));
+    let weights: Vec<String> = (0..90).map(|i| (i % 4).to_string()).collect();
+    folder.write("w.txt", weights.join("\n"));
+    let mut weighted = String::new();
+    for (line, weight) in points(90).lines().zip(std::iter::once("weight").chain(weights.iter().map(String::as_str))) {
+        weighted += &format!("{line},{weight}\n");
+    }
+    folder.write("weighted.csv", weighted);
+    let common = ["--label-column", "species", "--device", "cpu", "--class-weight", "long, comma=2,七=0.5"];
+    let train = |more: &[&str]| {
+        let run =
+            folder.softreg([&["train"], more, &common, &["--label-smoothing", "0.1", "--json", "-"]].concat()).ok();
+        assert!(run.stderr.contains("3 classes, weighted"), "{}", run.stderr);
+        run.json()
+    };
+    let by_file = train(&["points.csv", "--sample-weight", "w.txt", "--out", "m"]);
+    let by_column = train(&["weighted.csv", "--weight-column", "weight"]);
+    assert_eq!(by_file["train_loss"], by_column["train_loss"]);
+    assert_eq!((&by_file["sample_weight"], &by_column["sample_weight"]), (&"w.txt".into(), &"weight".into()));
+    assert_eq!((number(&by_file, "label_smoothing"), &by_file["class_weight"]["七"]), (0.1, &0.5.into()));
+    assert!(number(&by_file, "objective") > number(&by_file, "train_loss"));
+    assert_eq!((by_file["n_features"].as_u64(), by_column["n_features"].as_u64()), (Some(2), Some(2)));
+    let info = folder.softreg(["info", "m"]).ok().stdout;
+    assert!(info.contains("label smoothing 0.1"), "{info}");
+
+    let evaluate = ["evaluate", "m", "weighted.csv", "--label-column", "species", "--weight-column", "weight"];
+    let evaluate = [&evaluate[..], &["--device", "cpu", "--top-k", "2"]].concat();
+    let record = folder.softreg(evaluate.iter().chain(&["--json", "-"])).ok().json();
+    let information = &record["information"];
+    let nats = |key: &str| number(&information[key], "nats");
+    assert!((nats("cross_entropy") - number(&by_file, "train_loss")).abs() < 1e-5);
+    assert!((nats("label_entropy") - nats("cross_entropy") - nats("mutual_information")).abs() < 1e-9);
+    assert!((number(&information["cross_entropy"], "bits") * 2f64.ln() - nats("cross_entropy")).abs() < 1e-12);
+    assert_eq!((nats("target_entropy"), nats("kl_divergence")), (0.0, nats("cross_entropy")));
+    assert!((number(information, "perplexity") - nats("cross_entropy").exp()).abs() < 1e-9);
+    assert_eq!(information["top_k"], 2);
+    assert!(number(information, "top_k_accuracy") >= number(&record, "accuracy"));
+    assert!(number(information, "brier_score") > 0.0 && number(information, "calibration_error") > 0.0);
+    let report = folder.softreg(evaluate).ok().stdout;
+    for part in ["information", "cross-entropy", "captured", "top-2 accuracy", "Brier score", "calibration error"] {
+        assert!(report.contains(part), "{part} is not in\n{report}");
+    }
+    assert!(report.lines().all(|line| line.chars().count() <= 80), "{report}");
+
+    // A class that is named and has no sample.
+    folder.write("names", "Ärmel\nlong, comma\n七\nnone\n");
+    let run = folder.softreg(
+        ["train", "points.csv", "--label-column", "species", "--device", "cpu", "--classes", "names", "--class-weight"]
+            .iter()
+            .chain(&["balanced"]),
+    );
+    assert!(run.ok().stderr.contains("class \"none\" has no sample in the training data"));
+}

@@ -6,7 +6,7 @@ mod common;
 use common::{Random, gpus};
 use half::f16;
 use softreg::backend::gpu::{Gpu, Matrices, MatrixUnits, Options, Single, Tile};
-use softreg::backend::{Backend, DeviceKind, Head, Parameters, Shape};
+use softreg::backend::{Backend, DeviceKind, Head, Parameters, Shape, Supervision};
 use softreg::batch::{Permutation, Shuffle};
 use softreg::data::{Dtype, Features, Targets, Values};
 use softreg::reference;
@@ -141,22 +141,32 @@ fn some_targets(random: &mut Random, n: usize, q: usize) -> [(Targets<'static>, 
     [(Targets::Classes(classes.into()), one_hot), (Targets::Distributions(soft.into()), y)]
 }
 
+/// Weights of `n` samples, some of them 0, and the same in f64.
+fn some_weights(random: &mut Random, n: usize) -> (Vec<f32>, Vec<f64>) {
+    let weights: Vec<f32> = (0..n).map(|i| [3.0, 1.0, 0.0][i % 3] * (0.5 + random.value().abs())).collect();
+    let exact = f64s(&weights);
+    (weights, exact)
+}
+
 fn softmax_error(gpu: &Gpu, case: (usize, usize, usize, usize), range: f32, plant: Plant) -> Result<(), String> {
     let (n, _, q, h) = case;
     let shape = shape_of(case);
     let mut random = Random::new(2);
     let logits: Vec<f32> = random.values(n * h * q).iter().map(|o| o * range).collect();
     let order = some_order(&mut random, n, n + 3);
-    for (targets, y) in some_targets(&mut random, n + 3, q) {
-        let mut single = Single::softmax(gpu, shape, &logits, &targets, &order).unwrap();
+    let (weights, w) = some_weights(&mut random, n + 3);
+    let [hard, soft] = some_targets(&mut random, n + 3, q);
+    for ((targets, y), weighted) in [(&hard, false), (&hard, true), (&soft, false), (&soft, true)] {
+        let supervision = Supervision { targets, weights: weighted.then_some(&weights) };
+        let mut single = Single::softmax(gpu, shape, &logits, supervision, &order).unwrap();
         plant(&mut single.variant.source);
         single.run(1).unwrap();
         let results = single.results().unwrap();
-        let (o, y) = (f64s(&logits), pick(&y, q, &order));
-        let weight = f64::from(1.0 / n as f32);
-        let expected = reference::softmax(&o, &y, weight, shape);
-        let bound = reference::softmax_bound(&o, &vec![0.0; o.len()], &y, weight, shape);
-        let what = format!("softmax {case:?} ± {range}");
+        let (o, y, w) = (f64s(&logits), pick(y, q, &order), pick(&w, 1, &order));
+        let (share, w) = (f64::from(1.0 / n as f32), weighted.then_some(&*w));
+        let expected = reference::softmax(&o, &y, share, w, shape);
+        let bound = reference::softmax_bound(&o, &vec![0.0; o.len()], &y, share, w, shape);
+        let what = format!("softmax {case:?} ± {range}, weighted {weighted}");
         reference::compare(&what, &results[0], &expected.residual, &bound.residual)?;
 
         // Losses come as sums over groups of samples.
@@ -271,7 +281,7 @@ fn gradient_cooperative_error(
     let x: Vec<f64> = pick(&x_exact, d, &order).iter().map(|x| x * f64::from(scale)).collect();
     let r = f64s(&residual);
     let what = format!("gradient on matrix units {case:?} {dtype} {units:?}");
-    let bound = reference::gradient_half_bound(&x, &r, shape);
+    let bound = reference::gradient_half_bound(&x, &r, 1.0, shape);
     reference::compare(&what, &found, &reference::gradient(&x, &r, shape), &bound)
 }
 
@@ -335,19 +345,23 @@ fn narrow_residual_error(
     let scale = if dtype == Dtype::U8 { 1.0 / 255.0 } else { 1.0 / 3.0 };
     let parameters = Parameters { shape, values: random.values(shape.n_parameters()) };
     let order = some_order(&mut random, n, n + 3);
-    for (targets, y) in some_targets(&mut random, n + 3, q) {
-        let mut single = Single::narrow_residual(gpu, &x, scale, &parameters, &targets, &order, variant).unwrap();
+    let (weights, w) = some_weights(&mut random, n + 3);
+    // One of the two is weighted, since software devices compile for half a second.
+    for (i, (targets, y)) in some_targets(&mut random, n + 3, q).iter().enumerate() {
+        let weighted = (n + i) % 2 == 1;
+        let supervision = Supervision { targets, weights: weighted.then_some(&weights) };
+        let mut single = Single::narrow_residual(gpu, &x, scale, &parameters, supervision, &order, variant).unwrap();
         plant(&mut single.variant.source);
         single.run(1).unwrap();
         let results = single.results().unwrap();
         let x: Vec<f64> = pick(&x_exact, d, &order).iter().map(|x| x * f64::from(scale)).collect();
-        let (w, y) = (f64s(&parameters.values), pick(&y, q, &order));
-        let o = reference::logits(&x, &w, shape);
-        let o_bound = reference::logits_bound(&x, &w, shape);
-        let weight = f64::from(1.0 / n as f32);
-        let expected = reference::softmax(&o, &y, weight, shape);
-        let bound = reference::softmax_bound(&o, &o_bound, &y, weight, shape);
-        let what = format!("narrow residual {case:?} {dtype} {variant:?}");
+        let (parameters, y, w) = (f64s(&parameters.values), pick(y, q, &order), pick(&w, 1, &order));
+        let o = reference::logits(&x, &parameters, shape);
+        let o_bound = reference::logits_bound(&x, &parameters, shape);
+        let (share, w) = (f64::from(1.0 / n as f32), weighted.then_some(&*w));
+        let expected = reference::softmax(&o, &y, share, w, shape);
+        let bound = reference::softmax_bound(&o, &o_bound, &y, share, w, shape);
+        let what = format!("narrow residual {case:?} {dtype} {variant:?}, weighted {weighted}");
         // Of the largest rows so little is known that zeros would pass; they are tested by what is certain.
         let certain = |o: &[f64]| o.iter().all(|bound| *bound < 1e-2);
         let rows: Vec<usize> = (0..n * h).filter(|&row| certain(&o_bound[row * q..][..q])).collect();
@@ -779,7 +793,11 @@ fn a_planted_error_is_noticed() {
             ("/ sums.x", "/ (sums.x + 0.001)"),
             ("label = labels[label];", ""),
             ("log(sums.x) - sums.y", "log(sums.x)"),
-            ("* step.sample_weight", ""),
+            ("weight = bitcast<f32>(labels[label + width - 1u]);", ""),
+            ("weight * (log(sums.x) - sums.y)", "log(sums.x) - sums.y"),
+            ("+ u32(WEIGHTED);", ";"),
+            ("weight * step.sample_weight", "weight"),
+            ("weight * step.sample_weight", "step.sample_weight"),
             ("let head = number % step.n_heads;", "let head = 0u;"),
         ] {
             softmax_error(gpu, case, 1e3, &replace(from, to)).unwrap_err();
@@ -806,6 +824,9 @@ fn a_planted_error_is_noticed() {
             (&NARROW, "label = labels[label];", ""),
             (&NARROW, "/ sum - y", "/ (1.001 * sum) - y"),
             (&NARROW, "log(sum) - target_logit", "log(sum)"),
+            (&NARROW, "weight = bitcast<f32>(labels[label + width - 1u]);", ""),
+            (&NARROW, "weight * (log(sum) - target_logit)", "log(sum) - target_logit"),
+            (&NARROW, "weight * step.sample_weight", "step.sample_weight"),
             (&NARROW, "softmax(of_sample, i % step.n_heads)", "softmax(of_sample, 0u)"),
         ] {
             for &variant in variants {

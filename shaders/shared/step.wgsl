@@ -17,11 +17,12 @@ struct Step {
     losses_start: u32,
     // Every feature counts scale times.
     scale: f32,
-    // Weight of a sample: 1 / n_samples.
+    // What a sample counts, beside its weight where there are weights: 1 / n_samples.
     sample_weight: f32,
     // What the heads' learning rates are multiplied by.
     rate: f32,
-    padding_0: u32,
+    // A power of two that no weight of a sample is above; 1 without weights.
+    largest_weight: f32,
     padding_1: u32,
     padding_2: u32,
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::f16;
 
-use super::{Backend, Head, NOT_FINITE, Parameters, Session, Shape};
+use super::{Backend, Head, NOT_FINITE, Parameters, Session, Shape, Supervision};
 use crate::batch::{Batch, Permutation, Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
@@ -85,6 +85,7 @@ pub(super) struct Case {
     pub targets: Targets<'static>,
     /// Y in f64.
     y: Vec<f64>,
+    weights: Option<Vec<f32>>,
     pub start: Parameters,
     heads: Vec<Head>,
 }
@@ -144,11 +145,22 @@ impl Case {
             nesterov: head % 2 == 0,
             l2: 0.05 * head as f32,
         });
-        Self { shape, batch_size, scale, features, x, targets, y, start, heads: heads.collect() }
+        Self { shape, batch_size, scale, features, x, targets, y, weights: None, start, heads: heads.collect() }
+    }
+
+    /// The same with weights of mean 1, some of them 0, few large.
+    fn weighted(mut self) -> Self {
+        let n = self.features.n_samples();
+        let weights: Vec<f32> =
+            (0..n).map(|i| [0.5, 0.0, 1.0, 0.25, 3.0][(i + i / 7) % 5] * [1.0, 9.0][i % 11 / 10]).collect();
+        let mean = weights.iter().sum::<f32>() / n as f32;
+        self.weights = Some(weights.iter().map(|weight| weight / mean).collect());
+        self
     }
 
     fn session<'a>(&'a self, backend: &'a dyn Backend) -> Box<dyn Session + 'a> {
-        backend.session(&self.features, self.scale, Some((&self.targets).into())).unwrap()
+        let supervision = Supervision { targets: &self.targets, weights: self.weights.as_deref() };
+        backend.session(&self.features, self.scale, Some(supervision)).unwrap()
     }
 
     /// Two epochs on a backend.
@@ -175,7 +187,10 @@ fn rates(plan: &Plan) -> Vec<f32> {
 
 /// The plans run in f64 with `heads`, compared with what a backend made of them.
 fn check(what: &str, case: &Case, heads: &[Head], trained: &Trained) -> Result<(), String> {
-    let mut steps = Steps::new(&case.start, trained.half);
+    let weights: Option<Vec<f64>> =
+        case.weights.as_ref().map(|weights| weights.iter().map(|&weight| weight.into()).collect());
+    let largest = weights.iter().flatten().copied().fold(1.0, f64::max);
+    let mut steps = Steps::new(&case.start, trained.half, largest.log2().ceil().exp2());
     let mut losses = vec![0.0; heads.len()];
     for (plan, of_epoch) in trained.plans.iter().zip(&trained.losses) {
         let order = plan.order();
@@ -186,7 +201,8 @@ fn check(what: &str, case: &Case, heads: &[Head], trained: &Trained) -> Result<(
                 rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
             };
             let (x, y) = (pick(&case.x, case.shape.n_features), pick(&case.y, case.shape.n_classes));
-            steps.step(&x, &y, heads, rate.into());
+            let weights = weights.as_ref().map(|weights| pick(weights, 1));
+            steps.step(&x, &y, weights.as_deref(), heads, rate.into());
         }
         losses.iter_mut().zip(of_epoch).for_each(|(sum, loss)| *sum += loss);
         let losses: Vec<f32> = losses.iter().map(|&loss| loss as f32).collect();
@@ -199,12 +215,18 @@ fn check(what: &str, case: &Case, heads: &[Head], trained: &Trained) -> Result<(
 fn epochs_are_those_of_the_reference() {
     for (name, backend) in backends() {
         for sizes in CASES {
-            let mut kinds = vec![(Dtype::F32, false), (Dtype::F16, true), (Dtype::U8, false), (Dtype::F32, true)];
+            let mut kinds = vec![
+                (Dtype::F32, false, false),
+                (Dtype::F16, true, true),
+                (Dtype::U8, false, true),
+                (Dtype::F32, true, false),
+            ];
             // The reference takes its time.
             kinds.truncate(if sizes.0 > 1000 { 2 } else { 4 });
-            for (dtype, soft) in kinds {
+            for (dtype, soft, weighted) in kinds {
                 let case = Case::new(sizes, dtype, soft);
-                let what = format!("{name}: {sizes:?} {dtype}, soft {soft}");
+                let case = if weighted { case.weighted() } else { case };
+                let what = format!("{name}: {sizes:?} {dtype}, soft {soft}, weighted {weighted}");
                 check(&what, &case, &case.heads, &case.train(&*backend)).unwrap();
             }
         }
@@ -235,6 +257,57 @@ fn a_planted_error_is_noticed() {
         let mut other = Case::new((130, 64, 10, 3, 64), Dtype::F32, false);
         *other.start.values.last_mut().unwrap() += 1e-3;
         noticed(&other, &case.heads);
+    }
+}
+
+#[test]
+fn a_planted_error_of_weights_is_noticed() {
+    for (name, backend) in backends() {
+        for sizes in [(130, 64, 10, 3, 64), (300, 40, 100, 2, 128)] {
+            let trained = Case::new(sizes, Dtype::F32, false).weighted().train(&*backend);
+            let noticed = |change: fn(&mut Vec<f32>)| {
+                let mut other = Case::new(sizes, Dtype::F32, false).weighted();
+                change(other.weights.as_mut().unwrap());
+                check(&name, &other, &other.heads, &trained).unwrap_err();
+            };
+            noticed(|weights| weights.fill(1.0));
+            noticed(|weights| weights.swap(0, 1));
+            noticed(|weights| weights.rotate_left(1));
+        }
+    }
+}
+
+/// A step with the whole data as its batch: a sample of weight k counts as k equal samples, one of weight 0 as none.
+#[test]
+fn weights_are_repetitions() {
+    for (name, backend) in backends() {
+        for soft in [false, true] {
+            for sizes in [(60, 17, 5, 2, 60), (60, 17, 70, 2, 60)] {
+                let mut case = Case::new(sizes, Dtype::F32, soft);
+                let (n, q) = (sizes.0, case.shape.n_classes);
+                let counts: Vec<usize> = (0..n).map(|i| [1, 0, 3, 2][i * 3 % 4]).collect();
+                let total: usize = counts.iter().sum();
+                // n/Σk = 2/3 is no f32, so that it is compared to rounding.
+                let mean = total as f32 / n as f32;
+                case.weights = Some(counts.iter().map(|&count| count as f32 / mean).collect());
+                let Trained { parameters, losses, half, .. } = case.train_in_order(&*backend, 1);
+
+                let rows: Vec<usize> = (0..n).flat_map(|row| std::iter::repeat_n(row, counts[row])).collect();
+                let pick = |values: &[f64], width: usize| -> Vec<f64> {
+                    rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
+                };
+                let (x, y) = (pick(&case.x, case.shape.n_features), pick(&case.y, q));
+                let mut steps = Steps::new(&case.start, half, 2.0);
+                for _ in 0..2 {
+                    steps.step(&x, &y, None, &case.heads, 1.0);
+                }
+                let what = format!("{name}: {sizes:?}, soft {soft}");
+                compare(&what, &parameters, &steps.parameters, &steps.parameters_bound).unwrap();
+                let sums = |head: usize| losses.iter().map(|losses| losses[head]).sum::<f64>() as f32 * mean;
+                let found: Vec<f32> = (0..sizes.3).map(sums).collect();
+                compare(&format!("{what}: losses"), &found, &steps.losses, &steps.losses_bound).unwrap();
+            }
+        }
     }
 }
 
@@ -439,6 +512,14 @@ fn a_stepper_that_does_not_suit_is_an_error() {
             stepper(soft(N * q), start, heads).unwrap();
             assert_shape_error!(stepper(soft(N * q - 1), start, heads), "values of the soft labels");
             assert_shape_error!(stepper(soft(0), start, heads), "values of the soft labels");
+            for n in [0, N - 1, N + 1] {
+                let weights = vec![1.0; n];
+                for targets in [&case.targets, &Targets::Distributions(vec![0.5; N * q].into())] {
+                    let supervision = Supervision { targets, weights: Some(&weights) };
+                    let mut session = backend.session(&case.features, 1.0, Some(supervision)).unwrap();
+                    assert_shape_error!(session.stepper(start, heads, 16).map(drop), "weights");
+                }
+            }
 
             let mut short = start.clone();
             short.values.pop();

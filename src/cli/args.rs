@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use softreg::data::{Dtype, MAX_CLASSES, Source};
-use softreg::{DeviceOptions, FeatureScale, Sgd, Solver};
+use softreg::{ClassWeight, DeviceOptions, FeatureScale, Sgd, Solver};
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
 #[derive(Debug, Parser)]
@@ -64,13 +64,35 @@ pub struct Train {
     /// built-in digits
     pub features: Option<PathBuf>,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy
+    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes
     #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
     /// The column of FEATURES, a CSV file, that holds the labels
     #[arg(long, value_name = "NAME", requires = "features")]
     pub label_column: Option<String>,
+
+    /// Names of the classes, one a line: of the columns of --labels that are a matrix (one-hot or probabilities); else of all
+    /// labels that there may be
+    #[arg(long, value_name = "PATH", requires = "features")]
+    pub classes: Option<PathBuf>,
+
+    /// How much each sample counts, at least 0: a file of text (one number a line) or .npy
+    #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "weight_column")]
+    pub sample_weight: Option<PathBuf>,
+
+    /// The column of FEATURES and of --test, CSV files, that holds the weights of the samples
+    #[arg(long, value_name = "NAME", requires = "features")]
+    pub weight_column: Option<String>,
+
+    /// How much the classes count, beside their samples: `balanced` (all the same in total) or weights by name, the others
+    /// are 1. A sample counts its weight times that of its class
+    #[arg(long, value_name = "balanced|NAME=W,…", value_parser = class_weight)]
+    pub class_weight: Option<ClassWeight>,
+
+    /// Train towards (1 - F)·label + F/n_classes, at least 0 and below 1
+    #[arg(long, value_name = "F", value_parser = below_one, allow_negative_numbers = true, default_value_t = 0.0)]
+    pub label_smoothing: f64,
 
     /// Test data, in the form of FEATURES
     #[arg(long, value_name = "FEATURES", requires = "features", conflicts_with = "test_split")]
@@ -79,6 +101,10 @@ pub struct Train {
     /// Labels of the test data, in the form of --labels
     #[arg(long, value_name = "PATH", requires = "test")]
     pub test_labels: Option<PathBuf>,
+
+    /// Weights of the test data, in the form of --sample-weight
+    #[arg(long, value_name = "PATH", requires = "test", conflicts_with = "weight_column")]
+    pub test_sample_weight: Option<PathBuf>,
 
     /// Share of the samples, drawn at random, to keep for testing, between 0 and 1. Default: 0.2 for the built-in digits,
     /// otherwise none
@@ -112,7 +138,7 @@ pub struct Train {
     pub lr: Option<f64>,
 
     /// Share of the velocity that a step keeps, at least 0 and below 1
-    #[arg(long, value_name = "F", value_parser = momentum, allow_negative_numbers = true, default_value_t = Sgd::default().momentum)]
+    #[arg(long, value_name = "F", value_parser = below_one, allow_negative_numbers = true, default_value_t = Sgd::default().momentum)]
     pub momentum: f64,
 
     /// Penalty: the objective is mean loss + l2/2·‖W‖², with W that of the scaled features and the intercept not
@@ -147,7 +173,24 @@ pub struct Train {
 #[command(after_help = "\
 Examples:
   softreg evaluate flowers.safetensors other.csv --label-column species
-  softreg evaluate digits.safetensors images.idx3.gz --labels labels.idx1.gz")]
+  softreg evaluate digits.safetensors images.idx3.gz --labels labels.idx1.gz
+
+Figures are means over the samples, by weight if there are weights. p are the
+predicted probabilities of a sample, y is its label: 1 for its class, else 0,
+or the probabilities that the labels give. A bit is ln 2 nats.
+  cross-entropy     (loss) -sum y log p; perplexity is its exponential
+  label entropy     -sum s log s, s the shares of the classes in the data: the
+                    cross-entropy of who knows nothing but these
+  captured          label entropy less cross-entropy: the mutual information
+                    of features and labels, as far as the model has it
+  predictions       -sum p log p: how uncertain the model says it is
+  target entropy    -sum y log y, which no cross-entropy is below; 0 for classes
+  KL divergence     cross-entropy less target entropy
+  top-K accuracy    share of the samples whose label is among the K most
+                    probable classes, of equally probable ones the first
+  Brier score       sum (p - y)^2
+  calibration error how far the probability of the predicted class is from
+                    the share of right predictions, in 15 bins of it (ECE)")]
 pub struct Evaluate {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
@@ -155,13 +198,29 @@ pub struct Evaluate {
     /// Data: CSV with a header, IDX or .npy, told apart by content
     pub features: PathBuf,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy
+    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes
     #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
     /// The column of FEATURES, a CSV file, that holds the labels
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
+
+    /// Names of the classes, one a line: of the columns of --labels that are a matrix, which are called 0, 1, … without
+    #[arg(long, value_name = "PATH")]
+    pub classes: Option<PathBuf>,
+
+    /// How much each sample counts, at least 0: a file of text (one number a line) or .npy
+    #[arg(long, value_name = "PATH", conflicts_with = "weight_column")]
+    pub sample_weight: Option<PathBuf>,
+
+    /// The column of FEATURES, a CSV file, that holds the weights of the samples
+    #[arg(long, value_name = "NAME")]
+    pub weight_column: Option<String>,
+
+    /// Report the share of samples whose label is among the K most probable classes. Default: 5, with more classes than that
+    #[arg(long, value_name = "K", value_parser = count)]
+    pub top_k: Option<usize>,
 
     #[command(flatten)]
     pub device: Device,
@@ -330,6 +389,9 @@ impl Train {
             features: self.features.clone()?,
             labels: self.labels.clone(),
             label_column: self.label_column.clone(),
+            weights: self.sample_weight.clone(),
+            weight_column: self.weight_column.clone(),
+            classes: self.classes.clone(),
             feature_names: None,
         })
     }
@@ -340,6 +402,9 @@ impl Train {
             features: self.test.clone()?,
             labels: self.test_labels.clone(),
             label_column: self.label_column.clone().filter(|_| self.test_labels.is_none()),
+            weights: self.test_sample_weight.clone(),
+            weight_column: self.weight_column.clone(),
+            classes: self.classes.clone(),
             feature_names: feature_names.map(<[String]>::to_vec),
         })
     }
@@ -369,8 +434,32 @@ fn fraction(text: &str) -> Result<f64, String> {
     number_that(text, |x| x > 0.0 && x < 1.0, "above 0 and below 1")
 }
 
-fn momentum(text: &str) -> Result<f64, String> {
+fn below_one(text: &str) -> Result<f64, String> {
     number_that(text, |x| (0.0..1.0).contains(&x), "at least 0 and below 1")
+}
+
+/// `balanced`, or NAME=W,NAME=W; names may have commas and equals signs.
+fn class_weight(text: &str) -> Result<ClassWeight, String> {
+    if text == "balanced" {
+        return Ok(ClassWeight::Balanced);
+    }
+    let mut weights = Vec::new();
+    // Since the last weight.
+    let mut entry = String::new();
+    for part in text.split(',') {
+        entry += part;
+        match entry.rsplit_once('=').map(|(name, weight)| (name.trim().to_owned(), weight.trim().parse::<f64>())) {
+            Some((name, Ok(weight))) if !name.is_empty() => {
+                weights.push((name, weight));
+                entry.clear();
+            }
+            _ => entry.push(','),
+        }
+    }
+    match entry.trim_end_matches(',') {
+        "" if !weights.is_empty() => Ok(ClassWeight::Map(weights)),
+        rest => Err(format!("must be `balanced`, or NAME=WEIGHT for classes, divided by commas; {rest:?} is neither")),
+    }
 }
 
 fn count(text: &str) -> Result<usize, String> {
@@ -425,13 +514,23 @@ mod tests {
     }
 
     #[test]
+    fn class_weights_are_names_and_numbers() {
+        assert_eq!(class_weight("balanced"), Ok(ClassWeight::Balanced));
+        let expected = [("a", 2.0), ("long, comma", 0.5), ("x=y", 3.0)].map(|(name, w)| (name.to_owned(), w));
+        assert_eq!(class_weight("a=2,long, comma=0.5,x=y=3"), Ok(ClassWeight::Map(expected.to_vec())));
+        for bad in ["", "a", "a=", "=2", "a=2,b", "a=x", "balance"] {
+            assert!(class_weight(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn numbers_out_of_range_are_refused() {
         type Parser = fn(&str) -> Result<f64, String>;
         let cases: [(Parser, &[&str], &[&str]); 4] = [
             (positive, &["1e-9", "3"], &["0", "-1", "inf", "NaN", "", "x"]),
             (not_negative, &["0", "1e-5"], &["-1e-9", "inf", "NaN"]),
             (fraction, &["0.2", "0.999"], &["0", "1", "1.5", "-0.2", "NaN"]),
-            (momentum, &["0", "0.99"], &["1", "-0.1", "NaN"]),
+            (below_one, &["0", "0.99"], &["1", "-0.1", "NaN"]),
         ];
         for (parser, good, bad) in cases {
             assert!(good.iter().all(|text| parser(text).is_ok()), "{good:?}");

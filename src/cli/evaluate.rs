@@ -14,7 +14,8 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
     let start = Instant::now();
     if let Some(json) = &args.json {
         output::check_writable(json)?;
-        let inputs = [Some(args.model.as_path()), Some(&args.features), args.labels.as_deref()];
+        let labels = [&args.labels, &args.classes, &args.sample_weight].map(|path| path.as_deref());
+        let inputs = [&[Some(args.model.as_path()), Some(&args.features)], &labels[..]].concat();
         output::check_is_no_input(json, &inputs)?;
     }
     let model = Model::load(&args.model)?;
@@ -22,6 +23,9 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
         features: args.features.clone(),
         labels: args.labels.clone(),
         label_column: args.label_column.clone(),
+        weights: args.sample_weight.clone(),
+        weight_column: args.weight_column.clone(),
+        classes: args.classes.clone(),
         feature_names: model.feature_names().map(<[String]>::to_vec),
     };
     let data = input::labelled_for(&source, "--labels", (model.classes(), model.n_features()))?;
@@ -47,6 +51,7 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
             "dtype": data.features().values().dtype().to_string(),
             "log_loss": evaluation.log_loss,
             "accuracy": evaluation.accuracy,
+            "information": report::information_json(&evaluation, args.top_k),
             "classes": report::classes_json(model.classes(), &evaluation),
             "seconds_load": stages.load.as_secs_f64(),
             "seconds_device": stages.device.as_secs_f64(),
@@ -57,6 +62,7 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
     }
     report::print(args.json.as_deref(), false, |out| {
         report::figures(out, &[("data", &evaluation)])?;
+        report::information(out, &evaluation, args.top_k)?;
         report::classes(out, "class", model.classes(), &evaluation)?;
         stages.write(out)?;
         writeln!(out, "device     {}", report::device(&device))

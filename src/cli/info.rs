@@ -41,6 +41,8 @@ fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::R
         ("l2", "l2"),
         ("feature_scale", "feature scale"),
         ("seed", "seed"),
+        ("class_weight", "class weights"),
+        ("label_smoothing", "label smoothing"),
     ];
     section(out, "settings", training, &general)?;
     let of_solver = [

@@ -42,12 +42,16 @@ pub fn labelled(source: &Source, flag: &str) -> Result<Table> {
 /// Labelled data for a model of these classes and that many features. One class alone is enough here.
 pub fn labelled_for(source: &Source, flag: &str, model: (&[String], usize)) -> Result<Dataset<'static>> {
     let (classes, n_features) = model;
-    let Table { features, labels, .. } = labelled(source, flag)?;
+    let Table { features, labels, weights, .. } = labelled(source, flag)?;
     check_width(&source.features, n_features, features.n_features())?;
     let label_file = source.labels.as_ref().unwrap_or(&source.features);
     let labels = labels.map(|labels| labels.with_classes(classes)).transpose().map_err(|e| e.in_file(label_file))?;
     let labels = labels.context("there are no labels")?;
-    Dataset::new(features, labels).with_context(|| label_file.display().to_string())
+    let data = Dataset::new(features, labels).with_context(|| label_file.display().to_string())?;
+    Ok(match weights {
+        Some(weights) => data.with_weights(weights)?,
+        None => data,
+    })
 }
 
 pub fn check_width(path: &Path, model: usize, data: usize) -> Result<()> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::HumanCount;
 use serde_json::{Value, json};
-use softreg::metrics::ClassMetrics;
+use softreg::metrics::{ClassMetrics, bits};
 use softreg::{Device, Evaluation};
 
 use crate::output;
@@ -68,6 +68,65 @@ pub fn figures(out: &mut dyn Write, parts: &[(&str, &Evaluation)]) -> io::Result
         writeln!(out, "{name:9} {n:>12} {:>11.6} {:>10.4}", part.log_loss, part.accuracy)?;
     }
     writeln!(out)
+}
+
+/// The k of the top-k accuracy: as asked for, else 5 where there are more classes than that.
+fn top_k(evaluation: &Evaluation, asked: Option<usize>) -> Option<usize> {
+    const TOP_K: usize = 5;
+    asked.or((evaluation.classes.len() > TOP_K).then_some(TOP_K))
+}
+
+/// What is in nats, by the name that JSON has for it.
+fn in_nats(evaluation: &Evaluation) -> [(&'static str, f64); 6] {
+    [
+        ("cross_entropy", evaluation.log_loss),
+        ("label_entropy", evaluation.label_entropy),
+        ("mutual_information", evaluation.mutual_information()),
+        ("prediction_entropy", evaluation.prediction_entropy),
+        ("target_entropy", evaluation.target_entropy),
+        ("kl_divergence", evaluation.kl_divergence()),
+    ]
+}
+
+/// Entropies, calibration and top-k accuracy; `softreg evaluate --help` says what they are.
+pub fn information(out: &mut dyn Write, evaluation: &Evaluation, asked: Option<usize>) -> io::Result<()> {
+    writeln!(out, "{:18} {:>10} {:>10}", "information", "nats", "bits")?;
+    for (key, nats) in in_nats(evaluation) {
+        // Of classes the targets have no entropy, and the divergence is the cross-entropy.
+        if evaluation.target_entropy == 0.0 && matches!(key, "target_entropy" | "kl_divergence") {
+            continue;
+        }
+        let (name, more) = match key {
+            "cross_entropy" => ("cross-entropy", format!("   perplexity {}", rounded(evaluation.perplexity()))),
+            "label_entropy" => ("label entropy", String::new()),
+            "mutual_information" => ("captured", "   label entropy less cross-entropy".to_owned()),
+            "prediction_entropy" => ("predictions", String::new()),
+            "target_entropy" => ("target entropy", String::new()),
+            _ => ("KL divergence", String::new()),
+        };
+        writeln!(out, "{name:18} {nats:>10.6} {:>10.6}{more}", bits(nats))?;
+    }
+    let (brier, calibration) = (evaluation.brier_score, evaluation.calibration_error);
+    let top = top_k(evaluation, asked).map(|k| format!("top-{k} accuracy {:.4}, ", evaluation.top_k_accuracy(k)));
+    writeln!(out, "{}Brier score {brier:.4}, calibration error {calibration:.4}\n", top.unwrap_or_default())
+}
+
+/// All of [`information`].
+pub fn information_json(evaluation: &Evaluation, asked: Option<usize>) -> Value {
+    let mut record: serde_json::Map<String, Value> = in_nats(evaluation)
+        .into_iter()
+        .map(|(key, nats)| (key.to_owned(), json!({ "nats": nats, "bits": bits(nats) })))
+        .collect();
+    let k = top_k(evaluation, asked);
+    let more = json!({
+        "perplexity": evaluation.perplexity(),
+        "top_k": k,
+        "top_k_accuracy": k.map(|k| evaluation.top_k_accuracy(k)),
+        "brier_score": evaluation.brier_score,
+        "calibration_error": evaluation.calibration_error,
+    });
+    record.extend(more.as_object().cloned().unwrap_or_default());
+    record.into()
 }
 
 /// Precision, recall, F1 and support of each class, or of the worst where there are many; `title` heads the names.

@@ -40,6 +40,9 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         let (n, q) = (train.n_samples(), train.n_classes());
         output::message(&format!("warning: {q} classes in {n} samples; are the labels measurements, or row numbers?"));
     }
+    if let Some(text) = without_samples(&train) {
+        tell(&format!("labels     {text}"));
+    }
     if args.matrix_units && !device.uses_matrix_units(train.n_classes()) {
         tell(&report::no_matrix_units(&device));
     }
@@ -52,6 +55,8 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         .l2(args.l2)
         .seed(args.seed)
         .feature_scale(args.feature_scale)
+        .class_weight(args.class_weight.clone().unwrap_or_default())
+        .label_smoothing(args.label_smoothing)
         .device(&device);
     let display = Display::new(args.sgd().n_epochs(train.n_samples()), args.quiet);
     let begin = Instant::now();
@@ -90,7 +95,15 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
 
 /// Finds out what cannot be written before anything is trained.
 fn check_outputs(args: &args::Train) -> Result<()> {
-    let paths = [&args.features, &args.labels, &args.test, &args.test_labels];
+    let paths = [
+        &args.features,
+        &args.labels,
+        &args.classes,
+        &args.sample_weight,
+        &args.test,
+        &args.test_labels,
+        &args.test_sample_weight,
+    ];
     let inputs = paths.map(|path| path.as_deref());
     if let Some(out) = &args.out {
         if output::is_stdout(out) || output::is_special(out) {
@@ -125,11 +138,31 @@ fn load(args: &args::Train) -> Result<(Dataset<'static>, Option<Dataset<'static>
     Ok((data, test))
 }
 
+/// Which classes have no sample that counts, when there are such.
+fn without_samples(train: &Dataset) -> Option<String> {
+    let totals = train.class_totals();
+    let without: Vec<&String> =
+        train.classes().iter().zip(&totals).filter(|(_, total)| **total == 0.0).map(|(name, _)| name).collect();
+    let (which, have) = match &without[..] {
+        [] => return None,
+        [one] => (format!("class {:?}", report::printable(one, 40)), "has"),
+        several => {
+            let names: Vec<String> =
+                several.iter().take(5).map(|name| format!("{:?}", report::printable(name, 40))).collect();
+            let more = if several.len() > 5 { format!(", … ({} classes)", several.len()) } else { String::new() };
+            (format!("classes {}{more}", names.join(", ")), "have")
+        }
+    };
+    let counts = if train.weights().is_some() { " of a weight above 0" } else { "" };
+    Some(format!("{which} {have} no sample{counts} in the training data"))
+}
+
 fn describe(args: &args::Train, train: &Dataset, test: Option<&Dataset>) -> String {
     let name = args.features.as_deref().map_or_else(|| "built-in digits".to_owned(), |path| path.display().to_string());
     let n = HumanCount(train.n_samples() as u64);
     let dtype = train.features().values().dtype();
-    let shape = format!("{name}: {n} × {} {dtype}, {} classes", train.n_features(), train.n_classes());
+    let weighted = if train.weights().is_some() { ", weighted" } else { "" };
+    let shape = format!("{name}: {n} × {} {dtype}, {} classes{weighted}", train.n_features(), train.n_classes());
     match test {
         Some(test) => {
             let n = HumanCount(test.n_samples() as u64);
@@ -168,6 +201,7 @@ impl Run<'_> {
         let mut parts = vec![("training", &self.fit.train)];
         parts.extend(self.test.map(|test| ("test", test)));
         report::figures(out, &parts)?;
+        report::information(out, self.test.unwrap_or(&self.fit.train), None)?;
         let (title, evaluation) = match self.test {
             Some(test) => ("class (test data)", test),
             None => ("class (training data)", &self.fit.train),
@@ -195,6 +229,18 @@ impl Run<'_> {
             rounded(self.fit.feature_scale),
             chosen(args.feature_scale == FeatureScale::Auto),
         )?;
+        let training = self.fit.model.training();
+        let class_weight = match &training["class_weight"] {
+            Value::Null => None,
+            Value::String(name) => Some(format!("class weights {name}")),
+            _ => Some("class weights by name".to_owned()),
+        };
+        let smoothing =
+            (args.label_smoothing > 0.0).then(|| format!("label smoothing {}", rounded(args.label_smoothing)));
+        let weights: Vec<String> = class_weight.into_iter().chain(smoothing).collect();
+        if !weights.is_empty() {
+            writeln!(out, "           {}", weights.join(", "))?;
+        }
         writeln!(out, "speed      {} samples/s", HumanCount(self.samples_per_second() as u64))?;
         self.stages.write(out)?;
         writeln!(out, "device     {}", report::device(self.device))?;
@@ -231,6 +277,9 @@ impl Run<'_> {
             "momentum": args.momentum,
             "l2": args.l2,
             "feature_scale": fit.feature_scale,
+            "sample_weight": path(&args.sample_weight).or_else(|| args.weight_column.clone()),
+            "class_weight": fit.model.training()["class_weight"],
+            "label_smoothing": args.label_smoothing,
             "seed": args.seed,
             "seconds_startup": stages.startup.as_secs_f64(),
             "seconds_load": stages.load.as_secs_f64(),
@@ -245,6 +294,8 @@ impl Run<'_> {
             "test_loss": test.map(|test| test.log_loss),
             "test_accuracy": test.map(|test| test.accuracy),
             "epoch_losses": fit.epochs.iter().map(|epoch| epoch.loss).collect::<Vec<_>>(),
+            "train_information": report::information_json(&fit.train, None),
+            "test_information": test.map(|test| report::information_json(test, None)),
             "train_classes": report::classes_json(train.classes(), &fit.train),
             "test_classes": test.map(|test| report::classes_json(train.classes(), test)),
         })

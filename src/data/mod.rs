@@ -5,6 +5,7 @@ mod features;
 #[cfg(feature = "files")]
 mod files;
 mod labels;
+mod weights;
 
 pub use digits::digits;
 pub use features::{Dtype, Features, Values};
@@ -12,15 +13,19 @@ pub use features::{Dtype, Features, Values};
 pub use files::{Source, Table, read};
 pub use labels::{Labels, MAX_CLASSES, Targets};
 pub(crate) use labels::{argmax, check_classes, check_unique};
+pub use weights::SampleWeights;
+
+use std::borrow::Cow;
 
 use crate::batch::Shuffle;
 use crate::error::{Error, Place, Result};
 
-/// Samples with their labels: features X, (n_samples × n_features), and the class of each sample.
+/// Samples with their labels: features X, (n_samples × n_features), the class of each sample, and how much each counts.
 #[derive(Debug, Clone)]
 pub struct Dataset<'a> {
     features: Features<'a>,
     labels: Labels<'a>,
+    weights: Option<Cow<'a, [f32]>>,
     feature_names: Option<Vec<String>>,
 }
 
@@ -44,7 +49,7 @@ impl<'a> Dataset<'a> {
                 class: labels.classes().first().cloned().unwrap_or_default(),
             });
         }
-        Ok(Self { features, labels, feature_names: None })
+        Ok(Self { features, labels, weights: None, feature_names: None })
     }
 
     /// The same data set with the names of its features.
@@ -64,12 +69,33 @@ impl<'a> Dataset<'a> {
         Ok(self)
     }
 
-    /// Divides the samples at random: (training part, test part). The test part has `fraction` of the samples, rounded,
-    /// and both have at least one. Both keep all classes, also those of which they have no sample. The same seed gives
-    /// the same division.
+    /// The same data set with a weight for each sample, at least 0: the loss is Σ_i s_i·ℓ_i, s the weights over their sum,
+    /// in training and in [`Evaluation`](crate::Evaluation). A sample of weight 0 counts as if it were not there, one of
+    /// weight 2 as if it were there twice.
+    ///
+    /// ```
+    /// # use softreg::{Dataset, Features, Labels};
+    /// let labels = Labels::from_names(&["spam", "ham", "spam"])?;
+    /// let data = Dataset::new(Features::new(vec![0.0f32, 1.0, 0.1], 3, 1)?, labels)?.with_weights(vec![1.0, 2.5, 0.0])?;
+    /// assert_eq!(data.weights(), Some(&[1.0, 2.5, 0.0][..]));
+    /// # Ok::<(), softreg::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Setting`] when the fraction is not between 0 and 1, or leaves a part without a sample.
+    /// [`Error::Shape`] when there are not as many weights as samples; [`Error::Weight`] with the row of the first that is
+    /// negative, NaN or infinite, and when all are 0.
+    pub fn with_weights(mut self, weights: impl Into<SampleWeights<'a>>) -> Result<Self> {
+        self.weights = Some(weights.into().checked(self.n_samples())?);
+        Ok(self)
+    }
+
+    /// Divides the samples at random: (training part, test part). The test part has `fraction` of the samples, rounded,
+    /// and both have at least one. Both keep all classes, also those of which they have no sample, and their samples'
+    /// weights. The same seed gives the same division.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] when the fraction is not between 0 and 1, or leaves a part without a sample; [`Error::Weight`] when
+    /// all samples of a part have the weight 0.
     pub fn split(&self, fraction: f64, seed: u64) -> Result<(Dataset<'static>, Dataset<'static>)> {
         let n = self.features.n_samples();
         let n_test = (n as f64 * fraction).round() as usize;
@@ -86,11 +112,18 @@ impl<'a> Dataset<'a> {
         let (test, train) = order.split_at_mut(n_test);
         let part = |indices: &mut [u32]| {
             indices.sort_unstable();
-            Ok(Dataset {
+            let of_part = |weights: &[f32]| indices.iter().map(|&row| weights[row as usize]).collect::<Vec<_>>();
+            let weights = self.weights.as_deref().map(of_part);
+            let part = Dataset {
                 features: self.features.select(indices)?,
                 labels: self.labels.select(indices)?,
+                weights: None,
                 feature_names: self.feature_names.clone(),
-            })
+            };
+            match weights {
+                Some(weights) => part.with_weights(weights),
+                None => Ok(part),
+            }
         };
         Ok((part(train)?, part(test)?))
     }
@@ -103,6 +136,17 @@ impl<'a> Dataset<'a> {
     /// The labels.
     pub fn labels(&self) -> &Labels<'a> {
         &self.labels
+    }
+
+    /// The weights of the samples, as they were given; none when all count the same.
+    pub fn weights(&self) -> Option<&[f32]> {
+        self.weights.as_deref()
+    }
+
+    /// How much the samples of each class count together, (n_classes): Σ_i w_i·y_ij, without weights and soft labels the
+    /// number of samples. 0 for a class that has none, or only such of weight 0.
+    pub fn class_totals(&self) -> Vec<f64> {
+        self.labels.targets().class_totals(self.weights(), self.n_classes())
     }
 
     /// The names of the classes, in the order of their numbers.

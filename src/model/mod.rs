@@ -49,6 +49,11 @@ pub(crate) struct Training {
     pub l2: f64,
     pub seed: u64,
     pub feature_scale: f64,
+    /// Whether the samples had weights.
+    pub is_weighted: bool,
+    /// Null, `"balanced"`, or an object.
+    pub class_weight: Value,
+    pub label_smoothing: f64,
     pub train_loss: f64,
     pub train_accuracy: f64,
     pub objective: f64,
@@ -65,6 +70,9 @@ impl Training {
             "l2": self.l2,
             "seed": self.seed,
             "feature_scale": self.feature_scale,
+            "sample_weights": self.is_weighted,
+            "class_weight": self.class_weight,
+            "label_smoothing": self.label_smoothing,
             "train_loss": self.train_loss,
             "train_accuracy": self.train_accuracy,
             "objective": self.objective,
@@ -231,7 +239,8 @@ impl Model {
         self.on(&Device::cpu()).decision_function(features)
     }
 
-    /// Loss, accuracy and the figures of each class on `data`, whose labels are matched by name.
+    /// Loss, accuracy and the other figures of [`Evaluation`] on `data`, whose labels are matched by name and whose weights
+    /// count.
     ///
     /// # Errors
     /// As [`Model::predict`]; [`Error::UnknownLabel`] when the data has a label that the model does not know.

@@ -120,7 +120,7 @@ impl Predictor<'_> {
     pub fn evaluate(&self, data: &Dataset) -> Result<Evaluation> {
         self.model.check_width(data.n_features())?;
         let labels = data.labels().with_classes(self.model.classes())?;
-        let mut evaluator = Evaluator::new(labels.targets(), self.model.n_classes());
+        let mut evaluator = Evaluator::new(labels.targets(), data.weights(), self.model.n_classes());
         self.portions(data.features(), |portion, session| {
             session.logits(&self.model.parameters, &mut |rows, logits| {
                 let rows = portion.start + rows.start..portion.start + rows.end;

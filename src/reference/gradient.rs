@@ -27,11 +27,11 @@ pub fn gradient_bound(x: &[f64], residual: &[f64], shape: Shape) -> Vec<f64> {
 }
 
 /// The same for a result of matrix units, which have X and s·R in half precision, where s is 2¹⁴ times the number of samples
-/// rounded up to a power of two: what the rounding of both adds to |X|ᵀ·|R|, and twice [`gradient_bound`], as in
+/// rounded up to a power of two, over the power of two that no weight is above: what the rounding of both adds to |X|ᵀ·|R|, and twice [`gradient_bound`], as in
 /// [`logits_half_bound`](super::logits_half_bound). Twin of shaders/gradient_cooperative.wgsl.
-pub fn gradient_half_bound(x: &[f64], residual: &[f64], shape: Shape) -> Vec<f64> {
+pub fn gradient_half_bound(x: &[f64], residual: &[f64], largest_weight: f64, shape: Shape) -> Vec<f64> {
     let n_samples = x.len() / shape.n_features;
-    let scale = f64::from(1 << 14) * n_samples.next_power_of_two() as f64;
+    let scale = f64::from(1 << 14) * n_samples.next_power_of_two() as f64 / largest_weight;
     let abs = |values: &[f64]| values.iter().map(|value| value.abs()).collect::<Vec<_>>();
     let x_most: Vec<f64> = x.iter().map(|x| x.abs() + half_error(*x)).collect();
     let r_most: Vec<f64> = residual.iter().map(|r| r.abs() + half_error(r * scale) / scale).collect();

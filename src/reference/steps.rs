@@ -12,6 +12,8 @@ pub struct Steps {
     shape: Shape,
     /// Whether the bounds are those of products on matrix units.
     half: bool,
+    /// A power of two that no weight is above.
+    largest_weight: f64,
     /// W above b, (d + 1) × (h·q), and its bound.
     pub parameters: Vec<f64>,
     pub parameters_bound: Vec<f64>,
@@ -23,13 +25,15 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// No step yet; `half` when the products to compare with have factors in half precision.
-    pub fn new(start: &Parameters, half: bool) -> Self {
+    /// No step yet; `half` when the products to compare with have factors in half precision, and then a power of two that no
+    /// weight of a sample is above.
+    pub fn new(start: &Parameters, half: bool, largest_weight: f64) -> Self {
         let shape = start.shape;
         let zeros = vec![0.0; shape.n_parameters()];
         Self {
             shape,
             half,
+            largest_weight,
             parameters: start.values.iter().map(|&value| value.into()).collect(),
             parameters_bound: zeros.clone(),
             velocity: zeros.clone(),
@@ -39,21 +43,25 @@ impl Steps {
         }
     }
 
-    /// One step with a batch: X (n × d), scaled; Y (n × q), a distribution a row.
-    pub fn step(&mut self, x: &[f64], y: &[f64], heads: &[Head], rate: f64) {
+    /// One step with a batch: X (n × d), scaled; Y (n × q), a distribution a row; w (n), the weights of the samples, 1
+    /// without.
+    pub fn step(&mut self, x: &[f64], y: &[f64], w: Option<&[f64]>, heads: &[Head], rate: f64) {
         let shape = self.shape;
-        let weight = shape.n_features as f64 / x.len() as f64;
+        let share = shape.n_features as f64 / x.len() as f64;
         let o = logits(x, &self.parameters, shape);
-        let result = softmax(&o, y, weight, shape);
+        let result = softmax(&o, y, share, w, shape);
         let g = gradient(x, &result.residual, shape);
 
         // |δO| ≤ bound + |X|·|δW|; |δG| ≤ bound + |X|ᵀ·|δR|.
         let x_abs: Vec<f64> = x.iter().map(|x| x.abs()).collect();
-        let [logits_bound, gradient_bound] =
-            if self.half { [logits_half_bound, gradient_half_bound] } else { [logits_bound, gradient_bound] };
+        let logits_bound = if self.half { logits_half_bound } else { logits_bound };
         let o_bound = sum(logits_bound(x, &self.parameters, shape), &logits(&x_abs, &self.parameters_bound, shape));
-        let bound = softmax_bound(&o, &o_bound, y, weight, shape);
-        let g_bound = sum(gradient_bound(x, &result.residual, shape), &gradient(&x_abs, &bound.residual, shape));
+        let bound = softmax_bound(&o, &o_bound, y, share, w, shape);
+        let g_bound = match self.half {
+            true => gradient_half_bound(x, &result.residual, self.largest_weight, shape),
+            false => gradient_bound(x, &result.residual, shape),
+        };
+        let g_bound = sum(g_bound, &gradient(&x_abs, &bound.residual, shape));
         let (w_bound, v_bound) = update_bound(&self.parameters, &self.velocity, &g, &g_bound, heads, rate, shape);
 
         update(&mut self.parameters, &mut self.velocity, &g, heads, rate, shape);

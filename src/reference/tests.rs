@@ -64,11 +64,11 @@ fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
 fn the_gradient_is_that_of_the_loss() {
     let case = Case::new();
     let o = logits(&case.x, &case.w, SHAPE);
-    let residual = softmax(&o, &case.y, 1.0 / N as f64, SHAPE).residual;
+    let residual = softmax(&o, &case.y, 1.0 / N as f64, None, SHAPE).residual;
     let found = gradient(&case.x, &residual, SHAPE);
     assert!(largest_difference(&found, &case.differences([0.0; 2])) < 1e-8);
     // With another weight or a penalty it is not.
-    let other = gradient(&case.x, &softmax(&o, &case.y, 1.01 / N as f64, SHAPE).residual, SHAPE);
+    let other = gradient(&case.x, &softmax(&o, &case.y, 1.01 / N as f64, None, SHAPE).residual, SHAPE);
     assert!(largest_difference(&other, &case.differences([0.0; 2])) > 1e-4);
     assert!(largest_difference(&found, &case.differences([0.0, 0.01])) > 1e-4);
 }
@@ -76,7 +76,7 @@ fn the_gradient_is_that_of_the_loss() {
 #[test]
 fn the_losses_are_those_of_the_definition() {
     let case = Case::new();
-    let losses = softmax(&logits(&case.x, &case.w, SHAPE), &case.y, 1.0, SHAPE).losses;
+    let losses = softmax(&logits(&case.x, &case.w, SHAPE), &case.y, 1.0, None, SHAPE).losses;
     let mean = losses.iter().sum::<f64>() / N as f64;
     assert!((mean - case.objective(&case.w, [0.0; 2])).abs() < 1e-12);
 }
@@ -87,7 +87,7 @@ fn a_step_goes_down_the_objective() {
     let case = Case::new();
     let l2 = [0.25, 0.5];
     let heads = l2.map(|l2| Head { learning_rate: 1.0, momentum: 0.0, nesterov: false, l2: l2 as f32 });
-    let residual = softmax(&logits(&case.x, &case.w, SHAPE), &case.y, 1.0 / N as f64, SHAPE).residual;
+    let residual = softmax(&logits(&case.x, &case.w, SHAPE), &case.y, 1.0 / N as f64, None, SHAPE).residual;
     let (mut w, mut v) = (case.w.clone(), vec![0.0; case.w.len()]);
     update(&mut w, &mut v, &gradient(&case.x, &residual, SHAPE), &heads, 1.0, SHAPE);
     let step: Vec<f64> = case.w.iter().zip(&w).map(|(old, new)| old - new).collect();

@@ -11,7 +11,7 @@ use super::certificate::{Certificate, certify};
 use super::preconditioner::{Curvature, Preconditioner};
 use super::vector::{add, centre_over_classes, dot, max_abs};
 use super::{Progress, StopReason, proximal};
-use crate::backend::{Session, Shape, cpu};
+use crate::backend::{Session, Shape, Supervision, cpu};
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
 use crate::objective::{Counts, Objective, Penalty, Smooth};
@@ -389,9 +389,7 @@ pub(super) fn minimise(
 pub(crate) struct Problem<'a> {
     pub features: &'a Features<'a>,
     pub scale: f32,
-    pub targets: &'a Targets<'a>,
-    /// Of the samples, 1 in the mean.
-    pub weights: Option<&'a [f32]>,
+    pub supervision: Supervision<'a>,
     pub shape: Shape,
     pub penalty: Penalty,
     pub has_intercept: bool,
@@ -443,7 +441,8 @@ impl Batch {
         problem: &Problem,
         on_iteration: &mut dyn FnMut(&Progress) -> ControlFlow<StopReason>,
     ) -> Result<Found> {
-        let Problem { features, scale, targets, weights, shape, ref penalty, has_intercept, ref start } = *problem;
+        let Problem { features, scale, supervision, shape, ref penalty, has_intercept, ref start } = *problem;
+        let Supervision { targets, weights } = supervision;
         let moments = cpu::moments(features, scale, weights)?;
         let shares = class_shares(targets, weights, shape.n_classes);
         let mean = has_intercept.then(|| moments.mean.clone());

@@ -2,8 +2,9 @@
 
 use ndarray::{Array1, Array2};
 
+use crate::backend::Supervision;
 use crate::batch::Shuffle;
-use crate::data::{Features, Targets};
+use crate::data::Features;
 
 /// Rows that the data is judged by, and values at most.
 const ROWS: usize = 1024;
@@ -21,34 +22,52 @@ const ITERATIONS: usize = 12;
 /// The mean over b random samples curves more than the mean over all: in expectation by no more than that of a single
 /// sample over b (the expected smoothness of Gower et al. 2019, "SGD: General Analysis and Improved Rates").
 ///
-/// It looks at up to 1,024 samples, evenly spaced.
-pub(super) fn curvature(features: &Features, scale: f32, targets: &Targets, n_classes: usize, b: f64) -> f64 {
-    let rows = some_rows(features, scale);
+/// With weights w of mean 1, means are weighted, and a batch of a single sample curves w_i·‖x̃‖² instead: in the mean over the
+/// batches at most max w·τ, which is the most that the noise is taken for. So one sample that outweighs all others makes
+/// steps as small as the batches with it need.
+///
+/// It looks at up to 1,024 samples, evenly spaced, or evenly by weight.
+pub(super) fn curvature(features: &Features, scale: f32, supervision: Supervision, n_classes: usize, b: f64) -> f64 {
+    let Supervision { targets, weights } = supervision;
+    let n = features.n_samples();
+    let rows = some_rows(features, scale, weights);
     let trace = rows.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / rows.nrows() as f64;
-    largest_share(targets, features.n_samples(), n_classes).min(0.5) * (largest_eigenvalue(&rows) + trace / b)
+    let largest_weight = weights.map_or(1.0, |weights| f64::from(weights.iter().copied().fold(0.0, f32::max)));
+    let share = largest_share(&targets.class_totals(weights, n_classes), n);
+    share.min(0.5) * (largest_eigenvalue(&rows) + largest_weight * trace / b)
 }
 
-fn largest_share(targets: &Targets, n_samples: usize, n_classes: usize) -> f64 {
-    let mut sums = vec![0f64; n_classes];
-    match targets {
-        Targets::Classes(classes) => classes.iter().for_each(|&class| sums[class as usize] += 1.0),
-        Targets::Distributions(values) => {
-            for y in values.chunks_exact(n_classes) {
-                sums.iter_mut().zip(y).for_each(|(sum, &y)| *sum += f64::from(y));
-            }
-        }
-    }
-    sums.into_iter().fold(0.0, f64::max) / n_samples as f64
+/// Of the totals of the classes of n samples, whose weights are 1 in the mean.
+fn largest_share(totals: &[f64], n_samples: usize) -> f64 {
+    totals.iter().copied().fold(0.0, f64::max) / n_samples as f64
 }
 
-/// x̃ of some samples, (rows × (d + 1)).
-fn some_rows(features: &Features, scale: f32) -> Array2<f32> {
+/// x̃ of some samples, (rows × (d + 1)): evenly spaced, or so that as much weight lies between any two.
+fn some_rows(features: &Features, scale: f32, weights: Option<&[f32]>) -> Array2<f32> {
     let (n, d) = (features.n_samples(), features.n_features());
-    let n_rows = n.min(ROWS).min((VALUES / d).max(16));
-    let mut rows = Array2::<f32>::ones((n_rows, d + 1));
-    for (index, mut row) in rows.rows_mut().into_iter().enumerate() {
+    let most = ROWS.min((VALUES / d).max(16));
+    let numbers: Vec<usize> = match weights {
+        None => {
+            let n_rows = n.min(most);
+            (0..n_rows).map(|index| (index as u128 * n as u128 / n_rows as u128) as usize).collect()
+        }
+        Some(weights) => {
+            let (mut row, mut up_to_row) = (0, f64::from(weights[0]));
+            let each = n as f64 / most as f64;
+            let of_share = |index: usize| {
+                while row + 1 < n && up_to_row <= (index as f64 + 0.5) * each {
+                    row += 1;
+                    up_to_row += f64::from(weights[row]);
+                }
+                row
+            };
+            (0..most).map(of_share).collect()
+        }
+    };
+    let mut rows = Array2::<f32>::ones((numbers.len(), d + 1));
+    for (number, mut row) in numbers.into_iter().zip(rows.rows_mut()) {
         if let Some(row) = row.as_slice_mut() {
-            features.read_row((index as u128 * n as u128 / n_rows as u128) as usize, &mut row[..d]);
+            features.read_row(number, &mut row[..d]);
             row[..d].iter_mut().for_each(|x| *x *= scale);
         }
     }
@@ -84,22 +103,49 @@ fn largest_eigenvalue(rows: &Array2<f32>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Targets;
 
     #[test]
     fn the_eigenvalue_is_that_of_the_second_moments() {
         // x = ±3 in one feature, 2 in another: the moments of (x, 1) are diag(9, [[4, 2], [2, 1]]), eigenvalues 9, 5, 0.
         let x: Vec<f32> = (0..5000).flat_map(|i| [if i % 2 == 0 { 3.0 } else { -3.0 }, 2.0]).collect();
         let features = Features::new(x, 5000, 2).unwrap();
-        let found = largest_eigenvalue(&some_rows(&features, 1.0));
+        let found = largest_eigenvalue(&some_rows(&features, 1.0, None));
         assert!((found - 9.0).abs() < 0.01, "{found}");
         // diag(0.09, [[0.04, 0.2], [0.2, 1]])
-        let tenth = largest_eigenvalue(&some_rows(&features, 0.1));
+        let tenth = largest_eigenvalue(&some_rows(&features, 0.1, None));
         assert!((tenth - 1.04).abs() < 1e-3, "{tenth}");
     }
 
     #[test]
     fn the_share_is_of_the_most_frequent_class() {
-        assert_eq!(largest_share(&Targets::Classes(vec![0, 2, 2, 1].into()), 4, 3), 0.5);
-        assert_eq!(largest_share(&Targets::Distributions(vec![0.25, 0.75, 0.5, 0.5].into()), 2, 2), 0.625);
+        let share = |targets: Targets, n, q| largest_share(&targets.class_totals(None, q), n);
+        assert_eq!(share(Targets::Classes(vec![0, 2, 2, 1].into()), 4, 3), 0.5);
+        assert_eq!(share(Targets::Distributions(vec![0.25, 0.75, 0.5, 0.5].into()), 2, 2), 0.625);
+        let totals = Targets::Classes(vec![0, 1].into()).class_totals(Some(&[0.5, 1.5]), 2);
+        assert_eq!(largest_share(&totals, 2), 0.75);
+    }
+
+    #[test]
+    fn weighted_samples_count_as_often_as_they_weigh() {
+        // Sample 0 counts three times, sample 1 once, the others not at all.
+        let x = vec![3.0f32, 1.0, 50.0, 70.0];
+        let weighted = Features::new(x.clone(), 4, 1).unwrap();
+        let repeated = Features::new(vec![3.0f32, 3.0, 3.0, 1.0], 4, 1).unwrap();
+        let (two, classes) = (Targets::Classes(vec![0, 1, 0, 0].into()), Targets::Classes(vec![0, 0, 0, 1].into()));
+        let weights = [3.0, 1.0, 0.0, 0.0];
+        let found = largest_eigenvalue(&some_rows(&weighted, 1.0, Some(&weights)));
+        let expected = largest_eigenvalue(&some_rows(&repeated, 1.0, None));
+        assert!((found / expected - 1.0).abs() < 1e-3, "{found} and {expected}");
+        // In large batches nothing else matters; in small ones the largest weight.
+        let of = |features: &Features, targets: &Targets, weights: Option<&[f32]>, b: f64| {
+            curvature(features, 1.0, Supervision { targets, weights }, 2, b)
+        };
+        let (found, expected) = (of(&weighted, &two, Some(&weights), 1e9), of(&repeated, &classes, None, 1e9));
+        assert!((found / expected - 1.0).abs() < 1e-3, "{found} and {expected}");
+        assert!(of(&weighted, &two, Some(&weights), 1.0) > 2.0 * of(&repeated, &classes, None, 1.0));
+        // Extreme weights give a finite step.
+        let extreme = of(&weighted, &two, Some(&[4.0, 1e-38, 0.0, 0.0]), 1.0);
+        assert!(extreme.is_finite() && extreme >= 4.0 * 9.0 * 0.5, "{extreme}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Progress;
 use super::curvature::curvature;
-use crate::backend::{Head, Parameters, Session};
+use crate::backend::{Head, Parameters, Session, Supervision};
 use crate::batch::Plan;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -73,10 +73,10 @@ impl Sgd {
     }
 
     /// The first step's size on that data.
-    pub(crate) fn first_rate(&self, data: &Dataset, scale: f32, l2: f64) -> f64 {
+    pub(crate) fn first_rate(&self, data: &Dataset, supervision: Supervision, scale: f32, l2: f64) -> f64 {
         // Momentum adds up about 1/(1 − momentum) steps, with the noise of their batches.
         let b = (self.batch_size.min(data.n_samples()) as f64 * (1.0 - self.momentum)).max(f64::MIN_POSITIVE);
-        let curvature = || curvature(data.features(), scale, data.labels().targets(), data.n_classes(), b);
+        let curvature = || curvature(data.features(), scale, supervision, data.n_classes(), b);
         self.learning_rate.unwrap_or_else(|| 1.0 / (curvature() + l2))
     }
 

@@ -219,7 +219,8 @@ impl<T: Element> Session for CpuSession<'_, T> {
     ) -> Result<Box<dyn Stepper + 's>> {
         check::parameters(start, self.x.d)?;
         let supervision = check::training(start.shape, heads, self.supervision, self.rows.end)?;
-        let data = Data { x: self.x, scale: self.scale, targets: supervision.targets };
+        let Supervision { targets, weights } = supervision;
+        let data = Data { x: self.x, scale: self.scale, targets, weights };
         Ok(Box::new(CpuStepper::new(self.instructions, data, &self.rows, start, heads, batch_size)?))
     }
 }

@@ -100,7 +100,7 @@ impl Narrow {
         let mut threads = vec![(); team.n_threads()];
         let is_parallel = is_gradient_parallel(rows.len(), shape);
         let turns = if is_parallel { threads.len() } else { 1 };
-        let weight = 1.0 / rows.len() as f32;
+        let share = 1.0 / rows.len() as f32;
         let run = |index: usize, part: &mut Part| {
             let end = rows.len().min((index + 1) * size);
             let of_part = &rows[index * size..end];
@@ -111,7 +111,7 @@ impl Narrow {
             } else {
                 ahead.get((next - n_parts) * size..).unwrap_or(ahead)
             };
-            instructions.run(PartKernel { data, state, rows: of_part, ahead, weight, part });
+            instructions.run(PartKernel { data, state, rows: of_part, ahead, share, part });
         };
         if is_parallel {
             team.each(&mut threads, parts.iter_mut().enumerate(), |(), (index, part)| run(index, part));
@@ -160,7 +160,7 @@ struct PartKernel<'a, T> {
     state: &'a State,
     rows: &'a [u32],
     ahead: &'a [u32],
-    weight: f32,
+    share: f32,
     part: &'a mut Part,
 }
 
@@ -169,7 +169,7 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { data, state, rows, ahead, weight, part } = self;
+        let Self { data, state, rows, ahead, share, part } = self;
         let Shape { n_classes, .. } = state.weights.shape;
         let m = state.weights.bias.len();
         let x = data.x;
@@ -191,7 +191,7 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
                     bias: &state.weights.bias,
                     n_classes,
                     n_samples: tile.len(),
-                    weight,
+                    weights: data.weights_of(tile, share),
                     targets: part.targets.of(data.targets, n_classes, tile),
                     losses: &mut part.losses,
                     bias_gradient: &mut part.bias_gradient,

@@ -1,7 +1,8 @@
 //! Row-wise softmax, cross-entropy and residual of a tile of 32 samples, in place.
 //!
 //! With o = scale·(sum of X·W) + b, by sample and head: m = max_k o_k, p_j = exp(o_j − m) / Σ_k exp(o_k − m),
-//! loss ℓ = log Σ_k exp(o_k − m) − Σ_j y_j·(o_j − m), residual r_j = weight·(p_j − y_j). The lanes are samples, so that
+//! loss ℓ = log Σ_k exp(o_k − m) − Σ_j y_j·(o_j − m), residual r_j = w/b·(p_j − y_j), w the weight
+//! of the sample and b the size of the batch; the loss counts w. The lanes are samples, so that
 //! nothing is summed across lanes and the number of classes need not suit the vectors.
 
 use super::lanes::Lanes;
@@ -18,6 +19,14 @@ pub(super) enum TileTargets<'a> {
     Distributions(&'a [f32]),
 }
 
+/// What the samples of a tile count.
+pub(super) struct TileWeights {
+    /// In the residual: their weights over the size of the batch.
+    pub residual: [f32; TILE],
+    /// In the loss: their weights; none when all are 1.
+    pub loss: Option<[f32; TILE]>,
+}
+
 /// A tile and what is made of it.
 pub(super) struct SoftmaxTile<'a> {
     /// In: sums of X·W; out: the residual. (h·q × 32)
@@ -28,7 +37,7 @@ pub(super) struct SoftmaxTile<'a> {
     pub n_classes: usize,
     /// How many samples there are; the residual of those past them is 0.
     pub n_samples: usize,
-    pub weight: f32,
+    pub weights: TileWeights,
     pub targets: TileTargets<'a>,
     /// The sum of the losses of each head is added here.
     pub losses: &'a mut [f64],
@@ -39,9 +48,7 @@ pub(super) struct SoftmaxTile<'a> {
 /// See [`SoftmaxTile`].
 #[inline(always)]
 pub(super) fn softmax<L: Lanes>(lanes: L, tile: SoftmaxTile) {
-    let SoftmaxTile { o, scale, bias, n_classes, n_samples, weight, targets, losses, bias_gradient } = tile;
-    let mut weights = [0.0; TILE];
-    weights[..n_samples].fill(weight);
+    let SoftmaxTile { o, scale, bias, n_classes, n_samples, weights, targets, losses, bias_gradient } = tile;
     for (head, (o, bias)) in o.chunks_exact_mut(n_classes * TILE).zip(bias.chunks_exact(n_classes)).enumerate() {
         losses[head] += softmax_of_head(lanes, o, scale, bias, n_samples, &weights, targets);
     }
@@ -68,7 +75,7 @@ fn softmax_of_head<L: Lanes>(
     scale: f32,
     bias: &[f32],
     n_samples: usize,
-    weights: &[f32; TILE],
+    weights: &TileWeights,
     targets: TileTargets,
 ) -> f64 {
     let q = bias.len();
@@ -132,7 +139,7 @@ fn softmax_of_head<L: Lanes>(
                 lanes.store(target_logits.as_mut_ptr().add(lane), target);
             }
 
-            let weight = lanes.load(weights.as_ptr().add(lane));
+            let weight = lanes.load(weights.residual.as_ptr().add(lane));
             let factor = lanes.div(weight, sum);
             let least = lanes.splat(f32::MIN_POSITIVE);
             for j in 0..q {
@@ -150,10 +157,15 @@ fn softmax_of_head<L: Lanes>(
 
     if let TileTargets::Classes(classes) = targets {
         for sample in 0..n_samples {
-            o[classes[sample] as usize * TILE + sample] -= weights[sample];
+            o[classes[sample] as usize * TILE + sample] -= weights.residual[sample];
         }
     }
-    sums.iter().zip(&target_logits).take(n_samples).map(|(&sum, &target)| f64::from(sum).ln() - f64::from(target)).sum()
+    let losses = sums.iter().zip(&target_logits).take(n_samples);
+    let losses = losses.map(|(&sum, &target)| f64::from(sum).ln() - f64::from(target));
+    match &weights.loss {
+        None => losses.sum(),
+        Some(weights) => losses.zip(weights).map(|(loss, &weight)| f64::from(weight) * loss).sum(),
+    }
 }
 
 /// exp(x) for x ≤ 0, to 2 units in the last place; 0 below −87.33, where it would be subnormal.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::lanes::{Element, Instructions};
 use super::narrow::Narrow;
+use super::softmax::TileWeights;
 use super::team::{self, Team};
 use super::tiles::{Buffer, Matrix, TILE, Weights, allocate};
 use super::wide::Wide;
@@ -13,11 +14,27 @@ use crate::batch::Plan;
 use crate::data::Targets;
 use crate::error::Result;
 
-/// What is trained on: X̃ = scale·X and the targets of its rows.
+/// What is trained on: X̃ = scale·X, the targets of its rows and, if they have any, their weights.
 pub(super) struct Data<'a, T> {
     pub x: Matrix<'a, T>,
     pub scale: f32,
     pub targets: &'a Targets<'a>,
+    pub weights: Option<&'a [f32]>,
+}
+
+impl<T> Data<'_, T> {
+    /// `share` times the weight of each of up to 32 samples; 0 past them.
+    pub fn weights_of(&self, rows: &[u32], share: f32) -> TileWeights {
+        let mut residual = [0.0; TILE];
+        residual[..rows.len()].fill(share);
+        let Some(all) = self.weights else { return TileWeights { residual, loss: None } };
+        let mut loss = [0.0; TILE];
+        for ((loss, residual), &row) in loss.iter_mut().zip(&mut residual).zip(rows) {
+            *loss = all[row as usize];
+            *residual *= *loss;
+        }
+        TileWeights { residual, loss: Some(loss) }
+    }
 }
 
 /// What training changes.

@@ -250,8 +250,8 @@ fn probabilities_of_a_row_are_those_of_the_reference() {
         for (size, shift) in [(1.0, 0.0), (30.0, -50.0), (1e4, 0.0)] {
             let o: Vec<f32> = values(q, q as u64).iter().map(|o| size * o + shift).collect();
             let (exact, nothing) = (f64s(&o), vec![0.0; q]);
-            let expected = softmax(&exact, &nothing, 1.0, shape).residual;
-            let bound = softmax_bound(&exact, &nothing, &nothing, 1.0, shape).residual;
+            let expected = softmax(&exact, &nothing, 1.0, None, shape).residual;
+            let bound = softmax_bound(&exact, &nothing, &nothing, 1.0, None, shape).residual;
             for instructions in Instructions::all() {
                 let mut found = o.clone();
                 instructions.run(SoftmaxRowKernel { row: &mut found });
@@ -424,7 +424,7 @@ fn what_does_not_fit_into_memory_is_an_error() {
     let case = Case::new((40, 5, 50, 3, 40), Dtype::F32, false);
     let Values::F32(x) = case.features.values() else { panic!("not f32") };
     let x = Matrix { x: &x[..], d: case.shape.n_features };
-    let data = Data { x, scale: 1.0, targets: &case.targets };
+    let data = Data { x, scale: 1.0, targets: &case.targets, weights: None };
     assert!(Wide::new(&data, case.shape, 40).is_ok());
     for batch_size in [1 << 40, 1 << 58] {
         let error = Wide::new(&data, case.shape, batch_size).map(drop).unwrap_err();

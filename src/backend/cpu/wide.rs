@@ -75,7 +75,7 @@ impl Wide {
     ) {
         let shape = state.weights.shape;
         let m = shape.n_outputs();
-        let weight = 1.0 / rows.len() as f32;
+        let share = 1.0 / rows.len() as f32;
         let n_groups = rows.len().div_ceil(TILES * TILE);
         let (bias_gradients, of_groups) =
             (&mut self.bias_gradients[..n_groups * m], &mut self.losses[..n_groups * shape.n_heads]);
@@ -84,7 +84,7 @@ impl Wide {
         let groups = groups.zip(bias_gradients.chunks_exact_mut(m)).zip(of_groups.chunks_exact_mut(shape.n_heads));
         team.each(&mut self.scratch, groups, |scratch, (((rows, o), bias_gradient), losses)| {
             let weights = &state.weights;
-            instructions.run(ResidualKernel { data, weights, rows, weight, o, bias_gradient, losses, scratch });
+            instructions.run(ResidualKernel { data, weights, rows, share, o, bias_gradient, losses, scratch });
         });
 
         let slabs = state.weights.w.chunks_exact_mut(m * TILE).zip(state.velocity.chunks_exact_mut(m * TILE));
@@ -145,7 +145,7 @@ struct ResidualKernel<'a, T> {
     data: &'a Data<'a, T>,
     weights: &'a Weights,
     rows: &'a [u32],
-    weight: f32,
+    share: f32,
     o: &'a mut [f32],
     bias_gradient: &'a mut [f32],
     losses: &'a mut [f64],
@@ -157,7 +157,7 @@ impl<T: Element> Kernel for ResidualKernel<'_, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { data, weights, rows, weight, o, bias_gradient, losses, scratch } = self;
+        let Self { data, weights, rows, share, o, bias_gradient, losses, scratch } = self;
         let Shape { n_classes, .. } = weights.shape;
         products(lanes, data.x, weights, rows, &mut scratch.x, o);
         bias_gradient.fill(0.0);
@@ -171,7 +171,7 @@ impl<T: Element> Kernel for ResidualKernel<'_, T> {
                     bias: &weights.bias,
                     n_classes,
                     n_samples: rows.len(),
-                    weight,
+                    weights: data.weights_of(rows, share),
                     targets: scratch.targets.of(data.targets, n_classes, rows),
                     losses,
                     bias_gradient,

@@ -13,6 +13,7 @@ mod cooperative;
 mod gradient;
 mod gradient_cooperative;
 mod kernel;
+mod labels;
 mod logits;
 mod logits_cooperative;
 mod memory;

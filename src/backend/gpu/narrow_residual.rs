@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::kernel::Variant;
+use super::labels::LabelLayout;
 use super::step::{BLOCK, SOFTWARE_ROUNDS, UNIFORM_BYTES, weights_bytes};
 use crate::backend::{DeviceKind, Shape};
 use crate::data::Dtype;
@@ -53,12 +54,12 @@ impl Sharing {
         n_samples.div_ceil(self.threads / self.sample_threads * self.samples)
     }
 
-    /// The variant for X of that precision and class numbers or, when `soft`, distributions.
-    pub(super) fn variant(self, shape: Shape, dtype: Dtype, soft: bool) -> Variant {
-        self.with_blocks(output_blocks_at_a_time(shape), dtype, soft)
+    /// The variant for X of that precision and such labels.
+    pub(super) fn variant(self, shape: Shape, dtype: Dtype, labels: LabelLayout) -> Variant {
+        self.with_blocks(output_blocks_at_a_time(shape), dtype, labels)
     }
 
-    fn with_blocks(self, output_blocks: usize, dtype: Dtype, soft: bool) -> Variant {
+    fn with_blocks(self, output_blocks: usize, dtype: Dtype, labels: LabelLayout) -> Variant {
         let source = if self.uniform {
             concat!(
                 include_str!("../../../shaders/shared/weights_uniform.wgsl"),
@@ -70,6 +71,7 @@ impl Sharing {
                 include_str!("../../../shaders/narrow_residual.wgsl")
             )
         };
+        let [soft, weighted] = labels.constants();
         Variant {
             name: "narrow_residual",
             source: source.into(),
@@ -79,7 +81,8 @@ impl Sharing {
                 ("SAMPLE_THREADS", self.sample_threads as f64),
                 ("SAMPLES", self.samples as f64),
                 ("OUTPUT_BLOCKS", output_blocks as f64),
-                ("SOFT", f64::from(u8::from(soft))),
+                soft,
+                weighted,
             ],
             read_only: &[true, true, true, true, false, false],
             uniform: self.uniform.then_some(3),
@@ -98,7 +101,7 @@ pub(super) fn variants() -> Vec<Variant> {
     for sharing in Sharing::ALL {
         for output_blocks in 1..=4 {
             for dtype in Dtype::ALL {
-                variants.extend([true, false].map(|soft| sharing.with_blocks(output_blocks, dtype, soft)));
+                variants.extend(LabelLayout::ALL.map(|labels| sharing.with_blocks(output_blocks, dtype, labels)));
             }
         }
     }

@@ -138,9 +138,10 @@ impl Trial {
 
     /// The parameters after one epoch on a GPU whose kernels share their work so.
     fn train_with(&self, gpu: &Gpu, tuning: Tuning) -> Result<Vec<f32>> {
-        let session = GpuSession::new(gpu, &self.features, self.scale, Some((&self.targets).into()))?;
+        let supervision = (&self.targets).into();
+        let session = GpuSession::new(gpu, &self.features, self.scale, Some(supervision))?;
         let (start, heads) = (self.start(), self.heads());
-        let mut stepper = GpuStepper::with_tuning(&session, &self.targets, &start, &heads, self.batch_size, tuning)?;
+        let mut stepper = GpuStepper::with_tuning(&session, supervision, &start, &heads, self.batch_size, tuning)?;
         Ok(self.epoch(session.chunks(), &mut stepper)?.values)
     }
 

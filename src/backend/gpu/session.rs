@@ -6,6 +6,7 @@ use std::sync::Arc;
 use wgpu::BufferUsages;
 
 use super::kernel::{Kernel, Tile};
+use super::labels::LabelLayout;
 use super::memory::{Buffer, unpad_rows};
 use super::step::{BLOCK, Step, padded_outputs, weights_bytes};
 use super::stepper::GpuStepper;
@@ -21,7 +22,7 @@ const LOGITS_BYTES: u64 = 16 << 20;
 pub(super) struct Chunk {
     /// X, rows padded to whole blocks.
     pub(super) features: Buffer,
-    /// Class numbers, or the bits of distributions; nothing where there are no targets.
+    /// As [`LabelLayout`] says; nothing where there are no targets.
     pub(super) labels: Buffer,
 }
 
@@ -42,16 +43,16 @@ impl<'a> GpuSession<'a> {
         scale: f32,
         supervision: Option<Supervision<'a>>,
     ) -> Result<Self> {
-        let targets = supervision.map(|supervision| supervision.targets);
         let (n_samples, n_features) = (features.n_samples(), features.n_features());
         let dtype = features.values().dtype();
         let row_bytes = n_features.next_multiple_of(BLOCK) as u64 * dtype.size() as u64;
         gpu.check_binding("one sample's features", row_bytes, "use fewer features or the device `cpu`")?;
-        let label_width = match targets {
+        let n_classes = match supervision.map(|supervision| supervision.targets) {
             Some(Targets::Distributions(values)) => values.len() / n_samples,
             _ => 1,
         };
-        let label_bytes = 4 * label_width as u64;
+        let labels = supervision.map(LabelLayout::of).unwrap_or_default();
+        let label_bytes = 4 * labels.width(n_classes) as u64;
         gpu.check_binding("one sample's soft labels", label_bytes, "use fewer classes or the device `cpu`")?;
 
         // Chunks of about the same size, so that none has only a few rows, which would weigh too much in a batch.
@@ -62,15 +63,8 @@ impl<'a> GpuSession<'a> {
         let chunks = ranges
             .iter()
             .map(|rows| {
-                // Whether there is one for each sample is found out before any is used.
-                let labels = match targets {
-                    Some(Targets::Classes(classes)) => {
-                        gpu.storage_of("the labels", classes.get(rows.clone()).unwrap_or_default())?
-                    }
-                    Some(Targets::Distributions(values)) => {
-                        let range = rows.start * label_width..rows.end * label_width;
-                        gpu.storage_of("the soft labels", values.get(range).unwrap_or_default())?
-                    }
+                let labels = match supervision {
+                    Some(supervision) => labels.upload(gpu, supervision, n_classes, rows.clone())?,
                     None => gpu.storage("the labels", 0)?,
                 };
                 Ok(Chunk { features: gpu.upload_features(features, rows.clone())?, labels })
@@ -207,8 +201,8 @@ impl Session for GpuSession<'_> {
         batch_size: usize,
     ) -> Result<Box<dyn Stepper + 's>> {
         check::parameters(start, self.n_features)?;
-        let Supervision { targets, .. } = check::training(start.shape, heads, self.supervision, self.n_samples())?;
-        Ok(Box::new(GpuStepper::new(self, targets, start, heads, batch_size.max(1))?))
+        let supervision = check::training(start.shape, heads, self.supervision, self.n_samples())?;
+        Ok(Box::new(GpuStepper::new(self, supervision, start, heads, batch_size.max(1))?))
     }
 
     fn tune(&mut self, start: &Parameters, heads: &[Head], batch_size: usize) -> Result<Vec<Tried>> {

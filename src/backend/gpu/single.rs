@@ -4,13 +4,14 @@ use wgpu::BufferUsages;
 
 use super::cooperative::MatrixUnits;
 use super::kernel::{Tile, Variant};
+use super::labels::LabelLayout;
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{Step, padded_outputs};
 use super::{
     Gpu, classes, gradient, gradient_cooperative, logits, logits_cooperative, narrow_residual, narrow_update, shuffle,
     softmax, update,
 };
-use crate::backend::{DeviceKind, Head, Parameters, Shape};
+use crate::backend::{DeviceKind, Head, Parameters, Shape, Supervision};
 use crate::batch::Permutation;
 use crate::data::{Features, Targets};
 use crate::error::Result;
@@ -61,23 +62,30 @@ impl<'g> Single<'g> {
         })
     }
 
-    /// Residual (n × h·q) and losses (groups of samples × h) of logits (n × h·q); each sample weighs 1/n.
+    /// Residual (n × h·q) and losses (groups of samples × h) of logits (n × h·q); each sample counts its
+    /// weight, if there are any, over n.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn softmax(gpu: &'g Gpu, shape: Shape, logits: &[f32], targets: &Targets, order: &[u32]) -> Result<Self> {
+    pub fn softmax<'t>(
+        gpu: &'g Gpu,
+        shape: Shape,
+        logits: &[f32],
+        supervision: impl Into<Supervision<'t>>,
+        order: &[u32],
+    ) -> Result<Self> {
         let n = order.len();
-        let (labels, soft) = upload_targets(gpu, targets)?;
+        let (buffer, labels) = upload_labels(gpu, supervision.into(), shape.n_classes)?;
         let n_groups = softmax::n_groups(shape, n);
         let buffers = vec![
-            labels,
+            buffer,
             gpu.storage_of("order", order)?,
             gpu.storage_of("outputs", &pad_rows(logits, shape.n_outputs()))?,
             gpu.storage("losses", (n_groups * shape.n_heads * 4) as u64)?,
         ];
         Ok(Self {
             gpu,
-            variant: softmax::variant(shape, soft),
+            variant: softmax::variant(shape, labels),
             step: Step::new(shape, 1.0, 0, n),
             buffers,
             n_workgroups: softmax::n_workgroups(shape, n),
@@ -189,26 +197,26 @@ impl<'g> Single<'g> {
         })
     }
 
-    /// Residual (n × h·q) and losses (n × h) of the rows of X that `order` names; each sample weighs 1/n. The variant is
-    /// that for devices of `kind` and batches of `batch_size`.
+    /// Residual (n × h·q) and losses (n × h) of the rows of X that `order` names; each sample counts its weight, if
+    /// there are any, over n. The variant is that for devices of `kind` and batches of `batch_size`.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn narrow_residual(
+    pub fn narrow_residual<'t>(
         gpu: &'g Gpu,
         features: &Features,
         scale: f32,
         parameters: &Parameters,
-        targets: &Targets,
+        supervision: impl Into<Supervision<'t>>,
         order: &[u32],
         (kind, batch_size): (DeviceKind, usize),
     ) -> Result<Self> {
         let (shape, n) = (parameters.shape, order.len());
-        let (labels, soft) = upload_targets(gpu, targets)?;
+        let (buffer, labels) = upload_labels(gpu, supervision.into(), shape.n_classes)?;
         let buffers = vec![
             gpu.upload_features(features, 0..features.n_samples())?,
             gpu.storage_of("order", order)?,
-            labels,
+            buffer,
             gpu.upload_weights(parameters)?,
             gpu.storage("residual", (n * padded_outputs(shape) * 4) as u64)?,
             gpu.storage("losses", (n * shape.n_heads * 4) as u64)?,
@@ -216,7 +224,7 @@ impl<'g> Single<'g> {
         let sharing = narrow_residual::Sharing::choose(kind, shape, batch_size);
         Ok(Self {
             gpu,
-            variant: sharing.variant(shape, features.values().dtype(), soft),
+            variant: sharing.variant(shape, features.values().dtype(), labels),
             step: Step::new(shape, scale, 0, n),
             buffers,
             n_workgroups: sharing.n_workgroups(n),
@@ -336,10 +344,12 @@ impl<'g> Single<'g> {
     }
 }
 
-/// Class numbers or the bits of distributions, and whether it is distributions.
-fn upload_targets(gpu: &Gpu, targets: &Targets) -> Result<(Buffer, bool)> {
-    Ok(match targets {
-        Targets::Classes(classes) => (gpu.storage_of("labels", classes)?, false),
-        Targets::Distributions(values) => (gpu.storage_of("labels", values)?, true),
-    })
+/// The labels of all samples, and what is in them.
+fn upload_labels(gpu: &Gpu, supervision: Supervision, n_classes: usize) -> Result<(Buffer, LabelLayout)> {
+    let n_samples = match supervision.targets {
+        Targets::Classes(classes) => classes.len(),
+        Targets::Distributions(values) => values.len() / n_classes,
+    };
+    let labels = LabelLayout::of(supervision);
+    Ok((labels.upload(gpu, supervision, n_classes, 0..n_samples)?, labels))
 }

@@ -1,6 +1,7 @@
 //! Row-wise softmax, cross-entropy and residual: shaders/softmax.wgsl.
 
 use super::kernel::Variant;
+use super::labels::LabelLayout;
 use crate::backend::Shape;
 
 /// `THREADS` of the shader.
@@ -12,24 +13,28 @@ pub(super) fn sample_threads(shape: Shape) -> usize {
     SAMPLE_THREADS.into_iter().find(|threads| threads * 8 >= shape.n_classes).unwrap_or(THREADS)
 }
 
-/// The variant for class numbers or, when `soft`, for distributions.
-pub(super) fn variant(shape: Shape, soft: bool) -> Variant {
-    with_threads(sample_threads(shape), soft)
+/// The variant for such labels.
+pub(super) fn variant(shape: Shape, labels: LabelLayout) -> Variant {
+    with_threads(sample_threads(shape), labels)
 }
 
-fn with_threads(sample_threads: usize, soft: bool) -> Variant {
+fn with_threads(sample_threads: usize, labels: LabelLayout) -> Variant {
+    let [soft, weighted] = labels.constants();
     Variant {
         name: "softmax",
         source: include_str!("../../../shaders/softmax.wgsl").into(),
         features: None,
-        constants: vec![("SAMPLE_THREADS", sample_threads as f64), ("SOFT", f64::from(u8::from(soft)))],
+        constants: vec![("SAMPLE_THREADS", sample_threads as f64), soft, weighted],
         read_only: &[true, true, false, false],
         uniform: None,
     }
 }
 
 pub(super) fn variants() -> Vec<Variant> {
-    SAMPLE_THREADS.into_iter().flat_map(|threads| [true, false].map(|soft| with_threads(threads, soft))).collect()
+    SAMPLE_THREADS
+        .into_iter()
+        .flat_map(|threads| LabelLayout::ALL.map(|labels| with_threads(threads, labels)))
+        .collect()
 }
 
 /// Groups of samples: each has one loss for each head.

@@ -21,7 +21,7 @@ pub struct Step {
     pub scale: f32,
     pub sample_weight: f32,
     pub rate: f32,
-    pub padding_0: u32,
+    pub largest_weight: f32,
     pub padding_1: u32,
     pub padding_2: u32,
 }
@@ -54,11 +54,18 @@ impl Step {
             scale,
             sample_weight: 1.0 / n_samples as f32,
             rate: 1.0,
-            padding_0: 0,
+            largest_weight: 1.0,
             padding_1: 0,
             padding_2: 0,
         }
     }
+}
+
+/// A power of two that no weight is above, as matrix units are told; 1 without weights.
+pub(super) fn largest_weight(weights: Option<&[f32]>) -> f32 {
+    let largest = weights.unwrap_or_default().iter().copied().fold(1.0, f32::max);
+    // Weights of mean 1 are at most their number, which is below 2³².
+    (largest.ceil() as u64).min(1 << 32).next_power_of_two() as f32
 }
 
 /// With up to this many outputs a step is two kernels, each of which has all outputs of a sample or feature; with more it

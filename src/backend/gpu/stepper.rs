@@ -10,14 +10,15 @@ use wgpu::BufferUsages;
 
 use super::clock::Clock;
 use super::kernel::{Kernel, Tile, Variant};
+use super::labels::LabelLayout;
 use super::memory::{Buffer, unpad_rows};
 use super::session::{Chunk, GpuSession};
-use super::step::{Step, is_narrow, padded_outputs, weights_bytes};
+use super::step::{Step, is_narrow, largest_weight, padded_outputs, weights_bytes};
 use super::tuning::Tuning;
 use super::{Gpu, gradient, gradient_cooperative, logits, logits_cooperative, shuffle, softmax, update};
-use crate::backend::{Head, Parameters, Shape, Stepper, check};
+use crate::backend::{Head, Parameters, Shape, Stepper, Supervision, check};
 use crate::batch::{Batch, KEYS, Plan};
-use crate::data::{Dtype, Targets};
+use crate::data::Dtype;
 use crate::error::Result;
 
 /// Steps in one submission at most: enough that their cost is not the submission's.
@@ -40,6 +41,7 @@ pub(super) struct GpuStepper<'s> {
     steps: Buffer,
     shuffle: Shuffle,
     gradient_tile: Tile,
+    largest_weight: f32,
     weights: Buffer,
     weights_readback: Buffer,
     losses: Buffer,
@@ -146,18 +148,18 @@ fn n_losses(shape: Shape, n_samples: usize) -> usize {
 impl<'s> GpuStepper<'s> {
     pub(super) fn new(
         session: &'s GpuSession<'s>,
-        targets: &Targets,
+        supervision: Supervision,
         start: &Parameters,
         heads: &[Head],
         batch_size: usize,
     ) -> Result<Self> {
         let tuning = session.gpu.tuning(start.shape, session.dtype, batch_size);
-        Self::with_tuning(session, targets, start, heads, batch_size, tuning)
+        Self::with_tuning(session, supervision, start, heads, batch_size, tuning)
     }
 
     pub(super) fn with_tuning(
         session: &'s GpuSession<'s>,
-        targets: &Targets,
+        supervision: Supervision,
         start: &Parameters,
         heads: &[Head],
         batch_size: usize,
@@ -188,19 +190,19 @@ impl<'s> GpuStepper<'s> {
         let steps_bytes = (steps_at_once * STEP_STRIDE) as u64;
         let steps = gpu.buffer("the steps", steps_bytes, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
 
-        let soft = matches!(targets, Targets::Distributions(_));
+        let labels = LabelLayout::of(supervision);
         let dtype = session.dtype;
         let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape.n_outputs()) {
             let Tuning { residual, update, .. } = tuning;
             vec![
-                (residual.variant(shape, dtype, soft), Box::new(move |n| residual.n_workgroups(n))),
+                (residual.variant(shape, dtype, labels), Box::new(move |n| residual.n_workgroups(n))),
                 (update.variant(shape, dtype), Box::new(move |_| update.n_workgroups(shape))),
             ]
         } else {
             let [logits, gradient] = wide_products(gpu, tuning, shape, dtype);
             vec![
                 logits,
-                (softmax::variant(shape, soft), Box::new(move |n| softmax::n_workgroups(shape, n))),
+                (softmax::variant(shape, labels), Box::new(move |n| softmax::n_workgroups(shape, n))),
                 gradient,
                 (update::variant(), Box::new(move |_| update::n_workgroups(shape))),
             ]
@@ -239,6 +241,7 @@ impl<'s> GpuStepper<'s> {
             steps,
             shuffle,
             gradient_tile: tuning.gradient,
+            largest_weight: largest_weight(supervision.weights),
             weights,
             weights_readback: gpu.readback("the weights", weights_bytes(shape))?,
             losses,
@@ -256,12 +259,13 @@ impl<'s> GpuStepper<'s> {
     /// Writes what the kernels are told of some steps, whose losses go where `n_losses_held` end. Returns how many losses
     /// are held then.
     fn write_steps(&self, batches: &[Batch], rates: &[f32], mut n_losses_held: usize) -> Result<usize> {
-        let Self { session, shape, .. } = self;
+        let Self { session, shape, largest_weight, .. } = self;
         let steps = batches.iter().zip(rates).map(|(batch, &rate)| {
             let start = batch.start - session.ranges[batch.chunk].start;
             let losses_start = (n_losses_held / shape.n_heads) as u32;
             n_losses_held += n_losses(*shape, batch.len);
-            let step = Step { rate, losses_start, ..Step::new(*shape, session.scale, start, batch.len) };
+            let step = Step::new(*shape, session.scale, start, batch.len);
+            let step = Step { rate, losses_start, largest_weight: *largest_weight, ..step };
             gradient::in_parts(step, self.gradient_tile, *shape)
         });
         let steps = write_steps(steps);

@@ -12,7 +12,7 @@ use super::stepper::GpuStepper;
 use super::{Gpu, narrow_residual, narrow_update, self_check};
 use crate::backend::{Backend, DeviceKind, Head, Parameters, Shape, Stepper, Supervision, Tried, check};
 use crate::batch::Plan;
-use crate::data::{Dtype, Targets};
+use crate::data::Dtype;
 use crate::error::{Error, Result};
 
 const RESIDUALS: [narrow_residual::Sharing; 4] = narrow_residual::Sharing::ALL;
@@ -114,7 +114,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// What choices are tried on.
 struct Trial<'s> {
     session: &'s GpuSession<'s>,
-    targets: &'s Targets<'s>,
+    supervision: Supervision<'s>,
     start: &'s Parameters,
     heads: &'s [Head],
     batch_size: usize,
@@ -124,8 +124,8 @@ struct Trial<'s> {
 
 impl Trial<'_> {
     fn stepper(&self, tuning: Tuning) -> Result<GpuStepper<'_>> {
-        let Self { session, targets, start, heads, batch_size, .. } = *self;
-        GpuStepper::with_tuning(session, targets, start, heads, batch_size, tuning)
+        let Self { session, supervision, start, heads, batch_size, .. } = *self;
+        GpuStepper::with_tuning(session, supervision, start, heads, batch_size, tuning)
     }
 
     /// The parameters after one step.
@@ -172,13 +172,13 @@ pub(super) fn tune(
 ) -> Result<Vec<Tried>> {
     let (gpu, shape, dtype) = (session.gpu, start.shape, session.dtype);
     check::parameters(start, session.n_features)?;
-    let Supervision { targets, .. } = check::training(shape, heads, session.supervision, session.n_samples())?;
+    let supervision = check::training(shape, heads, session.supervision, session.n_samples())?;
     if gpu.uses_matrix_units(shape.n_outputs()) {
         return Ok(Vec::new());
     }
     let mut plan = Plan::new(&session.ranges, batch_size, 0, 0);
     plan.batches.truncate(STEPS);
-    let mut trial = Trial { session, targets, start, heads, batch_size, plan, tried: Vec::new() };
+    let mut trial = Trial { session, supervision, start, heads, batch_size, plan, tried: Vec::new() };
     let mut best = Tuning::of(gpu.info.kind, shape, batch_size);
     let expected = trial.step(best)?;
     let mut best_time = trial.time(best, WARM_UP)?;

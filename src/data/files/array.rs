@@ -101,9 +101,9 @@ impl Array {
         features.map_err(|error| error.in_file(path))
     }
 
-    /// A label for each sample: whole numbers or names; or for each a row of soft labels, a distribution over classes
-    /// that are called 0, 1, ….
-    pub fn into_labels(self, path: &Path) -> Result<Labels<'static>> {
+    /// A label for each sample: whole numbers or names; or for each a row of soft labels, a distribution over `classes`, or
+    /// over classes that are called 0, 1, ….
+    pub fn into_labels(self, path: &Path, classes: Option<&[String]>) -> Result<Labels<'static>> {
         let Self { shape, numbers } = self;
         let labels = match *shape {
             [_] | [_, 1] => match numbers {
@@ -127,7 +127,16 @@ impl Array {
                         return Err(Error::malformed(Place::file(path), problem));
                     }
                 };
-                Labels::from_distributions(values, (0..n_classes).map(|class| class.to_string()).collect())
+                let names = match classes {
+                    None => (0..n_classes).map(|class| class.to_string()).collect(),
+                    Some(names) if names.len() == n_classes => names.to_vec(),
+                    Some(names) => {
+                        let found = names.len();
+                        let problem = format!("it has a column for each of {n_classes} classes, but {found} are named");
+                        return Err(Error::malformed(Place::file(path), problem));
+                    }
+                };
+                Labels::from_distributions(values, names)
             }
             _ => {
                 let problem = format!(
@@ -138,6 +147,27 @@ impl Array {
             }
         };
         labels.map_err(|error| error.in_file(path))
+    }
+}
+
+impl Array {
+    /// A number for each sample.
+    pub fn into_weights(self, path: &Path) -> Result<Vec<f64>> {
+        let Self { shape, numbers } = self;
+        let malformed = |problem: String| Err(Error::malformed(Place::file(path), problem));
+        if !matches!(*shape, [_] | [_, 1]) {
+            return malformed(format!(
+                "an array of shape {shape:?} cannot be weights, which are one number for each sample"
+            ));
+        }
+        Ok(match numbers {
+            Numbers::U8(values) => values.into_iter().map(f64::from).collect(),
+            Numbers::F16(values) => values.into_iter().map(f16::to_f64).collect(),
+            Numbers::F32(values) => values.into_iter().map(f64::from).collect(),
+            Numbers::F64(values) => values,
+            Numbers::Integers(values) => values.into_iter().map(|value| value as f64).collect(),
+            Numbers::Names(_) => return malformed("it holds text; weights must be numbers".to_owned()),
+        })
     }
 }
 

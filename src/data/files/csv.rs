@@ -1,4 +1,4 @@
-//! CSV with a header: columns of numbers, and one of labels.
+//! CSV with a header: columns of numbers, one of labels, and one of weights.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -7,7 +7,7 @@ use csv::{ByteRecord, ReaderBuilder, Terminator};
 
 use super::input::Input;
 use super::{Source, Table};
-use crate::data::{Features, Labels};
+use crate::data::{Features, Labels, SampleWeights};
 use crate::error::{Error, Place, Result};
 
 pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
@@ -30,6 +30,7 @@ pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
 
     let mut values: Vec<f32> = Vec::new();
     let mut names: Vec<String> = Vec::new();
+    let mut weights: Vec<f32> = Vec::new();
     let mut record = ByteRecord::new();
     let mut n_rows = 0;
     loop {
@@ -58,6 +59,14 @@ pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
             let value = number(field(&record, column)).map_err(|problem| problem.at(columns.place(place(), column)))?;
             values.push(value);
         }
+        if let Some(column) = columns.weight {
+            let place = || columns.place(place(), column);
+            let weight = number(field(&record, column)).map_err(|problem| problem.at(place()))?;
+            if weight < 0.0 {
+                return Err(Error::Weight { place: place(), problem: format!("the weight is {weight}") });
+            }
+            weights.push(weight);
+        }
         if let Some(column) = columns.label {
             match std::str::from_utf8(field(&record, column)) {
                 Ok("") => return Err(Error::malformed(columns.place(place(), column), "the label is empty")),
@@ -72,8 +81,12 @@ pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
         Some(_) => Some(Labels::from_names(&names).map_err(in_file)?),
         None => None,
     };
+    let weights = match columns.weight {
+        Some(_) => Some(SampleWeights::from(weights).checked(n_rows).map_err(in_file)?.into_owned()),
+        None => None,
+    };
     let feature_names = columns.features.iter().map(|&column| columns.names[column].clone()).collect();
-    Ok(Table { source: source.clone(), features, labels, feature_names: Some(feature_names) })
+    Ok(Table { source: source.clone(), features, labels, weights, feature_names: Some(feature_names) })
 }
 
 /// A field without the spaces around it.
@@ -107,7 +120,7 @@ fn number(field: &[u8]) -> Result<f32, Problem> {
         Err(_) => {
             let text = String::from_utf8_lossy(field);
             Err(Problem::Malformed(format!(
-                "{text:?} is not a number; features must be, only the label column may be text"
+                "{text:?} is not a number; features and weights must be, only the label column may be text"
             )))
         }
     }
@@ -120,6 +133,7 @@ struct Columns {
     /// In the order in which they are wanted.
     features: Vec<usize>,
     label: Option<usize>,
+    weight: Option<usize>,
 }
 
 impl Columns {
@@ -154,11 +168,18 @@ impl Columns {
             Some(name) => Some(find(name, " for the labels")?),
             None => None,
         };
+        let weight = match &source.weight_column {
+            Some(name) => Some(find(name, " for the weights")?),
+            None => None,
+        };
+        if let Some(column) = label.filter(|_| label == weight) {
+            return Err(malformed(format!("column {:?} cannot have both the labels and the weights", names[column])));
+        }
         let features = match &source.feature_names {
             Some(wanted) => wanted.iter().map(|name| find(name, "")).collect::<Result<_>>()?,
-            None => (0..names.len()).filter(|&column| Some(column) != label).collect(),
+            None => (0..names.len()).filter(|&column| Some(column) != label && Some(column) != weight).collect(),
         };
-        Ok(Self { names, features, label })
+        Ok(Self { names, features, label, weight })
     }
 
     fn place(&self, place: Place, column: usize) -> Place {

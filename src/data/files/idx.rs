@@ -83,9 +83,11 @@ mod tests {
         let path = std::path::Path::new("images");
         let features = array.clone().into_features(path).unwrap();
         assert_eq!((features.n_samples(), features.n_features()), (2, 6));
-        assert!(array.into_labels(path).unwrap_err().to_string().starts_with("images: an array of shape [2, 2, 3]"));
+        assert!(
+            array.into_labels(path, None).unwrap_err().to_string().starts_with("images: an array of shape [2, 2, 3]")
+        );
         let labels = read(&mut Input::of(idx(0x08, &[3], &[7, 3, 7]))).unwrap();
-        assert_eq!(labels.clone().into_labels(path).unwrap().classes(), ["3", "7"]);
+        assert_eq!(labels.clone().into_labels(path, None).unwrap().classes(), ["3", "7"]);
         assert!(labels.into_features(path).unwrap_err().to_string().contains("are these labels?"));
     }
 }

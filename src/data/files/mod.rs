@@ -9,7 +9,7 @@ mod npy;
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Features, Labels};
+use super::{Dataset, Features, Labels, SampleWeights};
 use crate::error::{Error, Place, Result};
 use input::Input;
 
@@ -31,8 +31,15 @@ pub struct Source {
     pub labels: Option<PathBuf>,
     /// The column of a CSV file that holds the labels, and is no feature. Where there is a file of labels, that counts.
     pub label_column: Option<String>,
+    /// The weights of the samples: text with one number a line, or `.npy` or IDX with a number for each sample.
+    pub weights: Option<PathBuf>,
+    /// The column of a CSV file that holds the weights, and is no feature. Where there is a file of weights, that counts.
+    pub weight_column: Option<String>,
+    /// The names of the classes, text with one a line, in the order of their numbers: of the columns where labels are a
+    /// matrix, else of all the labels that there may be.
+    pub classes: Option<PathBuf>,
     /// The columns of a CSV file that are the features, in this order: those that a model was trained on. By default all
-    /// but that of the labels, in the order of the file.
+    /// but those of the labels and weights, in the order of the file.
     pub feature_names: Option<Vec<String>>,
 }
 
@@ -51,6 +58,8 @@ pub struct Table {
     pub features: Features<'static>,
     /// The labels, when the source names where they are: as many as there are samples.
     pub labels: Option<Labels<'static>>,
+    /// The weights, when the source names where they are: as many as there are samples, each at least 0, and not all 0.
+    pub weights: Option<Vec<f32>>,
     /// The names of the features, when the file has them.
     pub feature_names: Option<Vec<String>>,
     source: Source,
@@ -62,11 +71,15 @@ impl Table {
     /// # Errors
     /// [`Error::Empty`] when there are no labels, [`Error::OneClass`] when there are fewer than two classes.
     pub fn into_dataset(self) -> Result<Dataset<'static>> {
-        let Self { features, labels, feature_names, source } = self;
+        let Self { features, labels, weights, feature_names, source } = self;
         let path = source.labels.as_ref().unwrap_or(&source.features);
         let in_file = |error: Error| error.in_file(path);
         let labels = labels.ok_or_else(|| in_file(Error::Empty { place: Place::default(), what: "labels" }))?;
         let data = Dataset::new(features, labels).map_err(in_file)?;
+        let data = match weights {
+            Some(weights) => data.with_weights(weights)?,
+            None => data,
+        };
         match feature_names {
             Some(names) => data.with_feature_names(names),
             None => Ok(data),
@@ -79,54 +92,91 @@ impl Table {
 /// # Errors
 /// [`Error::Io`] when a file cannot be read; [`Error::Malformed`] when it does not follow its format, has no such column,
 /// or has another number of labels than there are samples; [`Error::NotFinite`] for a NaN, an infinity or a number
-/// too large for `f32`; [`Error::Empty`]; [`Error::TooManyClasses`]; [`Error::NotADistribution`]. Each names the file, and
-/// where it is known the row and the column.
+/// too large for `f32`; [`Error::Empty`]; [`Error::TooManyClasses`]; [`Error::NotADistribution`]; [`Error::Weight`];
+/// [`Error::UnknownLabel`]. Each names the file, and where it is known the row and the column.
 pub fn read(source: &Source) -> Result<Table> {
     let path = &source.features;
     let mut input = Input::open(path)?;
     // A missing file is found before a long one is read.
     let mut labels = source.labels.as_deref().map(Input::open).transpose()?;
+    let mut weights = source.weights.as_deref().map(Input::open).transpose()?;
+    let classes =
+        source.classes.as_deref().map(|path| names::lines(&mut Input::open(path)?, "class name")).transpose()?;
     let array = match Format::of(&mut input)? {
         Format::Idx => Some(idx::read(&mut input)?),
         Format::Npy => Some(npy::read(&mut input)?),
         Format::Text => None,
     };
-    let mut table = match array {
-        None if source.labels.is_none() => return csv::read(input, source),
-        None => csv::read(input, source)?,
-        Some(_) if source.labels.is_none() && source.label_column.is_some() => {
-            return Err(
-                input.malformed("it is not CSV, so that it has no column of labels; give the file that has them")
-            );
-        }
-        Some(array) => {
-            Table { features: array.into_features(path)?, labels: None, feature_names: None, source: source.clone() }
-        }
+    let not_csv = |what: &str| {
+        input.malformed(format!("it is not CSV, so that it has no column of {what}; give the file that has them"))
     };
+    let mut table = match array {
+        Some(_) if source.labels.is_none() && source.label_column.is_some() => return Err(not_csv("labels")),
+        Some(_) if source.weights.is_none() && source.weight_column.is_some() => return Err(not_csv("weights")),
+        Some(array) => Table {
+            features: array.into_features(path)?,
+            labels: None,
+            weights: None,
+            feature_names: None,
+            source: source.clone(),
+        },
+        None => csv::read(input, source)?,
+    };
+    let n_samples = table.features.n_samples();
     if let (Some(path), Some(labels)) = (&source.labels, &mut labels) {
-        let labels = read_labels(path, labels)?;
-        check_length(source, path, table.features.n_samples(), labels.n_samples())?;
+        let labels = read_labels(path, labels, classes.as_deref())?;
+        check_length(source, path, "labels", n_samples, labels.n_samples())?;
         table.labels = Some(labels);
+    }
+    if let (Some(path), Some(weights)) = (&source.weights, &mut weights) {
+        let weights = read_weights(path, weights)?;
+        check_length(source, path, "weights", n_samples, weights.len())?;
+        let weights = SampleWeights::from(weights).checked(n_samples).map_err(|error| error.in_file(path))?;
+        table.weights = Some(weights.into_owned());
+    }
+    if let (Some(classes), Some(labels)) = (classes, &mut table.labels)
+        && labels.classes() != classes
+    {
+        let path = source.labels.as_ref().unwrap_or(path);
+        *labels = labels.with_classes(&classes).map_err(|error| error.in_file(path))?;
     }
     Ok(table)
 }
 
-fn read_labels(path: &Path, input: &mut Input) -> Result<Labels<'static>> {
+/// Labels; where they are a matrix, `classes` are the names of its columns.
+fn read_labels(path: &Path, input: &mut Input, classes: Option<&[String]>) -> Result<Labels<'static>> {
     match Format::of(input)? {
-        Format::Idx => idx::read(input)?.into_labels(path),
-        Format::Npy => npy::read(input)?.into_labels(path),
+        Format::Idx => idx::read(input)?.into_labels(path, classes),
+        Format::Npy => npy::read(input)?.into_labels(path, classes),
         Format::Text => names::read(input).map_err(|error| error.in_file(path)),
     }
 }
 
-fn check_length(source: &Source, labels: &Path, expected: usize, found: usize) -> Result<()> {
+fn read_weights(path: &Path, input: &mut Input) -> Result<Vec<f64>> {
+    match Format::of(input)? {
+        Format::Idx => idx::read(input)?.into_weights(path),
+        Format::Npy => npy::read(input)?.into_weights(path),
+        Format::Text => {
+            let number = |(row, line): (usize, &String)| {
+                let problem = || format!("{line:?} is not a number; weights are one number a line, or .npy");
+                line.parse::<f64>().map_err(|_| Error::malformed(Place::file(path).at_row(row + 1), problem()))
+            };
+            names::lines(input, "weight")?.iter().enumerate().map(number).collect()
+        }
+    }
+}
+
+/// That there are as many labels, or weights, as samples.
+fn check_length(source: &Source, path: &Path, what: &str, expected: usize, found: usize) -> Result<()> {
     if expected == found {
         return Ok(());
     }
     let features = source.features.display();
-    let hint = if found == expected + 1 { " (a file with one name a line has no header)" } else { "" };
-    let problem = format!("it has {found} labels, but {features} has {expected} samples{hint}");
-    Err(Error::malformed(Place::file(labels), problem))
+    let one = if what == "labels" { "name" } else { "number" };
+    let hint =
+        if found == expected + 1 { format!(" (a file with one {one} a line has no header)") } else { String::new() };
+    let problem = format!("it has {found} {what}, but {features} has {expected} samples{hint}");
+    Err(Error::malformed(Place::file(path), problem))
 }
 
 enum Format {

@@ -1,4 +1,4 @@
-//! Labels as text: one name a line.
+//! Labels, names of classes and weights as text: one a line.
 
 use std::io::Read;
 
@@ -6,8 +6,13 @@ use super::input::Input;
 use crate::data::Labels;
 use crate::error::{Error, Result};
 
-/// Spaces around a name do not count, nor do empty lines at the end.
+/// Labels.
 pub(super) fn read(input: &mut Input) -> Result<Labels<'static>> {
+    Labels::from_names(&lines(input, "label")?)
+}
+
+/// The lines of a text, each of which is a `what`. Spaces around it do not count, nor do empty lines at the end.
+pub(super) fn lines(input: &mut Input, what: &'static str) -> Result<Vec<String>> {
     let mut bytes = Vec::new();
     if let Err(error) = input.read_to_end(&mut bytes) {
         return Err(input.failed(error));
@@ -16,20 +21,25 @@ pub(super) fn read(input: &mut Input) -> Result<Labels<'static>> {
         Ok(text) => text,
         Err(error) => {
             let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
-            let problem = "this line is not UTF-8 text; labels are one name a line, or IDX, or .npy";
+            let problem = format!("this line is not UTF-8 text; there must be one {what} a line, or IDX, or .npy");
             return Err(Error::malformed(input.place().at_row(line), problem));
         }
     };
     let text = text.trim_start_matches('\u{feff}').trim_end();
-    let names: Vec<&str> = text.lines().map(str::trim).collect();
-    if let Some(row) = names.iter().position(|name| name.is_empty()) {
-        let problem = "this line is empty; there must be a label for each sample, one a line";
+    let lines: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+    if let Some(row) = lines.iter().position(String::is_empty) {
+        let problem = format!("this line is empty; there must be one {what} a line");
         return Err(Error::malformed(input.place().at_row(row + 1), problem));
     }
-    if names.is_empty() {
-        return Err(Error::Empty { place: input.place(), what: "labels" });
+    if lines.is_empty() {
+        let what = match what {
+            "label" => "labels",
+            "weight" => "weights",
+            _ => "names of classes",
+        };
+        return Err(Error::Empty { place: input.place(), what });
     }
-    Labels::from_names(&names)
+    Ok(lines)
 }
 
 #[cfg(test)]

@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn labels_are_whole_numbers_names_or_distributions() {
-        let labels = |bytes| read(&mut Input::of(bytes)).unwrap().into_labels(Path::new("y"));
+        let labels = |bytes| read(&mut Input::of(bytes)).unwrap().into_labels(Path::new("y"), None);
         let whole = labels(npy("<f8", false, "(3, 1)", &[2.0, -1.0, 2.0].map(f64::to_le_bytes).concat())).unwrap();
         assert_eq!(whole.classes(), ["-1", "2"]);
         let error = labels(npy("<f4", false, "(2,)", &[1.0, 0.5].map(f32::to_le_bytes).concat())).unwrap_err();
