@@ -21,9 +21,11 @@ struct Step {
     sample_weight: f32,
     // What the heads' learning rates are multiplied by.
     rate: f32,
-    padding_0: u32,
-    padding_1: u32,
-    padding_2: u32,
+    // Points of a line that losses are evaluated at.
+    n_points: u32,
+    // The number of the first part among those of all steps of a gradient, and how many sums they are added to.
+    first_part: u32,
+    n_sums: u32,
 }
 
 @group(0) @binding(0) var<uniform> step: Step;

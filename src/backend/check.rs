@@ -9,15 +9,31 @@ use crate::error::{Error, Result};
 
 /// That parameters have the number of values that their shape says, and suit features of that width.
 pub(super) fn parameters(parameters: &Parameters, n_features: usize) -> Result<()> {
-    let Shape { n_features: model, n_classes, n_heads } = parameters.shape;
+    shape(parameters.shape, n_features)?;
+    equal("values of the parameters", parameters.shape.n_parameters(), parameters.values.len())
+}
+
+/// That there are heads and classes, not too many to count their parameters, and that they suit features of that width.
+pub(super) fn shape(shape: Shape, n_features: usize) -> Result<()> {
+    let Shape { n_features: model, n_classes, n_heads } = shape;
     if model != n_features {
         return Err(Error::Width { model, data: n_features });
     }
     if n_heads == 0 || n_classes == 0 {
-        return Err(shape("heads, and classes of each", 1, 0));
+        return Err(wrong("heads, and classes of each", 1, 0));
     }
     let n_values = n_heads.checked_mul(n_classes).and_then(|n| n.checked_mul(n_features.checked_add(1)?));
-    equal("values of the parameters", n_values.unwrap_or(usize::MAX), parameters.values.len())
+    n_values.map(drop).ok_or_else(|| wrong("parameters that can be counted", usize::MAX, 0))
+}
+
+/// That there are as many values as the parameters of that shape.
+pub(super) fn values_of(shape: Shape, values: &[f64]) -> Result<()> {
+    equal("values of the parameters or of a direction", shape.n_parameters(), values.len())
+}
+
+/// That there is a length for each head at each of so many points.
+pub(super) fn lengths(shape: Shape, n_points: usize, t: &[f64]) -> Result<()> {
+    equal("lengths (one for each head)", n_points.saturating_mul(shape.n_heads), t.len())
 }
 
 /// That there is room for the logits of all samples, no more and no less.
@@ -47,7 +63,7 @@ pub(super) fn supervision<'t>(
     supervision: Option<Supervision<'t>>,
     n_samples: usize,
 ) -> Result<Supervision<'t>> {
-    let supervision = supervision.ok_or_else(|| shape("targets for training", n_samples, 0))?;
+    let supervision = supervision.ok_or_else(|| wrong("targets for training", n_samples, 0))?;
     match supervision.targets {
         Targets::Classes(classes) => {
             equal("labels (one for each sample)", n_samples, classes.len())?;
@@ -74,27 +90,27 @@ pub(super) fn plan(plan: &Plan, rates: &[f32], chunks: &[Range<usize>], batch_si
     for batch in &plan.batches {
         below("chunks", chunks.len(), batch.chunk)?;
         if batch.len == 0 || batch.len > batch_size {
-            return Err(shape("samples of a batch", batch_size, batch.len));
+            return Err(wrong("samples of a batch", batch_size, batch.len));
         }
         let chunk = &chunks[batch.chunk];
         let end = batch.start.saturating_add(batch.len);
         if batch.start < chunk.start || end > chunk.end {
-            return Err(shape("samples of a chunk", chunk.end, end));
+            return Err(wrong("samples of a chunk", chunk.end, end));
         }
     }
     Ok(())
 }
 
 fn equal(what: &str, expected: usize, found: usize) -> Result<()> {
-    if found == expected { Ok(()) } else { Err(shape(what, expected, found)) }
+    if found == expected { Ok(()) } else { Err(wrong(what, expected, found)) }
 }
 
 /// That an index is below `expected`; `what` says what there are so many of.
 fn below(what: &str, expected: usize, index: usize) -> Result<()> {
-    if index < expected { Ok(()) } else { Err(shape(what, expected, index.saturating_add(1))) }
+    if index < expected { Ok(()) } else { Err(wrong(what, expected, index.saturating_add(1))) }
 }
 
-fn shape(what: &str, expected: usize, found: usize) -> Error {
+fn wrong(what: &str, expected: usize, found: usize) -> Error {
     Error::Shape { what: what.to_owned(), expected, found }
 }
 

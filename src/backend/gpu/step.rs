@@ -21,9 +21,9 @@ pub struct Step {
     pub scale: f32,
     pub sample_weight: f32,
     pub rate: f32,
-    pub padding_0: u32,
-    pub padding_1: u32,
-    pub padding_2: u32,
+    pub n_points: u32,
+    pub first_part: u32,
+    pub n_sums: u32,
 }
 
 /// Mesa's software Vulkan ends the loops of a thread after 65,535 rounds in all; kernels have a few beside those over samples
@@ -54,9 +54,9 @@ impl Step {
             scale,
             sample_weight: 1.0 / n_samples as f32,
             rate: 1.0,
-            padding_0: 0,
-            padding_1: 0,
-            padding_2: 0,
+            n_points: 1,
+            first_part: 0,
+            n_sums: 1,
         }
     }
 }
