@@ -271,6 +271,13 @@ pub struct Point {
     pub slopes: Vec<f64>,
 }
 
+impl Point {
+    /// No loss and no slope.
+    fn zeros(n_heads: usize) -> Self {
+        Self { losses: vec![0.0; n_heads], slopes: vec![0.0; n_heads] }
+    }
+}
+
 /// What [`Loss`] finds at a point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {

@@ -9,7 +9,9 @@
 
 mod ceilings;
 mod dot;
+mod double;
 mod lanes;
+mod loss;
 mod narrow;
 mod product;
 mod row;
@@ -25,11 +27,13 @@ mod wide;
 use std::ops::Range;
 
 use super::{
-    Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Parameters, Session, Sink, Stepper, Supervision, check,
+    Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Loss, Parameters, Session, Shape, Sink, Stepper,
+    Supervision, check,
 };
 use crate::data::{Features, Values};
 use crate::error::Result;
 use lanes::{Element, Instructions};
+use loss::CpuLoss;
 pub(crate) use row::{logits_of_row, softmax_of_row};
 use stepper::{CpuStepper, Data};
 use tiles::{Buffer, DotTile, Matrix, TILE, TileToRows, Weights};
@@ -197,6 +201,12 @@ impl<T: Element> Session for CpuSession<'_, T> {
         check::parameters(parameters, self.x.d)?;
         check::logits(parameters.shape, self.rows.end, out)?;
         self.logits_of(&Weights::new(self.instructions, parameters)?, 0, out, finish)
+    }
+
+    fn loss<'s>(&'s mut self, shape: Shape) -> Result<Box<dyn Loss + 's>> {
+        check::shape(shape, self.x.d)?;
+        let supervision = check::supervision(shape, self.supervision, self.rows.end)?;
+        Ok(Box::new(CpuLoss::new(self.instructions, self.x, self.scale, supervision, shape)?))
     }
 
     fn stepper<'s>(

@@ -25,6 +25,7 @@ impl Lanes for Avx2 {
     const TILE: usize = 6;
     const DOT: usize = 2;
     type V = __m256;
+    type D = __m256d;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -125,6 +126,34 @@ impl Lanes for Avx2 {
                 _mm256_storeu_ps(to.add(k * stride), _mm256_permute2f128_ps::<0x20>(a, b));
                 _mm256_storeu_ps(to.add((4 + k) * stride), _mm256_permute2f128_ps::<0x31>(a, b));
             }
+        }
+    }
+
+    #[inline(always)]
+    fn splat_f64(self, x: f64) -> __m256d {
+        unsafe { _mm256_set1_pd(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f64(self, from: *const f64) -> __m256d {
+        unsafe { _mm256_loadu_pd(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f64(self, to: *mut f64, v: __m256d) {
+        unsafe { _mm256_storeu_pd(to, v) }
+    }
+
+    #[inline(always)]
+    fn mul_add_f64(self, a: __m256d, b: __m256d, c: __m256d) -> __m256d {
+        unsafe { _mm256_fmadd_pd(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn sum_f64(self, v: __m256d) -> f64 {
+        unsafe {
+            let halves = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
+            _mm_cvtsd_f64(_mm_add_sd(halves, _mm_unpackhi_pd(halves, halves)))
         }
     }
 

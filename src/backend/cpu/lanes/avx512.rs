@@ -31,6 +31,7 @@ impl Lanes for Avx512 {
     const TILE: usize = 12;
     const DOT: usize = 6;
     type V = __m512;
+    type D = __m512d;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -160,6 +161,31 @@ impl Lanes for Avx512 {
                 _mm512_storeu_ps(to.add((12 + k) * stride), _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
             }
         }
+    }
+
+    #[inline(always)]
+    fn splat_f64(self, x: f64) -> __m512d {
+        unsafe { _mm512_set1_pd(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f64(self, from: *const f64) -> __m512d {
+        unsafe { _mm512_loadu_pd(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f64(self, to: *mut f64, v: __m512d) {
+        unsafe { _mm512_storeu_pd(to, v) }
+    }
+
+    #[inline(always)]
+    fn mul_add_f64(self, a: __m512d, b: __m512d, c: __m512d) -> __m512d {
+        unsafe { _mm512_fmadd_pd(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn sum_f64(self, v: __m512d) -> f64 {
+        unsafe { _mm512_reduce_add_pd(v) }
     }
 
     #[inline(always)]

@@ -27,6 +27,8 @@ pub(super) trait Lanes: Copy {
     const DOT: usize;
     /// The vector.
     type V: Copy;
+    /// A vector of N/2 values in double precision.
+    type D: Copy;
 
     /// `x` in each lane.
     fn splat(self, x: f32) -> Self::V;
@@ -105,6 +107,29 @@ pub(super) trait Lanes: Copy {
     /// There are N rows, whose N values from `first` on can be read, and N values be written at each of N places from `to`
     /// on, `stride` apart.
     unsafe fn transpose<T: Element>(self, rows: &[*const T], first: usize, to: *mut f32, stride: usize);
+
+    /// `x` in each lane.
+    fn splat_f64(self, x: f64) -> Self::D;
+
+    /// # Safety
+    /// N/2 values can be read at `from`.
+    unsafe fn load_f64(self, from: *const f64) -> Self::D;
+
+    /// # Safety
+    /// N/2 values can be written at `to`.
+    unsafe fn store_f64(self, to: *mut f64, v: Self::D);
+
+    /// a·b + c, rounded once where the processor can.
+    fn mul_add_f64(self, a: Self::D, b: Self::D, c: Self::D) -> Self::D;
+
+    /// The sum over the lanes.
+    fn sum_f64(self, v: Self::D) -> f64;
+
+    /// a·b + c of single numbers, rounded once where the processor can.
+    #[inline(always)]
+    fn fma(self, a: f64, b: f64, c: f64) -> f64 {
+        a.mul_add(b, c)
+    }
 
     /// Asks for the cache line at `at`, which need not be readable, in the second level: what is asked for ahead is too
     /// much for the first.

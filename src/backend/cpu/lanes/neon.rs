@@ -25,6 +25,7 @@ impl Lanes for Neon {
     const TILE: usize = 6;
     const DOT: usize = 6;
     type V = float32x4_t;
+    type D = float64x2_t;
 
     #[inline(always)]
     fn splat(self, x: f32) -> float32x4_t {
@@ -124,6 +125,31 @@ impl Lanes for Neon {
             vst1q_f32(to.add(stride), vreinterpretq_f32_f64(vtrn1q_f64(ab, cd)));
             vst1q_f32(to.add(3 * stride), vreinterpretq_f32_f64(vtrn2q_f64(ab, cd)));
         }
+    }
+
+    #[inline(always)]
+    fn splat_f64(self, x: f64) -> float64x2_t {
+        unsafe { vdupq_n_f64(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f64(self, from: *const f64) -> float64x2_t {
+        unsafe { vld1q_f64(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f64(self, to: *mut f64, v: float64x2_t) {
+        unsafe { vst1q_f64(to, v) }
+    }
+
+    #[inline(always)]
+    fn mul_add_f64(self, a: float64x2_t, b: float64x2_t, c: float64x2_t) -> float64x2_t {
+        unsafe { vfmaq_f64(c, a, b) }
+    }
+
+    #[inline(always)]
+    fn sum_f64(self, v: float64x2_t) -> f64 {
+        unsafe { vaddvq_f64(v) }
     }
 
     #[inline(always)]

@@ -8,6 +8,7 @@ use super::{Dot, Element, Lanes, Outer, Tile, dot_variants, outer_variants, tile
 pub(super) struct Portable;
 
 type V = [f32; 8];
+type D = [f64; 4];
 
 #[inline(always)]
 fn map2(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
@@ -23,6 +24,7 @@ impl Lanes for Portable {
     const TILE: usize = 6;
     const DOT: usize = 2;
     type V = V;
+    type D = D;
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {
@@ -125,6 +127,39 @@ impl Lanes for Portable {
                 unsafe { *to.add(k * stride + i) = value };
             }
         }
+    }
+
+    #[inline(always)]
+    fn splat_f64(self, x: f64) -> D {
+        [x; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn load_f64(self, from: *const f64) -> D {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<D>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f64(self, to: *mut f64, v: D) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<D>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    fn mul_add_f64(self, a: D, b: D, c: D) -> D {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    fn sum_f64(self, v: D) -> f64 {
+        (v[0] + v[1]) + (v[2] + v[3])
+    }
+
+    /// Without such an instruction rounding once would be slow.
+    #[inline(always)]
+    fn fma(self, a: f64, b: f64, c: f64) -> f64 {
+        a * b + c
     }
 
     #[inline(always)]
