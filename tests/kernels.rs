@@ -956,6 +956,8 @@ fn a_planted_error_is_noticed() {
         ] {
             gradient_error(gpu, case, Dtype::F32, None, &replace(from, to)).unwrap_err();
         }
+        // Threads share a sample.
+        let shared = (97, 1, 60, 3);
         for residual in [false, true] {
             for (from, to) in [
                 ("highest[thread] = other;", ""),
@@ -970,11 +972,11 @@ fn a_planted_error_is_noticed() {
                 ("let head = number % step.n_heads;", "let head = 0u;"),
                 ("i < THREADS; i += SAMPLE_THREADS", "i + SAMPLE_THREADS < THREADS; i += SAMPLE_THREADS"),
             ] {
-                along_error(gpu, case, 3.0, residual, &replace(from, to)).unwrap_err();
+                along_error(gpu, shared, 3.0, residual, &replace(from, to)).unwrap_err();
             }
         }
         for (from, to) in [("residual[row + j] = weight * r;", "residual[row + j] = r;"), ("- y, -rest", "- y, rest")] {
-            along_error(gpu, case, 3.0, true, &replace(from, to)).unwrap_err();
+            along_error(gpu, shared, 3.0, true, &replace(from, to)).unwrap_err();
         }
         // Where samples are sure of their class the logarithm of 1 and a little has lost it.
         let logarithm = replace("if x > 1.0 {", "if true {");
@@ -987,7 +989,7 @@ fn a_planted_error_is_noticed() {
             ("let head = number % step.n_heads;", "let head = 0u;"),
             ("/ (1.0 + sum.x);\n        vectors", "/ (1.001 + sum.x);\n        vectors"),
         ] {
-            hessian_error(gpu, case, 3.0, &replace(from, to)).unwrap_err();
+            hessian_error(gpu, shared, 3.0, &replace(from, to)).unwrap_err();
         }
         for (from, to) in [
             ("lengths[head]", "lengths[0]"),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::f16;
 
-use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Session, Shape, Supervision};
+use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Session, Shape, Supervision};
 use crate::batch::{Batch, Permutation, Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
@@ -602,11 +602,6 @@ fn tuning_keeps_the_fastest_and_steps_stay_right() {
     }
 }
 
-/// Those that have batch solvers.
-fn loss_backends() -> Vec<(String, Box<dyn Backend>)> {
-    backends().into_iter().filter(|(_, backend)| backend.info().backend != "cpu").collect()
-}
-
 /// What a backend found against the reference; results are summed in `f64`, and compared in `f32`.
 fn check_evaluation(what: &str, found: &Evaluation, expected: &(Evaluated, Evaluated)) -> Result<(), String> {
     let (expected, bound) = expected;
@@ -617,6 +612,10 @@ fn check_evaluation(what: &str, found: &Evaluation, expected: &(Evaluated, Evalu
     compare("losses", &found.point.losses, &expected.losses, &bound.losses)?;
     compare("slopes", &found.point.slopes, &expected.slopes, &bound.slopes)?;
     compare("gradient", &found.gradient, &expected.gradient, &bound.gradient)
+}
+
+fn f64s(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| value.into()).collect()
 }
 
 impl Case {
@@ -639,107 +638,121 @@ impl Case {
         (0..self.shape.n_heads).map(|head| size * (1.0 - 0.4 * head as f64)).collect()
     }
 
-    /// All that a loss is asked for, compared.
-    fn check_loss(&self, what: &str, loss: &mut dyn Loss, weights: Option<&[f32]>) -> Result<(), String> {
+    /// What [`Case::check_loss`] must find, in its order.
+    fn expected_of_loss(&self, weights: Option<&[f32]>) -> Vec<(Evaluated, Evaluated)> {
         let n = self.features.n_samples();
         let sum: f64 = weights.map_or(n as f64, |weights| weights.iter().map(|&w| f64::from(w)).sum());
         let shares: Vec<f64> = (0..n).map(|i| weights.map_or(1.0, |weights| f64::from(weights[i])) / sum).collect();
         let mut reference = reference::Loss::new(&self.x, &self.y, &shares, self.shape);
-        let f64s = |values: &[f32]| -> Vec<f64> { values.iter().map(|&value| value.into()).collect() };
         let zeros = self.lengths(0.0);
-
-        let start = f64s(&self.start.values);
-        reference.start(&start);
-        check_evaluation(&format!("{what}, start"), &loss.start(&start).unwrap(), &reference.at(&zeros))?;
+        let mut expected = Vec::new();
+        reference.start(&f64s(&self.start.values));
+        expected.push(reference.at(&zeros));
         for round in 0..2 {
-            let direction = self.like_start(round);
-            reference.look(&direction);
-            let what = format!("{what}, direction {round}");
-            let t = self.lengths(1.0);
-            check_evaluation(&format!("{what}, look"), &loss.look(&direction, &t).unwrap(), &reference.at(&t))?;
-            let t = self.lengths(-0.5);
-            check_evaluation(&format!("{what}, gradient"), &loss.gradient(&t).unwrap(), &reference.at(&t))?;
-            // More points than a kernel takes at once.
-            let lengths: Vec<f64> = (0..11).flat_map(|k| self.lengths(0.25 * f64::from(k) - 1.0)).collect();
-            let points = loss.along(&lengths).unwrap();
-            assert_eq!(points.len(), 11);
-            for (k, (point, t)) in points.into_iter().zip(lengths.chunks_exact(self.shape.n_heads)).enumerate() {
-                let expected = reference.at(t);
-                let gradient = expected.0.gradient.clone();
-                check_evaluation(&format!("{what}, point {k}"), &Evaluation { point, gradient }, &expected)?;
-            }
-            let t = self.lengths(0.75);
-            loss.advance(&t).unwrap();
-            reference.advance(&t);
-            check_evaluation(&format!("{what}, advance"), &loss.gradient(&zeros).unwrap(), &reference.at(&zeros))?;
-            let vector = self.like_start(round + 5);
-            let found: Vec<f32> = loss.hessian_vector(&vector).unwrap().into_iter().map(|value| value as f32).collect();
-            let (expected, bound) = reference.hessian_vector(&vector);
-            compare(&format!("{what}: Hessian"), &found, &expected, &bound)?;
-            // The direction is still the same.
-            let t = self.lengths(0.125);
-            check_evaluation(&format!("{what}, after"), &loss.gradient(&t).unwrap(), &reference.at(&t))?;
+            reference.look(&self.like_start(round));
+            expected.push(reference.at(&self.lengths(1.0)));
+            expected.push(reference.at(&self.lengths(-0.5)));
+            expected.extend(self.points().chunks_exact(self.shape.n_heads).map(|t| reference.point(t)));
+            reference.advance(&self.lengths(0.75));
+            expected.push(reference.at(&zeros));
+            expected.push(reference.hessian_vector(&self.like_start(round + 5)));
+            expected.push(reference.at(&self.lengths(0.125)));
         }
+        expected
+    }
+
+    /// Lengths at more points than a kernel takes at once.
+    fn points(&self) -> Vec<f64> {
+        (0..9).flat_map(|k| self.lengths(0.25 * f64::from(k) - 1.0)).collect()
+    }
+
+    /// All that a loss is asked for, compared.
+    fn check_loss(&self, what: &str, loss: &mut dyn Loss, expected: &[(Evaluated, Evaluated)]) -> Result<(), String> {
+        let zeros = self.lengths(0.0);
+        let start = f64s(&self.start.values);
+        let mut expected = expected.iter();
+        let mut check = |part: &str, found: &Evaluation| {
+            check_evaluation(&format!("{what}, {part}"), found, expected.next().unwrap())
+        };
+        check("start", &loss.start(&start).unwrap())?;
+        for round in 0..2 {
+            check("look", &loss.look(&self.like_start(round), &self.lengths(1.0)).unwrap())?;
+            check("gradient", &loss.gradient(&self.lengths(-0.5)).unwrap())?;
+            let points = loss.along(&self.points()).unwrap();
+            assert_eq!(points.len(), 9);
+            for point in points {
+                check("point", &Evaluation { point, gradient: Vec::new() })?;
+            }
+            loss.advance(&self.lengths(0.75)).unwrap();
+            check("advance", &loss.gradient(&zeros).unwrap())?;
+            let gradient = loss.hessian_vector(&self.like_start(round + 5)).unwrap();
+            let point = Point { losses: Vec::new(), slopes: Vec::new() };
+            check("Hessian", &Evaluation { point, gradient })?;
+            // The direction is still the same.
+            check("after", &loss.gradient(&self.lengths(0.125)).unwrap())?;
+        }
+        assert!(expected.next().is_none());
         // Without a direction there is nowhere to go.
         let back = loss.start(&start).unwrap();
         assert_eq!(back.point.slopes, zeros, "{what}");
-        assert_eq!(loss.gradient(&self.lengths(1.0)).unwrap(), back, "{what}");
         Ok(())
-    }
-
-    fn with_weights<'a>(&'a self, weights: Option<&'a [f32]>) -> Supervision<'a> {
-        Supervision { targets: &self.targets, weights }
     }
 }
 
 #[test]
 fn losses_are_those_of_the_reference() {
-    for (name, backend) in loss_backends() {
-        for sizes in CASES {
-            let mut kinds = vec![(Dtype::F32, false), (Dtype::F16, true), (Dtype::U8, false), (Dtype::F32, true)];
-            // The reference takes its time.
-            kinds.truncate(if sizes.0 > 1000 { 2 } else { 4 });
-            for (i, (dtype, soft)) in kinds.into_iter().enumerate() {
-                let case = Case::new(sizes, dtype, soft);
-                let weights = (i % 2 == 0).then(|| case.weights());
-                let weights = weights.as_deref();
+    let backends = backends();
+    for sizes in CASES {
+        let mut kinds = vec![(Dtype::F32, false), (Dtype::F16, true), (Dtype::U8, false), (Dtype::F32, true)];
+        // The reference takes its time.
+        kinds.truncate(if sizes.0 > 1000 { 2 } else { 4 });
+        for (i, (dtype, soft)) in kinds.into_iter().enumerate() {
+            let case = Case::new(sizes, dtype, soft);
+            let weights = (i % 2 == 0).then(|| case.weights());
+            let weights = weights.as_deref();
+            let expected = case.expected_of_loss(weights);
+            for (name, backend) in &backends {
                 let what = format!("{name}: {sizes:?} {dtype}, soft {soft}, weights {}", weights.is_some());
-                let mut session =
-                    backend.session(&case.features, case.scale, Some(case.with_weights(weights))).unwrap();
+                let supervision = Supervision { targets: &case.targets, weights };
+                let mut session = backend.session(&case.features, case.scale, Some(supervision)).unwrap();
                 let mut loss = session.loss(case.shape).unwrap();
-                case.check_loss(&what, &mut *loss, weights).unwrap();
+                case.check_loss(&what, &mut *loss, &expected).unwrap();
             }
         }
     }
 }
 
-/// The comparison above notices targets, weights or a start that are a little different.
+/// The comparison above notices targets, weights or features that are a little different.
 #[test]
 fn a_planted_error_in_a_loss_is_noticed() {
-    let sizes = (130, 64, 10, 3, 64);
-    for (name, backend) in loss_backends() {
-        let case = Case::new(sizes, Dtype::F32, false);
-        let weights = case.weights();
-        let mut session = backend.session(&case.features, case.scale, Some(case.with_weights(Some(&weights)))).unwrap();
-        let mut loss = session.loss(case.shape).unwrap();
-        case.check_loss(&name, &mut *loss, Some(&weights)).unwrap();
-        case.check_loss(&name, &mut *loss, None).unwrap_err();
-        let mut other = weights.clone();
-        other.swap(0, 1);
-        case.check_loss(&name, &mut *loss, Some(&other)).unwrap_err();
-        let mut other = Case::new(sizes, Dtype::F32, false);
-        other.y.swap(0, 1);
-        other.check_loss(&name, &mut *loss, Some(&weights)).unwrap_err();
-        let mut other = Case::new(sizes, Dtype::F32, false);
-        other.x[5] += 1e-2;
-        other.check_loss(&name, &mut *loss, Some(&weights)).unwrap_err();
+    let case = || Case::new((130, 64, 10, 3, 64), Dtype::F32, false);
+    let (right, weights) = (case(), case().weights());
+    let mut swapped = weights.clone();
+    swapped.swap(0, 1);
+    let (mut other_target, mut other_feature) = (case(), case());
+    other_target.y.swap(0, 1);
+    other_feature.x[5] += 1e-2;
+    let wrong = [
+        right.expected_of_loss(None),
+        right.expected_of_loss(Some(&swapped)),
+        other_target.expected_of_loss(Some(&weights)),
+        other_feature.expected_of_loss(Some(&weights)),
+    ];
+    for (name, backend) in backends() {
+        let supervision = Supervision { targets: &right.targets, weights: Some(&weights) };
+        let mut session = backend.session(&right.features, right.scale, Some(supervision)).unwrap();
+        let mut loss = session.loss(right.shape).unwrap();
+        right.check_loss(&name, &mut *loss, &right.expected_of_loss(Some(&weights))).unwrap();
+        for expected in &wrong {
+            right.check_loss(&name, &mut *loss, expected).unwrap_err();
+        }
     }
 }
 
 /// Where all samples are sure of their class the loss is small, and known as well as elsewhere.
 #[test]
 fn small_losses_and_large_logits_are_as_certain_as_others() {
-    for (name, backend) in loss_backends() {
+    for (name, backend) in backends() {
         for (n_classes, n_heads) in [(2, 1), (10, 2), (100, 1)] {
             let (n, shape) = (70, Shape { n_features: n_classes, n_classes, n_heads });
             let classes: Vec<u32> = (0..n).map(|i| (i % n_classes) as u32).collect();
@@ -771,7 +784,7 @@ fn small_losses_and_large_logits_are_as_certain_as_others() {
                 check_evaluation(&format!("{name}, {size}"), &found, &(expected, bound)).unwrap();
                 // The bound itself is of the size of the loss.
                 let (expected, bound) = reference.at(&t);
-                assert!(bound.losses[0] < 1e-4 * expected.losses[0], "{:?} ± {:?}", expected.losses, bound.losses);
+                assert!(bound.losses[0] < 1e-3 * expected.losses[0], "{:?} ± {:?}", expected.losses, bound.losses);
                 assert!(found.point.losses[0] < 0.02 * n_classes as f64 && found.point.losses[0] > 1e-8);
             }
             // What is not finite is said as it is.
@@ -785,7 +798,7 @@ fn small_losses_and_large_logits_are_as_certain_as_others() {
 
 #[test]
 fn the_same_evaluation_gives_the_same_bits() {
-    for (name, backend) in loss_backends() {
+    for (name, backend) in backends() {
         for sizes in [CASES[5], CASES[13], CASES[20]] {
             let case = Case::new(sizes, Dtype::F32, false);
             let evaluate = || {
@@ -795,8 +808,7 @@ fn the_same_evaluation_gives_the_same_bits() {
                 let t = case.lengths(0.5);
                 let evaluation = loss.look(&case.like_start(2), &t).unwrap();
                 let points = loss.along(&[t.clone(), t.clone()].concat()).unwrap();
-                assert_eq!(points, [evaluation.point.clone(), evaluation.point.clone()], "{name}: {sizes:?}");
-                (evaluation, loss.hessian_vector(&case.like_start(3)).unwrap())
+                (evaluation, points, loss.hessian_vector(&case.like_start(3)).unwrap())
             };
             assert_eq!(evaluate(), evaluate(), "{name}: {sizes:?}");
         }
@@ -805,7 +817,7 @@ fn the_same_evaluation_gives_the_same_bits() {
 
 #[test]
 fn a_loss_that_does_not_suit_is_an_error() {
-    for (_, backend) in loss_backends() {
+    for (_, backend) in backends() {
         for sizes in SMALL {
             let case = Case::new(sizes, Dtype::F32, false);
             let shape = case.shape;
@@ -823,7 +835,9 @@ fn a_loss_that_does_not_suit_is_an_error() {
                 "classes of the labels"
             );
             let weights = vec![1.0; N - 1];
-            let mut short = backend.session(&case.features, 1.0, Some(case.with_weights(Some(&weights)))).unwrap();
+            let mut short = backend
+                .session(&case.features, 1.0, Some(Supervision { targets: &case.targets, weights: Some(&weights) }))
+                .unwrap();
             assert_shape_error!(short.loss(shape), "weights");
             drop(short);
 

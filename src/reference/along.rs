@@ -68,10 +68,10 @@ pub fn along_bound(
 
         let moved = (2.0 * worst).exp_m1();
         let exp_error = |j: usize| 2.0 * U * (5.0 + 3.0 * (max - o[j]));
-        let e = |j: usize| (o[j] - max).exp();
-        let rest: f64 = others().map(e).sum();
+        let e: Vec<f64> = o.iter().map(|o| (o - max).exp()).collect();
+        let rest: f64 = others().map(|j| e[j]).sum();
         let sum = 1.0 + rest;
-        let p = |j: usize| e(j) / sum;
+        let p = |j: usize| e[j] / sum;
         let unsure = rest / sum;
         let sum_error = others().map(|j| p(j) * exp_error(j)).sum::<f64>() + (q + 2.0) * U * unsure;
 
@@ -81,9 +81,9 @@ pub fn along_bound(
         let of_loss = sum_error + 20.0 * U * rest.ln_1p() + (q + 3.0) * U * target;
         bound.losses.push(row.weight * (of_loss + worst * (distance + 2.0 * moved * unsure) + 4.0 * U * loss));
 
+        let highest = row.d.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let lowest = row.d.iter().copied().fold(f64::INFINITY, f64::min);
         let spread = |j: usize| {
-            let highest = row.d.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let lowest = row.d.iter().copied().fold(f64::INFINITY, f64::min);
             if nearly { highest - lowest } else { (row.d[j] - row.d[at]).abs() }
         };
         let candidates = || (0..o.len()).filter(|j| nearly || *j != at);

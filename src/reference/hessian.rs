@@ -44,9 +44,9 @@ pub fn hessian_bound(
         let exp_error = |j: usize| if j == at { 0.0 } else { 2.0 * U * (5.0 + 3.0 * (max - z[j])) };
         let sum_error = (0..n).map(|j| p[j] * exp_error(j)).sum::<f64>() + (q + 2.0) * U;
         let of_p = |j: usize| exp_error(j) + sum_error + moved + (q + 8.0) * U;
+        let highest = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let lowest = v.iter().copied().fold(f64::INFINITY, f64::min);
         let spread = |j: usize| {
-            let highest = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let lowest = v.iter().copied().fold(f64::INFINITY, f64::min);
             if nearly { highest - lowest } else { (v[j] - v[at]).abs() }
         };
         let mean: f64 = p.iter().zip(v).map(|(p, v)| p * v).sum();

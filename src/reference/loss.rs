@@ -65,7 +65,21 @@ impl<'a> Loss<'a> {
 
     /// Loss, slope and gradient at a length for each head, and their bounds.
     pub fn at(&self, t: &[f64]) -> (Evaluated, Evaluated) {
-        let Self { x, y, weights, shape, z, z_bound, d, d_bound } = self;
+        let ((mut expected, residual), (mut bound, residual_bound)) = self.line(t);
+        expected.gradient = gradient(self.x, &residual, self.shape);
+        bound.gradient = self.bound_of_gradient(&residual, &residual_bound);
+        (expected, bound)
+    }
+
+    /// The same without the gradient.
+    pub fn point(&self, t: &[f64]) -> (Evaluated, Evaluated) {
+        let ((expected, _), (bound, _)) = self.line(t);
+        (expected, bound)
+    }
+
+    /// Losses and slopes, and the residual; and their bounds.
+    fn line(&self, t: &[f64]) -> ((Evaluated, Vec<f64>), (Evaluated, Vec<f64>)) {
+        let Self { y, weights, shape, z, z_bound, d, d_bound, .. } = self;
         let found = along(z, d, y, weights, t, *shape);
         let bound = along_bound(z, z_bound, d, d_bound, y, weights, t, *shape);
         let by_head = |values: &[f64], bounds: &[f64]| -> (Vec<f64>, Vec<f64>) {
@@ -79,23 +93,21 @@ impl<'a> Loss<'a> {
         };
         let (losses, losses_bound) = by_head(&found.losses, &bound.losses);
         let (slopes, slopes_bound) = by_head(&found.slopes, &bound.slopes);
+        let gradient = Vec::new;
         (
-            Evaluated { losses, slopes, gradient: gradient(x, &found.residual, *shape) },
-            Evaluated {
-                losses: losses_bound,
-                slopes: slopes_bound,
-                gradient: self.bound_of_gradient(&found.residual, &bound.residual),
-            },
+            (Evaluated { losses, slopes, gradient: gradient() }, found.residual),
+            (Evaluated { losses: losses_bound, slopes: slopes_bound, gradient: gradient() }, bound.residual),
         )
     }
 
-    /// The product of the Hessian at the point with a vector, and its bound.
-    pub fn hessian_vector(&self, vector: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    /// The product of the Hessian at the point with a vector, in the place of the gradient, and its bound.
+    pub fn hessian_vector(&self, vector: &[f64]) -> (Evaluated, Evaluated) {
         let Self { x, weights, shape, z, z_bound, .. } = self;
         let v = logits(x, vector, *shape);
         let residual = hessian(z, &v, weights, *shape);
         let bound = hessian_bound(z, z_bound, &v, &self.bound_of_logits(vector), weights, *shape);
-        (gradient(x, &residual, *shape), self.bound_of_gradient(&residual, &bound))
+        let of = |gradient| Evaluated { losses: Vec::new(), slopes: Vec::new(), gradient };
+        (of(gradient(x, &residual, *shape)), of(self.bound_of_gradient(&residual, &bound)))
     }
 
     /// Parameters are rounded, which doubles what a sum of one term has.
