@@ -1,16 +1,19 @@
 // Gradient of W and b in parts: for part p, G_p = scale * X^T * R over the samples of the part, and in row d the column
 // sums of R: the gradient of b, whose feature is 1.
 //
-// X (chunk rows x feature_blocks * 4), the rows order[start..start + n_samples] of it; R (n_samples x output_blocks * 4);
-// partials (n_parts x (d + 1) x output_blocks * 4). Part p has the samples from p * samples_per_part on.
+// X (chunk rows x feature_blocks * 4), the rows order[start..start + n_samples] of it, or start.. when ORDERED is false; R
+// (n_samples x output_blocks * 4); partials (n_parts x (d + 1) x output_blocks * 4). Part p has the samples from p *
+// samples_per_part on.
 // Twin: src/reference/gradient.rs. Host: src/backend/gpu/gradient.rs.
 //
 // A workgroup computes a tile of 8 * ROW_THREADS features by 8 * COLUMN_THREADS outputs, a thread 8 x 8 of it: two blocks of
 // 4 features and two of 4 outputs, each half a tile apart. Samples past the end of the part count as zeros.
-// Order of summation: over the samples of the part, in their order; then the scale. The parts are summed by update.wgsl.
+// Order of summation: over the samples of the part, in their order; then the scale. The parts are summed by
+// update.wgsl or reduce.wgsl.
 
 override ROW_THREADS: u32 = 8u;
 override COLUMN_THREADS: u32 = 8u;
+override ORDERED: bool = true;
 // Samples that a tile is deep.
 const DEPTH: u32 = 16u;
 
@@ -73,7 +76,11 @@ fn gradient(
             var x = vec4<f32>();
             if sample < end {
                 if block < step.feature_blocks {
-                    x = load_features(order[step.start + sample], block);
+                    var row = step.start + sample;
+                    if ORDERED {
+                        row = order[step.start + sample];
+                    }
+                    x = load_features(row, block);
                 }
                 // The constant 1, which the padding of X has as 0.
                 x += vec4<f32>(block * 4u + vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(step.n_features));

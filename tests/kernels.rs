@@ -37,13 +37,15 @@ const SHAPES: [(usize, usize, usize, usize); 20] = [
 ];
 
 /// Sizes with more workgroups than a dispatch has in a dimension, for each kernel: those of 128 rows of X, a sample of a
-/// head, 4 samples, 16 features, 128 features, 64 parameters, 256 positions.
+/// head, 4 samples, 16 features, 128 features, 64 parameters, 256 logits, 64 blocks of a gradient, 256 positions.
 const MORE_WORKGROUPS_LOGITS: (usize, usize, usize, usize) = (65_535 * 128 + 100, 1, 2, 1);
 const MORE_WORKGROUPS_SOFTMAX: (usize, usize, usize, usize) = (70_001, 1, 2, 64);
 const MORE_WORKGROUPS_NARROW_RESIDUAL: (usize, usize, usize, usize) = (65_535 * 4 + 10, 3, 2, 1);
 const MORE_WORKGROUPS_NARROW_UPDATE: (usize, usize, usize, usize) = (2, 65_535 * 16 + 100, 2, 1);
 const MORE_WORKGROUPS_GRADIENT: (usize, usize, usize, usize) = (2, 65_535 * 128 + 100, 2, 1);
 const MORE_WORKGROUPS_UPDATE: (usize, usize, usize, usize) = (1, 4200, 1000, 1);
+const MORE_WORKGROUPS_ADVANCE: (usize, usize, usize, usize) = (17_000, 1, 1000, 1);
+const MORE_WORKGROUPS_REDUCE: (usize, usize, usize, usize) = (1, 4300, 1000, 1);
 const MORE_WORKGROUPS_SHUFFLE: u32 = 65_535 * 256 + 10;
 
 fn shape_of((_, n_features, n_classes, n_heads): (usize, usize, usize, usize)) -> Shape {
@@ -208,16 +210,136 @@ fn gradient_error(
     let (x, x_exact) = features(&mut random, n + 5, d, dtype);
     let scale = 0.7;
     let order = some_order(&mut random, n, n + 5);
-    let residual = random.values(n * shape.n_outputs());
     let tile = tile.unwrap_or(Tile::choose(DeviceKind::SoftwareGpu, d + 1, shape.n_outputs()));
-    let mut single = Single::gradient(gpu, shape, &x, scale, &residual, &order, tile).unwrap();
+    for order in [Some(&order[..]), None] {
+        let residual = random.values(order.map_or(n + 5, <[u32]>::len) * shape.n_outputs());
+        let mut single = Single::gradient(gpu, shape, &x, scale, &residual, order, tile).unwrap();
+        plant(&mut single.variant.source);
+        single.run(1).unwrap();
+        let found = sum_of_parts(&single.results().unwrap()[0], shape);
+        let x = order.map_or_else(|| x_exact.clone(), |order| pick(&x_exact, d, order));
+        let x: Vec<f64> = x.iter().map(|x| x * f64::from(scale)).collect();
+        let r = f64s(&residual);
+        let bound = reference::gradient_bound(&x, &r, shape);
+        let what = format!("gradient {case:?} {dtype}");
+        reference::compare(&what, &found, &reference::gradient(&x, &r, shape), &bound)?;
+    }
+    Ok(())
+}
+
+/// Weights of samples that sum to 1; some count nothing.
+fn some_sample_weights(random: &mut Random, n: usize) -> Vec<f32> {
+    let weights: Vec<f32> = (0..n).map(|i| if i % 5 == 4 { 0.0 } else { random.value().abs() + 0.1 }).collect();
+    let sum: f32 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+/// At as many points of a line as a kernel takes, or at one with the residual.
+fn along_error(
+    gpu: &Gpu,
+    case: (usize, usize, usize, usize),
+    range: f32,
+    residual: bool,
+    plant: Plant,
+) -> Result<(), String> {
+    let (n, _, q, h) = case;
+    let shape = shape_of(case);
+    let mut random = Random::new(10);
+    let z: Vec<f32> = random.values(n * h * q).iter().map(|o| o * range).collect();
+    let d: Vec<f32> = random.values(n * h * q).iter().map(|o| o * range.min(100.0)).collect();
+    let sample_weights = some_sample_weights(&mut random, n);
+    let n_points = if residual { 1 } else { 8 };
+    let lengths: Vec<f32> = random.values(n_points * h);
+    for (kind, (targets, y)) in some_targets(&mut random, n + 3, q).into_iter().enumerate() {
+        // One round of a group or several.
+        let group = if kind == 0 { 1 } else { 150 };
+        let single = Single::along(gpu, shape, (&z, &d), &targets, 3, &sample_weights, &lengths, residual, group);
+        let mut single = single.unwrap();
+        plant(&mut single.variant.source);
+        single.run(1).unwrap();
+        let mut results = single.results().unwrap();
+        let sums = results.pop().unwrap();
+        let n_groups = sums.len() / (n_points * h * 2);
+        let threads = [1, 2, 4, 8, 16, 32, 64].into_iter().find(|threads| threads * 8 >= q).unwrap_or(64);
+        let group_size = usize::max(group, 1).next_multiple_of(64 / threads);
+        assert_eq!(n.div_ceil(group_size), n_groups);
+        let (z, d, y, s) = (f64s(&z), f64s(&d), &y[3 * q..], f64s(&sample_weights));
+        let zeros = vec![0.0; z.len()];
+        for (point, t) in lengths.chunks_exact(h).enumerate() {
+            let t = f64s(t);
+            let expected = reference::along(&z, &d, y, &s, &t, shape);
+            let bound = reference::along_bound(&z, &zeros, &d, &zeros, y, &s, &t, shape);
+            let what = format!("along {case:?} ± {range}, point {point}, targets {kind}");
+            if residual {
+                reference::compare(&format!("residual of {what}"), &results[0], &expected.residual, &bound.residual)?;
+            }
+            let of_groups = |part: usize, values: &[f64], bounds: &[f64]| {
+                let found: Vec<f32> =
+                    (0..n_groups * h).map(|i| sums[((i / h * n_points + point) * h + i % h) * 2 + part]).collect();
+                let by_group = |f: &dyn Fn(usize) -> f64| -> Vec<f64> {
+                    let of_group = |group: usize| group * group_size..n.min((group + 1) * group_size);
+                    let of_head = move |i: usize| of_group(i / h).map(move |sample| sample * h + i % h);
+                    (0..n_groups * h).map(|i| of_head(i).map(f).sum()).collect()
+                };
+                let rounding = group_size as f64 * reference::UNIT_ROUNDOFF;
+                let bound = by_group(&|i| bounds[i] + rounding * values[i].abs());
+                let what = format!("{} of {what}", ["losses", "slopes"][part]);
+                reference::compare(&what, &found, &by_group(&|i| values[i]), &bound)
+            };
+            of_groups(0, &expected.losses, &bound.losses)?;
+            of_groups(1, &expected.slopes, &bound.slopes)?;
+        }
+    }
+    Ok(())
+}
+
+fn hessian_error(gpu: &Gpu, case: (usize, usize, usize, usize), range: f32, plant: Plant) -> Result<(), String> {
+    let (n, _, q, h) = case;
+    let shape = shape_of(case);
+    let mut random = Random::new(11);
+    let z: Vec<f32> = random.values(n * h * q).iter().map(|o| o * range).collect();
+    let v = random.values(n * h * q);
+    let sample_weights = some_sample_weights(&mut random, n);
+    let mut single = Single::hessian(gpu, shape, &z, &v, &sample_weights).unwrap();
     plant(&mut single.variant.source);
     single.run(1).unwrap();
-    let found = sum_of_parts(&single.results().unwrap()[0], shape);
-    let x: Vec<f64> = pick(&x_exact, d, &order).iter().map(|x| x * f64::from(scale)).collect();
-    let r = f64s(&residual);
-    let bound = reference::gradient_bound(&x, &r, shape);
-    reference::compare(&format!("gradient {case:?} {dtype}"), &found, &reference::gradient(&x, &r, shape), &bound)
+    let (z, v, s) = (f64s(&z), f64s(&v), f64s(&sample_weights));
+    let zeros = vec![0.0; z.len()];
+    let expected = reference::hessian(&z, &v, &s, shape);
+    let bound = reference::hessian_bound(&z, &zeros, &v, &zeros, &s, shape);
+    reference::compare(&format!("Hessian {case:?} ± {range}"), &single.results().unwrap()[0], &expected, &bound)
+}
+
+fn advance_error(gpu: &Gpu, case: (usize, usize, usize, usize), plant: Plant) -> Result<(), String> {
+    let (n, _, q, h) = case;
+    let shape = shape_of(case);
+    let mut random = Random::new(12);
+    let (z, d, t) = (random.values(n * h * q), random.values(n * h * q), random.values(h));
+    let mut single = Single::advance(gpu, shape, &z, &d, &t).unwrap();
+    plant(&mut single.variant.source);
+    single.run(1).unwrap();
+    let (z, d, t) = (f64s(&z), f64s(&d), f64s(&t));
+    let expected = reference::advance(&z, &d, &t, shape);
+    let bound = reference::advance_bound(&z, &d, &t, shape);
+    reference::compare(&format!("advance {case:?}"), &single.results().unwrap()[0], &expected, &bound)
+}
+
+fn reduce_error(gpu: &Gpu, case: (usize, usize, usize, usize), plant: Plant) -> Result<(), String> {
+    let shape = shape_of(case);
+    let width = shape.n_parameters();
+    let mut random = Random::new(13);
+    for (n_parts, n_sums, first_part) in [(1, 1, 0), (7, 3, 0), (3, 3, 8), (2, 4, 5), (5, 2, 1)] {
+        let (partials, totals) = (random.values(n_parts * width), random.values(n_sums * width));
+        let mut single = Single::reduce(gpu, shape, &partials, &totals, first_part).unwrap();
+        plant(&mut single.variant.source);
+        single.run(1).unwrap();
+        let (partials, totals) = (f64s(&partials), f64s(&totals));
+        let expected = reference::reduce(&partials, &totals, first_part, width);
+        let bound = reference::reduce_bound(&partials, &totals, first_part, width);
+        let what = format!("reduce {case:?}, {n_parts} from {first_part} to {n_sums}");
+        reference::compare(&what, &single.results().unwrap()[0], &expected, &bound)?;
+    }
+    Ok(())
 }
 
 /// Every kind of matrix units of every adapter, both ways of compiling; says so where there are none.
@@ -504,6 +626,39 @@ fn the_gradient_is_that_of_the_reference() {
 }
 
 #[test]
+fn points_of_a_line_are_those_of_the_reference() {
+    for_each_gpu(|gpu| {
+        for case in SHAPES {
+            for range in [1.0, 30.0, 1e4] {
+                along_error(gpu, case, range, true, NOTHING).unwrap();
+                along_error(gpu, case, range, false, NOTHING).unwrap();
+            }
+            advance_error(gpu, case, NOTHING).unwrap();
+        }
+    });
+}
+
+#[test]
+fn products_with_the_hessian_are_those_of_the_reference() {
+    for_each_gpu(|gpu| {
+        for case in SHAPES {
+            for range in [1.0, 30.0, 300.0] {
+                hessian_error(gpu, case, range, NOTHING).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn sums_of_parts_are_those_of_the_reference() {
+    for_each_gpu(|gpu| {
+        for case in SHAPES {
+            reduce_error(gpu, case, NOTHING).unwrap();
+        }
+    });
+}
+
+#[test]
 fn products_on_matrix_units_are_those_of_the_reference() {
     for_each_matrix_units(|gpu, units| {
         // A sum of 70,001 terms of either sign is smaller than its bound.
@@ -765,6 +920,10 @@ fn more_workgroups_than_a_dimension_has_are_those_of_the_reference() {
                 update_error(&gpu, MORE_WORKGROUPS_UPDATE, plant),
                 shuffle_error(&gpu, MORE_WORKGROUPS_SHUFFLE, plant),
                 classes_error(&gpu, MORE_WORKGROUPS_SOFTMAX, plant),
+                along_error(&gpu, MORE_WORKGROUPS_SOFTMAX, 30.0, true, plant),
+                hessian_error(&gpu, MORE_WORKGROUPS_SOFTMAX, 30.0, plant),
+                advance_error(&gpu, MORE_WORKGROUPS_ADVANCE, plant),
+                reduce_error(&gpu, MORE_WORKGROUPS_REDUCE, plant),
             ]
         };
         all(NOTHING).into_iter().collect::<Result<Vec<_>, _>>().unwrap();
@@ -810,10 +969,59 @@ fn a_planted_error_is_noticed() {
                 "first_sample + step.samples_per_part, step.n_samples - 1u)",
             ),
             ("vec4<u32>(step.n_features));", "vec4<u32>(step.n_features + 1u));"),
-            ("order[step.start + sample]", "step.start + sample"),
+            ("row = order[step.start + sample];", ""),
             ("let scale = select(step.scale, 1.0, feature == step.n_features);", "let scale = step.scale;"),
         ] {
             gradient_error(gpu, case, Dtype::F32, None, &replace(from, to)).unwrap_err();
+        }
+        // Threads share a sample.
+        let shared = (97, 1, 60, 3);
+        for residual in [false, true] {
+            for (from, to) in [
+                ("highest[thread] = other;", ""),
+                ("var mass = 0.0;", "sum.x += 1e-4;\n var mass = 0.0;"),
+                ("label = labels[label];", ""),
+                ("label = step.start + sample;", "label = sample;"),
+                ("let t = lengths[point * step.n_heads + head];", "let t = lengths[point * step.n_heads];"),
+                ("sum.z / (1.0 + rest)", "sum.z"),
+                ("- sum.w +", "+"),
+                ("weight = sample_weights[sample];", "weight = sample_weights[0];"),
+                ("first += samples_per_round", "first += 2u * samples_per_round"),
+                ("let head = number % step.n_heads;", "let head = 0u;"),
+                ("i < THREADS; i += SAMPLE_THREADS", "i + SAMPLE_THREADS < THREADS; i += SAMPLE_THREADS"),
+            ] {
+                along_error(gpu, shared, 3.0, residual, &replace(from, to)).unwrap_err();
+            }
+        }
+        for (from, to) in [("residual[row + j] = weight * r;", "residual[row + j] = r;"), ("- y, -rest", "- y, rest")] {
+            along_error(gpu, shared, 3.0, true, &replace(from, to)).unwrap_err();
+        }
+        // Where samples are sure of their class the logarithm of 1 and a little has lost it.
+        let logarithm = replace("if x > 1.0 {", "if true {");
+        along_error(gpu, (97, 1, 2, 3), 30.0, false, &logarithm).unwrap_err();
+        for (from, to) in [
+            ("highest[thread] = other;", ""),
+            ("- v_most - mean", "- v_most"),
+            ("weight * p *", "p *"),
+            ("sample_weights[sample]", "sample_weights[0]"),
+            ("let head = number % step.n_heads;", "let head = 0u;"),
+            ("/ (1.0 + sum.x);\n        vectors", "/ (1.001 + sum.x);\n        vectors"),
+        ] {
+            hessian_error(gpu, shared, 3.0, &replace(from, to)).unwrap_err();
+        }
+        for (from, to) in [
+            ("lengths[head]", "lengths[0]"),
+            ("if i >= step.n_samples * stride", "if i + 8u >= step.n_samples * stride"),
+        ] {
+            advance_error(gpu, case, &replace(from, to)).unwrap_err();
+        }
+        for (from, to) in [
+            ("if step.first_part > 0u {", "if false {"),
+            ("if step.first_part > 0u {", "if true {"),
+            ("part += step.n_sums", "part += 2u * step.n_sums"),
+            (" - step.first_part % step.n_sums", ""),
+        ] {
+            reduce_error(gpu, case, &replace(from, to)).unwrap_err();
         }
         let [few, many, software] = NARROW;
         for (variants, from, to) in [

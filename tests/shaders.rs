@@ -153,7 +153,8 @@ fn structs_agree_between_host_and_shaders() {
     }
     let step = host!(
         Step: start, n_samples, n_features, feature_blocks, n_classes, n_heads, output_blocks, n_parts, samples_per_part,
-        losses_start, scale, sample_weight, rate, largest_weight, padding_1, padding_2
+        losses_start, scale, sample_weight, rate, largest_weight, n_points, first_part, n_sums, padding_0, padding_1,
+        padding_2
     );
     assert_eq!(layout("Step"), step);
     assert_eq!(layout("Head"), host!(Head: learning_rate, momentum, nesterov, l2));

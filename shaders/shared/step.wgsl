@@ -23,6 +23,12 @@ struct Step {
     rate: f32,
     // A power of two that no weight of a sample is above; 1 without weights.
     largest_weight: f32,
+    // Points of a line that losses are evaluated at.
+    n_points: u32,
+    // The number of the first part among those of all steps of a gradient, and how many sums they are added to.
+    first_part: u32,
+    n_sums: u32,
+    padding_0: u32,
     padding_1: u32,
     padding_2: u32,
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::f16;
 
-use super::{Backend, Head, NOT_FINITE, Parameters, Session, Shape, Supervision};
+use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Session, Shape, Supervision};
 use crate::batch::{Batch, Permutation, Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
-use crate::reference::{self, Steps, compare};
+use crate::reference::{self, Evaluated, Steps, compare};
 
 /// Every backend of this machine: the CPU with each of its instruction sets, each GPU, and each GPU with chunks so
 /// small that data is held in many of them.
@@ -679,6 +679,318 @@ fn tuning_keeps_the_fastest_and_steps_stay_right() {
             let trained = case.train(&*backend);
             check(&format!("{name}, tuned: {sizes:?}"), &case, &case.heads, &trained).unwrap();
             assert_eq!(trained.parameters, case.train(&*backend).parameters);
+        }
+    }
+}
+
+/// What a backend found against the reference; results are summed in `f64`, and compared in `f32`.
+fn check_evaluation(what: &str, found: &Evaluation, expected: &(Evaluated, Evaluated)) -> Result<(), String> {
+    let (expected, bound) = expected;
+    let compare = |part: &str, found: &[f64], expected: &[f64], bound: &[f64]| {
+        let found: Vec<f32> = found.iter().map(|&value| value as f32).collect();
+        compare(&format!("{what}: {part}"), &found, expected, bound)
+    };
+    compare("losses", &found.point.losses, &expected.losses, &bound.losses)?;
+    compare("slopes", &found.point.slopes, &expected.slopes, &bound.slopes)?;
+    compare("gradient", &found.gradient, &expected.gradient, &bound.gradient)
+}
+
+fn f64s(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| value.into()).collect()
+}
+
+impl Case {
+    /// Of mean 1; some count nothing.
+    fn weights(&self) -> Vec<f32> {
+        let n = self.features.n_samples();
+        let weights: Vec<f32> = (0..n).map(|i| [1.0, 0.5, 3.0, 0.0, 0.25][(i + 1) % 5]).collect();
+        let mean = weights.iter().sum::<f32>() / n as f32;
+        weights.iter().map(|weight| weight / mean).collect()
+    }
+
+    /// `start`, changed a little in another way for each number.
+    fn like_start(&self, number: usize) -> Vec<f64> {
+        let n = self.start.values.len();
+        (0..n).map(|i| f64::from(self.start.values[(i * 7 + number * 31) % n] * 0.5)).collect()
+    }
+
+    /// A length for each head.
+    fn lengths(&self, size: f64) -> Vec<f64> {
+        (0..self.shape.n_heads).map(|head| size * (1.0 - 0.4 * head as f64)).collect()
+    }
+
+    /// What [`Case::check_loss`] must find, in its order.
+    fn expected_of_loss(&self, weights: Option<&[f32]>) -> Vec<(Evaluated, Evaluated)> {
+        let n = self.features.n_samples();
+        let sum: f64 = weights.map_or(n as f64, |weights| weights.iter().map(|&w| f64::from(w)).sum());
+        let shares: Vec<f64> = (0..n).map(|i| weights.map_or(1.0, |weights| f64::from(weights[i])) / sum).collect();
+        let mut reference = reference::Loss::new(&self.x, &self.y, &shares, self.shape);
+        let zeros = self.lengths(0.0);
+        let mut expected = Vec::new();
+        reference.start(&f64s(&self.start.values));
+        expected.push(reference.at(&zeros));
+        for round in 0..2 {
+            reference.look(&self.like_start(round));
+            expected.push(reference.at(&self.lengths(1.0)));
+            expected.push(reference.at(&self.lengths(-0.5)));
+            expected.extend(self.points().chunks_exact(self.shape.n_heads).map(|t| reference.point(t)));
+            reference.advance(&self.lengths(0.75));
+            expected.push(reference.at(&zeros));
+            expected.push(reference.hessian_vector(&self.like_start(round + 5)));
+            expected.push(reference.at(&self.lengths(0.125)));
+        }
+        expected
+    }
+
+    /// Lengths at more points than a kernel takes at once.
+    fn points(&self) -> Vec<f64> {
+        (0..9).flat_map(|k| self.lengths(0.25 * f64::from(k) - 1.0)).collect()
+    }
+
+    /// All that a loss is asked for, compared.
+    fn check_loss(&self, what: &str, loss: &mut dyn Loss, expected: &[(Evaluated, Evaluated)]) -> Result<(), String> {
+        let zeros = self.lengths(0.0);
+        let start = f64s(&self.start.values);
+        let mut expected = expected.iter();
+        let mut check = |part: &str, found: &Evaluation| {
+            check_evaluation(&format!("{what}, {part}"), found, expected.next().unwrap())
+        };
+        check("start", &loss.start(&start).unwrap())?;
+        for round in 0..2 {
+            check("look", &loss.look(&self.like_start(round), &self.lengths(1.0)).unwrap())?;
+            check("gradient", &loss.gradient(&self.lengths(-0.5)).unwrap())?;
+            let points = loss.along(&self.points()).unwrap();
+            assert_eq!(points.len(), 9);
+            for point in points {
+                check("point", &Evaluation { point, gradient: Vec::new() })?;
+            }
+            loss.advance(&self.lengths(0.75)).unwrap();
+            check("advance", &loss.gradient(&zeros).unwrap())?;
+            let gradient = loss.hessian_vector(&self.like_start(round + 5)).unwrap();
+            let point = Point { losses: Vec::new(), slopes: Vec::new() };
+            check("Hessian", &Evaluation { point, gradient })?;
+            // The direction is still the same.
+            check("after", &loss.gradient(&self.lengths(0.125)).unwrap())?;
+        }
+        assert!(expected.next().is_none());
+        // Without a direction there is nowhere to go.
+        let back = loss.start(&start).unwrap();
+        assert_eq!(back.point.slopes, zeros, "{what}");
+        Ok(())
+    }
+}
+
+#[test]
+fn losses_are_those_of_the_reference() {
+    let backends = backends();
+    for sizes in CASES {
+        let mut kinds = vec![(Dtype::F32, false), (Dtype::F16, true), (Dtype::U8, false), (Dtype::F32, true)];
+        // The reference takes its time.
+        kinds.truncate(if sizes.0 > 1000 { 2 } else { 4 });
+        for (i, (dtype, soft)) in kinds.into_iter().enumerate() {
+            let case = Case::new(sizes, dtype, soft);
+            let weights = (i % 2 == 0).then(|| case.weights());
+            let weights = weights.as_deref();
+            let expected = case.expected_of_loss(weights);
+            for (name, backend) in &backends {
+                let what = format!("{name}: {sizes:?} {dtype}, soft {soft}, weights {}", weights.is_some());
+                let supervision = Supervision { targets: &case.targets, weights };
+                let mut session = backend.session(&case.features, case.scale, Some(supervision)).unwrap();
+                let mut loss = session.loss(case.shape).unwrap();
+                case.check_loss(&what, &mut *loss, &expected).unwrap();
+            }
+        }
+    }
+}
+
+/// The comparison above notices targets, weights or features that are a little different.
+#[test]
+fn a_planted_error_in_a_loss_is_noticed() {
+    let case = || Case::new((130, 64, 10, 3, 64), Dtype::F32, false);
+    let (right, weights) = (case(), case().weights());
+    let mut swapped = weights.clone();
+    swapped.swap(0, 1);
+    let (mut other_target, mut other_feature) = (case(), case());
+    other_target.y.swap(0, 1);
+    other_feature.x[5] += 1e-2;
+    let wrong = [
+        right.expected_of_loss(None),
+        right.expected_of_loss(Some(&swapped)),
+        other_target.expected_of_loss(Some(&weights)),
+        other_feature.expected_of_loss(Some(&weights)),
+    ];
+    for (name, backend) in backends() {
+        let supervision = Supervision { targets: &right.targets, weights: Some(&weights) };
+        let mut session = backend.session(&right.features, right.scale, Some(supervision)).unwrap();
+        let mut loss = session.loss(right.shape).unwrap();
+        right.check_loss(&name, &mut *loss, &right.expected_of_loss(Some(&weights))).unwrap();
+        for expected in &wrong {
+            right.check_loss(&name, &mut *loss, expected).unwrap_err();
+        }
+    }
+}
+
+/// Where all samples are sure of their class the loss is small, and known as well as elsewhere.
+#[test]
+fn small_losses_and_large_logits_are_as_certain_as_others() {
+    for (name, backend) in backends() {
+        for (n_classes, n_heads) in [(2, 1), (10, 2), (100, 1)] {
+            let (n, shape) = (70, Shape { n_features: n_classes, n_classes, n_heads });
+            let classes: Vec<u32> = (0..n).map(|i| (i % n_classes) as u32).collect();
+            let x: Vec<f32> = classes
+                .iter()
+                .flat_map(|&class| (0..n_classes).map(move |j| f32::from(u8::from(j == class as usize))))
+                .collect();
+            let y: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+            let features = Features::new(x, n, n_classes).unwrap();
+            let targets = Targets::Classes(classes.into());
+            let shares = vec![1.0 / n as f64; n];
+            for size in [8.0f64, 12.0, 16.0] {
+                // Logits of size · (1 for the class, 0 for others), and a little more for the first.
+                let parameters: Vec<f64> = (0..shape.n_parameters())
+                    .map(|i| {
+                        let (row, class) = (i / shape.n_outputs(), i % shape.n_classes);
+                        size * f64::from(u8::from(row == class)) + 0.125 * f64::from(u8::from(class == 0))
+                    })
+                    .collect();
+                let mut reference = reference::Loss::new(&y, &y, &shares, shape);
+                reference.start(&parameters);
+                reference.look(&parameters);
+                let mut session = backend.session(&features, 1.0, Some((&targets).into())).unwrap();
+                let mut loss = session.loss(shape).unwrap();
+                loss.start(&parameters).unwrap();
+                let t = vec![0.125; n_heads];
+                let (expected, bound) = reference.at(&t);
+                let found = loss.look(&parameters, &t).unwrap();
+                check_evaluation(&format!("{name}, {size}"), &found, &(expected, bound)).unwrap();
+                // The bound itself is of the size of the loss.
+                let (expected, bound) = reference.at(&t);
+                assert!(bound.losses[0] < 1e-3 * expected.losses[0], "{:?} ± {:?}", expected.losses, bound.losses);
+                assert!(found.point.losses[0] < 0.02 * n_classes as f64 && found.point.losses[0] > 1e-8);
+            }
+            // What is not finite is said as it is.
+            let mut session = backend.session(&features, 1.0, Some((&targets).into())).unwrap();
+            let mut loss = session.loss(shape).unwrap();
+            let found = loss.start(&vec![f64::MAX; shape.n_parameters()]).unwrap();
+            assert!(!found.point.losses[0].is_finite(), "{name}: {:?}", found.point);
+        }
+    }
+}
+
+#[test]
+fn the_same_evaluation_gives_the_same_bits() {
+    for (name, backend) in backends() {
+        for sizes in [CASES[5], CASES[13], CASES[20]] {
+            let case = Case::new(sizes, Dtype::F32, false);
+            let evaluate = || {
+                let mut session = case.session(&*backend);
+                let mut loss = session.loss(case.shape).unwrap();
+                loss.start(&case.like_start(1)).unwrap();
+                let t = case.lengths(0.5);
+                let evaluation = loss.look(&case.like_start(2), &t).unwrap();
+                let points = loss.along(&[t.clone(), t.clone()].concat()).unwrap();
+                (evaluation, points, loss.hessian_vector(&case.like_start(3)).unwrap())
+            };
+            assert_eq!(evaluate(), evaluate(), "{name}: {sizes:?}");
+        }
+    }
+}
+
+#[test]
+fn a_loss_that_does_not_suit_is_an_error() {
+    for (_, backend) in backends() {
+        for sizes in SMALL {
+            let case = Case::new(sizes, Dtype::F32, false);
+            let shape = case.shape;
+            let without = backend.session(&case.features, 1.0, None).unwrap().loss(shape).map(drop);
+            assert_shape_error!(without, "targets");
+            let mut session = case.session(&*backend);
+            let width = session.loss(Shape { n_features: 4, ..shape }).map(drop).unwrap_err();
+            assert!(matches!(width, Error::Width { model: 4, data: 5 }), "{width}");
+            for (n_classes, n_heads) in [(0, 1), (1, 0), (usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX)] {
+                let error = session.loss(Shape { n_features: 5, n_classes, n_heads }).map(drop).unwrap_err();
+                assert!(matches!(error, Error::Shape { .. }), "{error}");
+            }
+            assert_shape_error!(
+                session.loss(Shape { n_classes: shape.n_classes - 1, ..shape }),
+                "classes of the labels"
+            );
+            let weights = vec![1.0; N - 1];
+            let mut short = backend
+                .session(&case.features, 1.0, Some(Supervision { targets: &case.targets, weights: Some(&weights) }))
+                .unwrap();
+            assert_shape_error!(short.loss(shape), "weights");
+            drop(short);
+
+            let mut loss = session.loss(shape).unwrap();
+            let (point, t) = (vec![0.5; shape.n_parameters()], case.lengths(0.0));
+            let evaluation = loss.start(&point).unwrap();
+            for wrong in [&point[1..], &[]] {
+                assert_shape_error!(loss.start(wrong), "values");
+                assert_shape_error!(loss.look(wrong, &t), "values");
+                assert_shape_error!(loss.hessian_vector(wrong), "values");
+            }
+            for wrong in [&t[1..], &[&t[..], &[0.0]].concat()] {
+                assert_shape_error!(loss.look(&point, wrong), "lengths");
+                assert_shape_error!(loss.gradient(wrong), "lengths");
+                assert_shape_error!(loss.advance(wrong), "lengths");
+            }
+            if shape.n_heads > 1 {
+                assert_shape_error!(loss.along(&t[1..]), "lengths");
+            }
+            assert_eq!(loss.along(&[]).unwrap(), []);
+            // None of them went anywhere.
+            assert_eq!(loss.gradient(&t).unwrap(), evaluation);
+        }
+    }
+}
+
+/// What makes an iteration of a batch solver cheap on a GPU: two products, and everything read back together.
+#[cfg(feature = "gpu")]
+#[test]
+fn an_evaluation_is_few_products_and_one_readback() {
+    use super::gpu::{Gpu, Options};
+    use std::sync::atomic::Ordering::Relaxed;
+    for max_chunk in [None, Some(64 << 10)] {
+        for gpu in Gpu::open_all(Options { max_chunk, ..Options::default() }) {
+            let gpu = gpu.unwrap();
+            for sizes in [(700, 33, 5, 7, 2), (700, 65, 65, 1, 2)] {
+                let case = Case::new(sizes, Dtype::F32, false);
+                let mut session = case.session(&gpu);
+                let n_chunks = session.chunks().len();
+                assert_eq!(n_chunks > 1, max_chunk.is_some());
+                let mut loss = session.loss(case.shape).unwrap();
+                let (point, t) = (case.like_start(0), case.lengths(0.5));
+                let points = [&t[..]; 8].concat();
+                let counts = || {
+                    let counts = &gpu.counts;
+                    [&counts.products, &counts.dispatches, &counts.submissions, &counts.readbacks]
+                        .map(|count| count.load(Relaxed))
+                };
+                let mut counted = |what: &str, expected: [usize; 4], run: &mut dyn FnMut(&mut dyn Loss)| {
+                    let before = counts();
+                    run(&mut *loss);
+                    let after = counts();
+                    let mut found: Vec<usize> =
+                        after.iter().zip(before).map(|(after, before)| after - before).collect();
+                    // A chunk has at least a block; all blocks have the same.
+                    let n_blocks = found[1] / expected[1];
+                    assert!(
+                        n_blocks >= n_chunks && (max_chunk.is_some() || n_blocks == 1),
+                        "{what}: {n_blocks} blocks"
+                    );
+                    found[0] /= n_blocks;
+                    found[1] /= n_blocks;
+                    assert_eq!(found, expected, "{what}");
+                };
+                // products, dispatches, submissions, readbacks
+                counted("start", [2, 4, 1, 1], &mut |loss| drop(loss.start(&point).unwrap()));
+                counted("look", [2, 4, 1, 1], &mut |loss| drop(loss.look(&point, &t).unwrap()));
+                counted("gradient", [1, 3, 1, 1], &mut |loss| drop(loss.gradient(&t).unwrap()));
+                counted("along", [0, 1, 1, 1], &mut |loss| drop(loss.along(&points).unwrap()));
+                counted("advance", [0, 1, 1, 0], &mut |loss| loss.advance(&t).unwrap());
+                counted("a Hessian", [2, 4, 1, 1], &mut |loss| drop(loss.hessian_vector(&point).unwrap()));
+            }
         }
     }
 }

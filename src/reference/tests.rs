@@ -1,6 +1,6 @@
 //! The formulas against what they are derivatives of. Everything else is tested against the formulas.
 
-use super::{gradient, logits, softmax, update};
+use super::{Loss, gradient, logits, softmax, update};
 use crate::backend::{Head, Shape};
 use crate::batch::Shuffle;
 
@@ -79,6 +79,72 @@ fn the_losses_are_those_of_the_definition() {
     let losses = softmax(&logits(&case.x, &case.w, SHAPE), &case.y, 1.0, None, SHAPE).losses;
     let mean = losses.iter().sum::<f64>() / N as f64;
     assert!((mean - case.objective(&case.w, [0.0; 2])).abs() < 1e-12);
+}
+
+/// Value, gradient, slope and curvature along a line, each as the difference of another.
+#[test]
+fn the_loss_along_a_line_is_that_of_the_objective() {
+    const H: f64 = 1e-5;
+    let case = Case::new();
+    let weights = [1.0 / N as f64; N];
+    let direction: Vec<f64> = case.w.iter().rev().map(|w| 0.7 * w + 0.1).collect();
+    let mut loss = Loss::new(&case.x, &case.y, &weights, SHAPE);
+    loss.start(&case.w);
+    let (here, _) = loss.at(&[0.0; 2]);
+    assert_eq!(here.slopes, [0.0; 2]);
+    assert!((here.losses.iter().sum::<f64>() - case.objective(&case.w, [0.0; 2])).abs() < 1e-12);
+    assert!(largest_difference(&here.gradient, &case.differences([0.0; 2])) < 1e-8);
+
+    loss.look(&direction);
+    // Each head goes a way of its own.
+    let t = [0.5, -0.25];
+    let moved = |t: [f64; 2]| -> Vec<f64> {
+        let head = |i: usize| i % SHAPE.n_outputs() / SHAPE.n_classes;
+        (0..case.w.len()).map(|i| case.w[i] + t[head(i)] * direction[i]).collect()
+    };
+    let (there, _) = loss.at(&t);
+    assert!((there.losses.iter().sum::<f64>() - case.objective(&moved(t), [0.0; 2])).abs() < 1e-12);
+    for head in 0..2 {
+        let at = |step: f64| {
+            let mut t = t;
+            t[head] += step;
+            case.objective(&moved(t), [0.0; 2])
+        };
+        assert!((there.slopes[head] - (at(H) - at(-H)) / (2.0 * H)).abs() < 1e-8);
+    }
+    let mut other = Loss::new(&case.x, &case.y, &weights, SHAPE);
+    other.start(&moved(t));
+    assert!(largest_difference(&there.gradient, &other.at(&[0.0; 2]).0.gradient) < 1e-12);
+    loss.advance(&t);
+    assert!(largest_difference(&there.gradient, &loss.at(&[0.0; 2]).0.gradient) < 1e-12);
+
+    let vector: Vec<f64> = case.w.iter().map(|w| 1.0 - w).collect();
+    let found = loss.hessian_vector(&vector).0.gradient;
+    loss.look(&vector);
+    let [plus, minus] = [H, -H].map(|h| loss.at(&[h; 2]).0.gradient);
+    let differences: Vec<f64> = plus.iter().zip(&minus).map(|(plus, minus)| (plus - minus) / (2.0 * H)).collect();
+    assert!(largest_difference(&found, &differences) < 1e-8);
+    assert!(found.iter().any(|value| value.abs() > 1e-2));
+}
+
+/// A weight counts as the same sample so often.
+#[test]
+fn weights_count_samples() {
+    let case = Case::new();
+    let (d, q) = (SHAPE.n_features, SHAPE.n_classes);
+    let weights = [0.25, 0.0, 0.5, 0.25, 0.0];
+    let times = [0, 2, 2, 3];
+    let of_rows = |values: &[f64], width: usize| -> Vec<f64> {
+        times.iter().flat_map(|&row| &values[row * width..][..width]).copied().collect()
+    };
+    let (x, y) = (of_rows(&case.x, d), of_rows(&case.y, q));
+    let mut weighted = Loss::new(&case.x, &case.y, &weights, SHAPE);
+    let mut repeated = Loss::new(&x, &y, &[0.25; 4], SHAPE);
+    weighted.start(&case.w);
+    repeated.start(&case.w);
+    let (weighted, repeated) = (weighted.at(&[0.0; 2]).0, repeated.at(&[0.0; 2]).0);
+    assert!(largest_difference(&weighted.losses, &repeated.losses) < 1e-12);
+    assert!(largest_difference(&weighted.gradient, &repeated.gradient) < 1e-12);
 }
 
 /// One step without momentum goes against the gradient of loss and penalty, which leaves the intercept out.

@@ -12,20 +12,24 @@ const SAMPLES_PER_PART: usize = 64;
 /// The parts of all samples together are no larger than this, in bytes, where they can be.
 const PARTIALS_BYTES: usize = 32 << 20;
 
-/// The variant for X of that precision.
-pub(super) fn variant(tile: Tile, dtype: Dtype) -> Variant {
+/// The variant for X of that precision; `ordered` when samples are positions of an order.
+pub(super) fn variant(tile: Tile, dtype: Dtype, ordered: bool) -> Variant {
+    let mut constants = tile.constants().to_vec();
+    constants.push(("ORDERED", f64::from(u8::from(ordered))));
     Variant {
         name: "gradient",
         source: include_str!("../../../shaders/gradient.wgsl").into(),
         features: Some(dtype),
-        constants: tile.constants().to_vec(),
+        constants,
         read_only: &[true, true, true, false],
         uniform: None,
     }
 }
 
 pub(super) fn variants() -> Vec<Variant> {
-    Tile::with_all_dtypes().map(|(tile, dtype)| variant(tile, dtype)).collect()
+    Tile::with_all_dtypes()
+        .flat_map(|(tile, dtype)| [true, false].map(|ordered| variant(tile, dtype, ordered)))
+        .collect()
 }
 
 /// Workgroups for one part.

@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 /// About so many bytes of writes go to the device at once; as many again are made ready meanwhile.
 const WRITE_BYTES: usize = 32 << 20;
 
+const COPY: &str = "a copy to the host";
+
 /// How much of the device's memory softreg uses.
 pub(super) struct Memory {
     used: Arc<AtomicU64>,
@@ -187,6 +189,7 @@ impl Gpu {
         what: &str,
         record: impl FnOnce(&mut wgpu::CommandEncoder),
     ) -> Result<wgpu::SubmissionIndex> {
+        self.counts.submissions.fetch_add(1, Ordering::Relaxed);
         self.guarded(what, 0, || {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             record(&mut encoder);
@@ -197,8 +200,14 @@ impl Gpu {
     /// The first `n` values of `buffer`, by way of `readback`, after all that was submitted.
     pub(super) fn read<T: Pod>(&self, buffer: &Buffer, readback: &Buffer, n: usize) -> Result<Vec<T>> {
         let bytes = (n * size_of::<T>()) as u64;
-        let what = "a copy to the host";
-        self.submit(what, |encoder| encoder.copy_buffer_to_buffer(&buffer.raw, 0, &readback.raw, 0, bytes))?;
+        self.submit(COPY, |encoder| encoder.copy_buffer_to_buffer(&buffer.raw, 0, &readback.raw, 0, bytes))?;
+        self.map(readback, n)
+    }
+
+    /// The first `n` values of `readback`, after all that was submitted.
+    pub(super) fn map<T: Pod>(&self, readback: &Buffer, n: usize) -> Result<Vec<T>> {
+        let bytes = (n * size_of::<T>()) as u64;
+        let what = COPY;
         let (sender, mapped) = mpsc::channel();
         self.guarded(what, bytes, || {
             readback.raw.map_async(wgpu::MapMode::Read, ..bytes, move |result| {

@@ -1,10 +1,12 @@
 //! The GPU backend: wgpu, and the kernels of shaders/.
 //!
 //! One file for one shader, of the same name: what its variants are, and how many workgroups it needs. `step` is what
-//! all of them are told; `kernel` compiles and dispatches; `memory` makes, fills and reads buffers; `session` and
-//! `stepper` put the kernels in order. `adapters` chooses a device and `self_check` tries it out.
+//! all of them are told; `kernel` compiles and dispatches; `memory` makes, fills and reads buffers; `session`, `stepper` and
+//! `loss` put the kernels in order. `adapters` chooses a device and `self_check` tries it out.
 
 mod adapters;
+mod advance;
+mod along;
 mod cache;
 mod ceilings;
 mod classes;
@@ -12,13 +14,16 @@ mod clock;
 mod cooperative;
 mod gradient;
 mod gradient_cooperative;
+mod hessian;
 mod kernel;
 mod labels;
 mod logits;
 mod logits_cooperative;
+mod loss;
 mod memory;
 mod narrow_residual;
 mod narrow_update;
+mod reduce;
 mod self_check;
 mod session;
 mod shuffle;
@@ -87,8 +92,12 @@ pub struct Gpu {
 /// How often something was done.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Kernels run by optimizer steps.
+    /// Kernels run by optimizer steps and evaluations of a loss.
     pub dispatches: AtomicUsize,
+    /// Of these, products of a block of X in evaluations of a loss.
+    pub products: AtomicUsize,
+    /// Kernels, copies and writes handed to the device together.
+    pub submissions: AtomicUsize,
     /// Results read by the host.
     pub readbacks: AtomicUsize,
 }

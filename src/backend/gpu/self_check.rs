@@ -13,7 +13,7 @@ use super::stepper::GpuStepper;
 use super::tuning::Tuning;
 use super::{Gpu, narrow_residual};
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, Head, Parameters, Session, Shape, Stepper};
+use crate::backend::{Backend, Evaluation, Head, Parameters, Point, Session, Shape, Stepper};
 use crate::batch::Plan;
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
@@ -145,6 +145,23 @@ impl Trial {
         Ok(self.epoch(session.chunks(), &mut stepper)?.values)
     }
 
+    /// What batch solvers ask for, of which each kernel has its share: losses, slopes and gradient a way along a direction,
+    /// after a step in it, and a product with the Hessian there.
+    fn evaluate(&self, backend: &dyn Backend) -> Result<[Vec<f32>; 3]> {
+        let f32s = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<_>>();
+        let parameters = |first: usize| -> Vec<f64> {
+            (0..self.shape.n_parameters()).map(|i| 0.1 * f64::from(value(i + first))).collect()
+        };
+        let mut session = backend.session(&self.features, self.scale, Some((&self.targets).into()))?;
+        let mut loss = session.loss(self.shape)?;
+        loss.start(&parameters(12345))?;
+        let Evaluation { point, gradient } = loss.look(&parameters(777), &vec![0.5; self.shape.n_heads])?;
+        loss.advance(&vec![0.25; self.shape.n_heads])?;
+        let points: Vec<Point> = [point].into_iter().chain(loss.along(&vec![-0.5; self.shape.n_heads])?).collect();
+        let points: Vec<f64> = points.into_iter().flat_map(|point| [point.losses, point.slopes]).flatten().collect();
+        Ok([f32s(&points), f32s(&gradient), f32s(&loss.hessian_vector(&parameters(99))?)])
+    }
+
     /// The parameters after one epoch, and the logits with them.
     fn train(&self, backend: &dyn Backend) -> Result<(Vec<f32>, Vec<f32>)> {
         let start = self.start();
@@ -179,7 +196,11 @@ fn compare_with_cpu(gpu: &Gpu) -> Result<Option<String>> {
         let with_large = trial.train_with(gpu, tuning)?;
         let compared =
             [("weights", &here.0, &there.0), ("logits", &here.1, &there.1), ("weights", &with_large, &there.0)];
-        for (what, here, there) in compared {
+        let (loss_here, loss_there) = (trial.evaluate(gpu)?, trial.evaluate(&cpu)?);
+        let whats = ["losses", "the gradient", "a product with the Hessian"];
+        let of_loss = whats.into_iter().zip(loss_here.iter().zip(&loss_there));
+        let of_loss = of_loss.map(|(what, (here, there))| (what, here, there));
+        for (what, here, there) in compared.into_iter().chain(of_loss) {
             if let Some(difference) = difference(here, there, TOLERANCE) {
                 let Shape { n_features, n_classes, .. } = trial.shape;
                 let found = format!("{what} for {n_features} features and {n_classes} classes: {difference}");

@@ -7,11 +7,12 @@ use wgpu::BufferUsages;
 
 use super::kernel::{Kernel, Tile};
 use super::labels::LabelLayout;
+use super::loss::GpuLoss;
 use super::memory::{Buffer, unpad_rows};
 use super::step::{BLOCK, Step, padded_outputs, weights_bytes};
 use super::stepper::GpuStepper;
 use super::{Gpu, classes, logits, tuning};
-use crate::backend::{Head, Parameters, Session, Shape, Sink, Stepper, Supervision, Tried, check};
+use crate::backend::{Head, Loss, Parameters, Session, Shape, Sink, Stepper, Supervision, Tried, check};
 use crate::data::{Dtype, Features, Targets};
 use crate::error::Result;
 
@@ -203,6 +204,12 @@ impl Session for GpuSession<'_> {
         check::parameters(start, self.n_features)?;
         let supervision = check::training(start.shape, heads, self.supervision, self.n_samples())?;
         Ok(Box::new(GpuStepper::new(self, supervision, start, heads, batch_size.max(1))?))
+    }
+
+    fn loss<'s>(&'s mut self, shape: Shape) -> Result<Box<dyn Loss + 's>> {
+        check::shape(shape, self.n_features)?;
+        let supervision = check::supervision(shape, self.supervision, self.n_samples())?;
+        Ok(Box::new(GpuLoss::new(self, shape, supervision)?))
     }
 
     fn tune(&mut self, start: &Parameters, heads: &[Head], batch_size: usize) -> Result<Vec<Tried>> {

@@ -8,8 +8,8 @@ use super::labels::LabelLayout;
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{Step, padded_outputs};
 use super::{
-    Gpu, classes, gradient, gradient_cooperative, logits, logits_cooperative, narrow_residual, narrow_update, shuffle,
-    softmax, update,
+    Gpu, advance, along, classes, gradient, gradient_cooperative, hessian, logits, logits_cooperative, narrow_residual,
+    narrow_update, reduce, shuffle, softmax, update,
 };
 use crate::backend::{DeviceKind, Head, Parameters, Shape, Supervision};
 use crate::batch::Permutation;
@@ -93,7 +93,8 @@ impl<'g> Single<'g> {
         })
     }
 
-    /// The parts of the gradient, (parts × (d + 1) × h·q), for a residual (n × h·q).
+    /// The parts of the gradient, (parts × (d + 1) × h·q), for a residual (n × h·q) of all rows of X, or of those that `order`
+    /// names.
     ///
     /// # Errors
     /// Those of the device.
@@ -103,21 +104,21 @@ impl<'g> Single<'g> {
         features: &Features,
         scale: f32,
         residual: &[f32],
-        order: &[u32],
+        order: Option<&[u32]>,
         tile: Tile,
     ) -> Result<Self> {
-        let n = order.len();
+        let n = order.map_or(features.n_samples(), <[u32]>::len);
         let step = gradient::in_parts(Step::new(shape, scale, 0, n), tile, shape);
         let n_rows = step.n_parts as usize * (shape.n_features + 1);
         let buffers = vec![
             gpu.upload_features(features, 0..features.n_samples())?,
-            gpu.storage_of("order", order)?,
+            gpu.storage_of("order", order.unwrap_or(&[]))?,
             gpu.storage_of("residual", &pad_rows(residual, shape.n_outputs()))?,
             gpu.storage("partials", (n_rows * padded_outputs(shape) * 4) as u64)?,
         ];
         Ok(Self {
             gpu,
-            variant: gradient::variant(tile, features.values().dtype()),
+            variant: gradient::variant(tile, features.values().dtype(), order.is_some()),
             step,
             buffers,
             n_workgroups: gradient::n_workgroups(tile, shape, n),
@@ -161,7 +162,7 @@ impl<'g> Single<'g> {
         Ok(Self {
             variant: gradient_cooperative::variant(units, features.values().dtype()),
             n_workgroups: gradient_cooperative::n_workgroups(units, tile, shape, order.len()),
-            ..Self::gradient(gpu, shape, features, scale, residual, order, tile)?
+            ..Self::gradient(gpu, shape, features, scale, residual, Some(order), tile)?
         })
     }
 
@@ -288,6 +289,119 @@ impl<'g> Single<'g> {
             ],
             n_workgroups: classes::n_workgroups(shape, n),
             results: vec![(1, n, shape.n_heads)],
+        })
+    }
+
+    /// Loss and slope (groups of samples × points × h × 2) at points of a line, from logits (n × h·q) of a point and of a
+    /// direction, samples in groups of about `group`, with lengths (points × h); targets of the samples from the row `start`
+    /// on. With `residual` that, too, first, (n × h·q).
+    ///
+    /// # Errors
+    /// Those of the device.
+    #[expect(clippy::too_many_arguments, reason = "all that the kernel sees")]
+    pub fn along(
+        gpu: &'g Gpu,
+        shape: Shape,
+        (logits, direction): (&[f32], &[f32]),
+        targets: &Targets,
+        start: usize,
+        sample_weights: &[f32],
+        lengths: &[f32],
+        residual: bool,
+        group: usize,
+    ) -> Result<Self> {
+        let (n, n_points) = (sample_weights.len(), lengths.len() / shape.n_heads);
+        let (labels, layout) = upload_labels(gpu, targets.into(), shape.n_classes)?;
+        let least = along::samples_per_group(shape, 1);
+        let samples_per_group = group.next_multiple_of(least);
+        let n_groups = n.div_ceil(samples_per_group);
+        let padded = |what, values| gpu.storage_of(what, &pad_rows(values, shape.n_outputs()));
+        let buffers = vec![
+            labels,
+            gpu.storage_of("sample weights", sample_weights)?,
+            gpu.storage_of("lengths", lengths)?,
+            padded("logits", logits)?,
+            padded("direction", direction)?,
+            gpu.storage("residual", (n * padded_outputs(shape) * 4) as u64)?,
+            gpu.storage("sums", (n_groups * n_points * shape.n_heads * 8) as u64)?,
+        ];
+        let step = Step::new(shape, 1.0, start, n);
+        let (of_residual, of_sums) = ((5, n, shape.n_outputs()), (6, n_groups, n_points * shape.n_heads * 2));
+        Ok(Self {
+            gpu,
+            variant: along::variant(shape, layout, residual),
+            step: Step { n_points: n_points as u32, samples_per_part: samples_per_group as u32, ..step },
+            buffers,
+            n_workgroups: along::n_workgroups(shape, n, samples_per_group),
+            results: if residual { vec![of_residual, of_sums] } else { vec![of_sums] },
+        })
+    }
+
+    /// What a product with the Hessian has in the place of the residual (n × h·q), from logits of a point and of a vector
+    /// (n × h·q).
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn hessian(
+        gpu: &'g Gpu,
+        shape: Shape,
+        logits: &[f32],
+        vectors: &[f32],
+        sample_weights: &[f32],
+    ) -> Result<Self> {
+        let n = sample_weights.len();
+        let padded = |what, values| gpu.storage_of(what, &pad_rows(values, shape.n_outputs()));
+        Ok(Self {
+            gpu,
+            variant: hessian::variant(shape),
+            step: Step::new(shape, 1.0, 0, n),
+            buffers: vec![
+                gpu.storage_of("sample weights", sample_weights)?,
+                padded("logits", logits)?,
+                padded("vectors", vectors)?,
+            ],
+            n_workgroups: hessian::n_workgroups(shape, n),
+            results: vec![(2, n, shape.n_outputs())],
+        })
+    }
+
+    /// Logits (n × h·q) at a length of each head along a direction.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn advance(gpu: &'g Gpu, shape: Shape, logits: &[f32], direction: &[f32], lengths: &[f32]) -> Result<Self> {
+        let n = logits.len() / shape.n_outputs();
+        let padded = |what, values| gpu.storage_of(what, &pad_rows(values, shape.n_outputs()));
+        Ok(Self {
+            gpu,
+            variant: advance::variant(),
+            step: Step::new(shape, 1.0, 0, n),
+            buffers: vec![
+                gpu.storage_of("lengths", lengths)?,
+                padded("direction", direction)?,
+                padded("logits", logits)?,
+            ],
+            n_workgroups: advance::n_workgroups(shape, n),
+            results: vec![(2, n, shape.n_outputs())],
+        })
+    }
+
+    /// Sums (sums × (d + 1) × h·q) with parts of a gradient (parts × (d + 1) × h·q) added, which are numbered from
+    /// `first_part` on.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn reduce(gpu: &'g Gpu, shape: Shape, partials: &[f32], totals: &[f32], first_part: usize) -> Result<Self> {
+        let (n_parts, n_sums) = (partials.len() / shape.n_parameters(), totals.len() / shape.n_parameters());
+        let padded = |what, values| gpu.storage_of(what, &pad_rows(values, shape.n_outputs()));
+        let step = Step::new(shape, 1.0, 0, 1);
+        Ok(Self {
+            gpu,
+            variant: reduce::variant(),
+            step: Step { n_parts: n_parts as u32, first_part: first_part as u32, n_sums: n_sums as u32, ..step },
+            buffers: vec![padded("partials", partials)?, padded("totals", totals)?],
+            n_workgroups: reduce::n_workgroups(shape, n_sums),
+            results: vec![(1, n_sums * (shape.n_features + 1), shape.n_outputs())],
         })
     }
 

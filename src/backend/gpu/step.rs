@@ -22,6 +22,10 @@ pub struct Step {
     pub sample_weight: f32,
     pub rate: f32,
     pub largest_weight: f32,
+    pub n_points: u32,
+    pub first_part: u32,
+    pub n_sums: u32,
+    pub padding_0: u32,
     pub padding_1: u32,
     pub padding_2: u32,
 }
@@ -55,6 +59,10 @@ impl Step {
             sample_weight: 1.0 / n_samples as f32,
             rate: 1.0,
             largest_weight: 1.0,
+            n_points: 1,
+            first_part: 0,
+            n_sums: 1,
+            padding_0: 0,
             padding_1: 0,
             padding_2: 0,
         }

@@ -25,9 +25,9 @@ use crate::error::Result;
 const STEPS: usize = 256;
 /// Arithmetic in one submission at most, unless one step has more, so that a slow device is not taken for a hanging one:
 /// systems give it about two seconds.
-const FLOPS: f64 = 2e10;
+pub(super) const FLOPS: f64 = 2e10;
 /// Where steps may stand in their buffer: a multiple of this, which every device can do.
-const STEP_STRIDE: usize = 256;
+pub(super) const STEP_STRIDE: usize = 256;
 
 /// Losses held before they are read.
 const LOSSES_BYTES: u64 = 32 << 20;
@@ -96,7 +96,7 @@ impl Shuffle {
 }
 
 /// Steps as they stand in their buffer.
-fn write_steps(steps: impl ExactSizeIterator<Item = Step>) -> Vec<u8> {
+pub(super) fn write_steps(steps: impl ExactSizeIterator<Item = Step>) -> Vec<u8> {
     let mut bytes = vec![0u8; steps.len() * STEP_STRIDE];
     for (step, bytes) in steps.zip(bytes.chunks_exact_mut(STEP_STRIDE)) {
         bytes[..size_of::<Step>()].copy_from_slice(bytemuck::bytes_of(&step));
@@ -132,7 +132,7 @@ fn wide_products(gpu: &Gpu, tuning: Tuning, shape: Shape, dtype: Dtype) -> [(Var
         None => [
             (logits::variant(tile, dtype, true), Box::new(move |n| logits::n_workgroups(tile, shape, n))),
             (
-                gradient::variant(gradient_tile, dtype),
+                gradient::variant(gradient_tile, dtype, true),
                 Box::new(move |n| gradient::n_workgroups(gradient_tile, shape, n)),
             ),
         ],

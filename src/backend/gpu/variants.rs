@@ -1,7 +1,10 @@
 //! Every kernel that can be asked for, in every variant.
 
 use super::kernel::Variant;
-use super::{ceilings, classes, gradient, logits, narrow_residual, narrow_update, shuffle, softmax, update};
+use super::{
+    advance, along, ceilings, classes, gradient, hessian, logits, narrow_residual, narrow_update, reduce, shuffle,
+    softmax, update,
+};
 
 impl Variant {
     /// Every variant that can be asked for.
@@ -16,6 +19,10 @@ impl Variant {
             narrow_update::variants(),
             shuffle::variants(),
             classes::variants(),
+            along::variants(),
+            hessian::variants(),
+            advance::variants(),
+            reduce::variants(),
             ceilings::variants(),
             logits_cooperative::variants(),
             gradient_cooperative::variants(),
