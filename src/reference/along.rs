@@ -20,13 +20,17 @@ pub fn along(z: &[f64], d: &[f64], y: &[f64], weights: &[f64], t: &[f64], shape:
     for row in rows(z, d, y, weights, t, shape) {
         let o = row.logits();
         let max = o.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = o.iter().map(|o| (o - max).exp()).sum();
-        // log Σ_k exp(o_k − m), without the largest term, 1, which would round small ones away.
+        // Σ_k exp(o_k − m) without the largest term, 1, in which small ones would be lost.
         let at = o.iter().position(|&o| o == max).unwrap_or(0);
         let rest: f64 = o.iter().enumerate().filter(|(j, _)| *j != at).map(|(_, o)| (o - max).exp()).sum();
         let target: f64 = o.iter().zip(row.y).map(|(o, y)| y * (o - max)).sum();
         result.losses.push(row.weight * (rest.ln_1p() - target));
-        let residual: Vec<f64> = o.iter().zip(row.y).map(|(o, y)| row.weight * ((o - max).exp() / sum - y)).collect();
+        let residual: Vec<f64> = (0..o.len())
+            .map(|j| match j == at {
+                true => row.weight * ((1.0 - row.y[j]) - rest / (1.0 + rest)),
+                false => row.weight * ((o[j] - max).exp() / (1.0 + rest) - row.y[j]),
+            })
+            .collect();
         result.slopes.push(residual.iter().zip(row.d).map(|(r, d)| r * d).sum());
         result.residual.extend(residual);
     }

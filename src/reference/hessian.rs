@@ -10,9 +10,11 @@ pub fn hessian(z: &[f64], v: &[f64], weights: &[f64], shape: Shape) -> Vec<f64> 
     rows.enumerate()
         .flat_map(|(i, (z, v))| {
             let p = softmax(z);
-            let mean: f64 = p.iter().zip(v).map(|(p, v)| p * v).sum();
+            // Less that of the most probable class, in which the differences of the others would be lost.
+            let at = (0..z.len()).max_by(|&j, &k| z[j].total_cmp(&z[k])).unwrap_or(0);
+            let mean: f64 = p.iter().zip(v).map(|(p, other)| p * (other - v[at])).sum();
             let weight = weights[i / shape.n_heads];
-            p.into_iter().zip(v).map(move |(p, v)| weight * p * (v - mean)).collect::<Vec<_>>()
+            p.into_iter().zip(v).map(move |(p, other)| weight * p * (other - v[at] - mean)).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -49,13 +51,14 @@ pub fn hessian_bound(
         let spread = |j: usize| {
             if nearly { highest - lowest } else { (v[j] - v[at]).abs() }
         };
-        let mean: f64 = p.iter().zip(v).map(|(p, v)| p * v).sum();
+        let mean: f64 = p.iter().zip(v).map(|(p, other)| p * (other - v[at])).sum();
+        let from_mean = |j: usize| (v[j] - v[at] - mean).abs();
         let of_mean: f64 = (0..n).map(|j| p[j] * (spread(j) * of_p(j) + v_bound[j])).sum::<f64>();
         let unsure: f64 = (0..n).filter(|j| *j != at).map(|j| p[j]).sum();
         bound.extend((0..n).map(|j| {
             let of_v = if j == at { unsure * v_bound[at] } else { v_bound[j] + U * spread(j) };
-            let difference = of_v + of_mean + 3.0 * U * (v[j] - mean).abs();
-            weight * p[j] * (difference + (v[j] - mean).abs() * of_p(j))
+            let difference = of_v + of_mean + 3.0 * U * from_mean(j);
+            weight * p[j] * (difference + from_mean(j) * of_p(j))
         }));
     }
     bound
