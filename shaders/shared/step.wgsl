@@ -21,9 +21,10 @@ struct Step {
     sample_weight: f32,
     // What the heads' learning rates are multiplied by.
     rate: f32,
-    padding_0: u32,
-    padding_1: u32,
-    padding_2: u32,
+    // AdamW: 1 / (1 - beta^t) of beta_1 and beta_2 in step t.
+    correction_1: f32,
+    correction_2: f32,
+    padding: u32,
 }
 
 @group(0) @binding(0) var<uniform> step: Step;

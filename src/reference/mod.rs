@@ -20,4 +20,4 @@ pub use gradient::{gradient, gradient_bound, gradient_half_bound};
 pub use logits::{logits, logits_bound, logits_half_bound};
 pub use softmax::{Softmax, softmax, softmax_bound};
 pub use steps::Steps;
-pub use update::{update, update_bound};
+pub use update::{State, update, update_bound};

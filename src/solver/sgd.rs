@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Progress;
 use super::curvature::curvature;
-use crate::backend::{Head, Parameters, Session};
+use crate::backend::{Head, Parameters, Rule, Session};
 use crate::batch::Plan;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -93,9 +93,9 @@ impl Sgd {
     ) -> Result<(Parameters, Vec<Progress>, Instant)> {
         let head = Head {
             learning_rate: first_rate as f32,
-            momentum: self.momentum as f32,
-            nesterov: self.nesterov,
             l2: l2 as f32,
+            intercept: true,
+            rule: Rule::Momentum { momentum: self.momentum as f32, nesterov: self.nesterov },
         };
         let chunks = session.chunks().to_vec();
         let n_samples = chunks.last().map_or(0, |chunk| chunk.end);
