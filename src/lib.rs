@@ -33,7 +33,9 @@
 //! - Data: [`Features`] (f32, f16 or u8), [`Labels`] (numbers, names, or distributions), [`Dataset`]; with the feature
 //!   `files` also readers of CSV, IDX and `.npy` in [`data`].
 //! - Training: [`SoftmaxRegression`] is the estimator; [`SoftmaxRegression::fit_with`] tells of each epoch and can be
-//!   stopped; [`Fit`] is the result.
+//!   stopped; [`Fit`] is the result. [`Sgd`] and [`AdamW`] are the solvers, [`Schedule`] says how their learning rate changes.
+//!   [`SoftmaxRegression::validation`] and [`SoftmaxRegression::patience`] stop early,
+//!   [`SoftmaxRegression::partial_fit`] goes on with new data.
 //! - Prediction: [`Model`], for a matrix of samples or for one without an allocation ([`Model::predict_into`]), and on a
 //!   device of choice ([`Model::on`]). [`Evaluation`] has loss, accuracy and the figures of each class.
 //! - Devices: [`Device::auto`], [`Device::named`], [`Device::open`] with [`DeviceOptions`], [`Device::list`].
@@ -83,8 +85,8 @@ pub use serde_json;
 pub use backend::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 pub use data::{Dataset, Features, Labels};
 pub use error::{Error, ModelFileProblem, Place, Result};
-pub use fit::{FeatureScale, Fit, SoftmaxRegression};
+pub use fit::{FeatureScale, Fit, SoftmaxRegression, Validation};
 pub use metrics::Evaluation;
 pub use model::{Model, Predictor};
-pub use solver::{Progress, Sgd, Solver};
+pub use solver::{AdamW, Progress, Schedule, Sgd, Solver, StopReason, Warmup};
 pub use write::write_atomically;

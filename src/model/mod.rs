@@ -2,6 +2,7 @@
 
 mod file;
 mod predictor;
+mod start;
 
 pub use predictor::Predictor;
 
@@ -100,18 +101,19 @@ impl Model {
         Ok(Self { parameters, classes, feature_names: None, training: json!({}) })
     }
 
-    pub(crate) fn from_training(parameters: &Parameters, scale: f32, data: &Dataset, training: Training) -> Self {
+    pub(crate) fn from_training(
+        parameters: &Parameters,
+        scale: f32,
+        classes: Vec<String>,
+        feature_names: Option<Vec<String>>,
+        training: Training,
+    ) -> Self {
         let mut parameters = parameters.clone();
         let n_weights = parameters.weights().len();
         for weight in &mut parameters.values[..n_weights] {
             *weight *= scale;
         }
-        Self {
-            parameters,
-            classes: data.classes().to_vec(),
-            feature_names: data.feature_names().map(<[String]>::to_vec),
-            training: training.to_json(),
-        }
+        Self { parameters, classes, feature_names, training: training.to_json() }
     }
 
     /// Adds loss and accuracy on test data to what the model's file says of its training.

@@ -36,10 +36,10 @@ fn head_of(index: usize, heads: &[Head], shape: Shape) -> (Head, f64, bool) {
 /// s ← β₂·s + (1 − β₂)·g²; W ← W − η·(m/(1 − β₁ᵗ)/(√(s/(1 − β₂ᵗ)) + ε) + λ·W), λ = 0 for the intercept. η is
 /// learning_rate·rate. One [`Head`] for each head.
 pub fn update(state: &mut State, gradient: &[f64], heads: &[Head], rate: f64, t: u64, shape: Shape) {
-    for index in 0..gradient.len() {
+    for (index, gradient) in gradient.iter().enumerate() {
         let (head, is_weight, is_trained) = head_of(index, heads, shape);
         let w = &mut state.parameters[index];
-        let g = if is_trained { gradient[index] + is_weight * f64::from(head.l2) * *w } else { 0.0 };
+        let g = if is_trained { gradient + is_weight * f64::from(head.l2) * *w } else { 0.0 };
         let direction = match head.rule {
             Rule::Momentum { momentum, nesterov } => {
                 let (momentum, v) = (f64::from(momentum), &mut state.first[index]);
