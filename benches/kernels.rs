@@ -160,11 +160,11 @@ mod gpu {
                         start,
                         &velocity,
                         &[HEAD],
-                        1.0,
+                        (1.0, 1),
                         variant,
                     )
                 }
-                _ => Single::update(&gpu, &data.start, &velocity, &partials, &[HEAD], 1.0),
+                _ => Single::update(&gpu, &data.start, &velocity, &partials, &[HEAD], 1.0, 1),
             };
             let single = single.expect("room for one kernel");
             single.run(1).expect("a run");
@@ -188,6 +188,14 @@ mod gpu {
         let f64s = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
         let (x, w, shape) = (f64s(values_of(&data.features)), f64s(&data.start.values), data.shape);
         let n = data.features.n_samples();
+        let updated = |w: &[f64], g: &[f64], g_bound: &[f64]| {
+            let mut state = reference::State::new(w.to_vec());
+            state.first = f64s(&values(shape.n_parameters()));
+            let exact = reference::State::new(vec![0.0; w.len()]);
+            let bound = reference::update_bound(&state, &exact, g, g_bound, &[HEAD], 1.0, 1, shape);
+            reference::update(&mut state, g, &[HEAD], 1.0, 1, shape);
+            compare(kernel, &results[0], &state.parameters, &bound.parameters)
+        };
         let outcome = match kernel {
             "logits" => {
                 let bound = reference::logits_bound(&x, &w, shape);
@@ -214,12 +222,9 @@ mod gpu {
                     .and_then(|()| compare("losses", &results[1], &expected.losses, &bound.losses))
             }
             "narrow_update" => {
-                let (r, mut v) = (f64s(outputs), f64s(&values(shape.n_parameters())));
-                let mut w = w;
+                let r = f64s(outputs);
                 let (g, g_bound) = (reference::gradient(&x, &r, shape), reference::gradient_bound(&x, &r, shape));
-                let bound = reference::update_bound(&w, &v, &g, &g_bound, &[HEAD], 1.0, shape);
-                reference::update(&mut w, &mut v, &g, &[HEAD], 1.0, shape);
-                compare(kernel, &results[0], &w, &bound.0)
+                updated(&w, &g, &g_bound)
             }
             "gradient" => {
                 let r = f64s(outputs);
@@ -233,16 +238,13 @@ mod gpu {
             }
             _ => {
                 let n_parts = n_parts(shape, n);
-                let (mut w, mut v) = (w, f64s(&values(shape.n_parameters())));
                 let (mut g, mut g_bound) = (vec![0.0; w.len()], vec![0.0; w.len()]);
                 for part in values(n_parts * w.len()).chunks_exact(w.len()) {
                     g.iter_mut().zip(part).for_each(|(sum, &x)| *sum += f64::from(x));
                     let error = |x: f32| n_parts as f64 * reference::UNIT_ROUNDOFF * f64::from(x.abs());
                     g_bound.iter_mut().zip(part).for_each(|(sum, &x)| *sum += error(x));
                 }
-                let bound = reference::update_bound(&w, &v, &g, &g_bound, &[HEAD], 1.0, shape);
-                reference::update(&mut w, &mut v, &g, &[HEAD], 1.0, shape);
-                compare(kernel, &results[0], &w, &bound.0)
+                updated(&w, &g, &g_bound)
             }
         };
         outcome.unwrap_or_else(|difference| panic!("{difference}"));

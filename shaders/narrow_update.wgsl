@@ -1,9 +1,9 @@
 // Gradient of few outputs, and at once the update with it: G = scale * X^T * R, and in row d the column sums of R, the
-// gradient of b; then as update.wgsl: g = G + l2 * W (the intercept, row d, without); v = momentum * v + g; W -=
-// learning_rate * rate * v, with Nesterov's momentum W -= learning_rate * rate * (g + momentum * v).
+// gradient of b; then as update.wgsl: g = G + l2 * W (the intercept, row d, without); W -= learning_rate * rate * direction,
+// by the rule of shared/momentum.wgsl or shared/adamw.wgsl, one of which stands above.
 //
 // X (chunk rows x feature_blocks * 4), the rows order[start..start + n_samples] of it; R (n_samples x output_blocks * 4);
-// W and v ((d + 1) x output_blocks * 4). The padding of R, W and v is zero and stays so.
+// W and each of the moments ((d + 1) x output_blocks * 4). The padding of all is zero and stays so.
 // Twins: src/reference/gradient.rs, then update.rs. Host: src/backend/gpu/narrow_update.rs.
 //
 // A workgroup takes 4 * FEATURE_BLOCKS * FEATURE_THREADS features by 4 * OUTPUT_BLOCKS outputs and all samples; a thread
@@ -25,20 +25,11 @@ override FEATURES: u32 = 1u;
 // The sums of so many threads are first added by one: as many as give each thread one such sum to make, or 1.
 override SHARE: u32 = 16u;
 
-// Twin: `Head` in src/backend/gpu/update.rs.
-struct Head {
-    learning_rate: f32,
-    momentum: f32,
-    // 1 or 0
-    nesterov: u32,
-    l2: f32,
-}
-
 @group(0) @binding(2) var<storage, read> order: array<u32>;
 @group(0) @binding(3) var<storage, read> residual: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> heads: array<Head>;
 @group(0) @binding(5) var<storage, read_write> weights: array<f32>;
-@group(0) @binding(6) var<storage, read_write> velocity: array<f32>;
+@group(0) @binding(6) var<storage, read_write> moments: array<f32>;
 
 override SCRATCH: u32 = THREADS * FEATURES * OUTPUTS;
 // [sample thread][feature thread][feature][output]
@@ -100,13 +91,14 @@ fn update(thread: u32, first_feature: u32, j: u32) {
             let at = feature * stride + column;
             let head = heads[min(column / step.n_classes, step.n_heads - 1u)];
             let w = weights[at];
+            var decaying = 0.0;
             if feature < step.n_features {
                 g = g * step.scale + head.l2 * w;
+                decaying = w;
+            } else {
+                g *= head.intercept;
             }
-            let v = head.momentum * velocity[at] + g;
-            let direction = select(v, g + head.momentum * v, head.nesterov == 1u);
-            velocity[at] = v;
-            weights[at] = w - head.learning_rate * step.rate * direction;
+            weights[at] = w - head.learning_rate * step.rate * direction(head, at, g, decaying);
         }
     }
     workgroupBarrier();

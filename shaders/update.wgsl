@@ -1,27 +1,18 @@
-// Reduce and update: g = sum over the parts of the gradient + l2 * W (the intercept, row d, without); v = momentum * v +
-// g; W -= learning_rate * rate * v, with Nesterov's momentum W -= learning_rate * rate * (g + momentum * v).
+// Reduce and update: g = sum over the parts of the gradient + l2 * W (the intercept, row d, without); W -= learning_rate *
+// rate * direction, by the rule of shared/momentum.wgsl or shared/adamw.wgsl, one of which stands above.
 //
-// partials (n_parts x (d + 1) x output_blocks * 4); W and v ((d + 1) x output_blocks * 4); column c is of head
-// c / n_classes. The padding of all is zero and stays so.
+// partials (n_parts x (d + 1) x output_blocks * 4); W and each of the moments ((d + 1) x output_blocks * 4); column c is of
+// head c / n_classes. The padding of all is zero and stays so.
 // Twin: src/reference/update.rs. Host: src/backend/gpu/update.rs.
 //
 // A thread takes one parameter. Order of summation: over the parts, ascending.
-
-// Twin: `Head` in src/backend/gpu/update.rs.
-struct Head {
-    learning_rate: f32,
-    momentum: f32,
-    // 1 or 0
-    nesterov: u32,
-    l2: f32,
-}
 
 const THREADS: u32 = 64u;
 
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
 @group(0) @binding(2) var<storage, read> heads: array<Head>;
 @group(0) @binding(3) var<storage, read_write> weights: array<f32>;
-@group(0) @binding(4) var<storage, read_write> velocity: array<f32>;
+@group(0) @binding(4) var<storage, read_write> moments: array<f32>;
 
 @compute @workgroup_size(THREADS)
 fn update(
@@ -41,11 +32,12 @@ fn update(
         g += partials[part * n_parameters + i];
     }
     let w = weights[i];
+    var decaying = 0.0;
     if i / stride < step.n_features {
         g += head.l2 * w;
+        decaying = w;
+    } else {
+        g *= head.intercept;
     }
-    let v = head.momentum * velocity[i] + g;
-    let direction = select(v, g + head.momentum * v, head.nesterov == 1u);
-    velocity[i] = v;
-    weights[i] = w - head.learning_rate * step.rate * direction;
+    weights[i] = w - head.learning_rate * step.rate * direction(head, i, g, decaying);
 }

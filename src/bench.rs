@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use half::f16;
 
-use crate::backend::{Backend, Head, Parameters, Session, Shape, Stepper, Tried};
+use crate::backend::{Backend, Head, Parameters, Rule, Session, Shape, Stepper, Tried};
 use crate::batch::Plan;
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
 use crate::reference::{Steps, compare};
 
 /// How the steps of a benchmark are made.
-pub const HEAD: Head = Head { learning_rate: 0.01, momentum: 0.9, nesterov: true, l2: 1e-5 };
+pub const HEAD: Head =
+    Head { learning_rate: 0.01, l2: 1e-5, intercept: true, rule: Rule::Momentum { momentum: 0.9, nesterov: true } };
 /// Rows whose step is compared with the reference.
 const VERIFIED_ROWS: usize = 200;
 /// Epochs of each device at least, and at most.
@@ -146,7 +147,7 @@ impl Workload {
         let mut steps = Steps::new(&self.start, backend.uses_matrix_units(self.shape.n_outputs()), 1.0);
         steps.step(&x, &y, None, &[HEAD], 1.0);
         let losses: Vec<f32> = losses.iter().map(|&loss| loss as f32).collect();
-        compare("weights", &found, &steps.parameters, &steps.parameters_bound)
+        compare("weights", &found, &steps.state.parameters, &steps.error.parameters)
             .and_then(|()| compare("loss", &losses, &steps.losses, &steps.losses_bound))
             .map_err(|detail| Error::SelfCheck { device: backend.info().name.clone(), detail })
     }

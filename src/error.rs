@@ -229,6 +229,19 @@ pub enum Error {
         data: usize,
     },
 
+    /// A feature of the data has another name than that of the model to start from.
+    #[error(
+        "feature {column} is called {data:?} in the data, {model:?} in the model; bring the columns into the model's order"
+    )]
+    FeatureName {
+        /// Which one, from 1.
+        column: usize,
+        /// Its name in the model.
+        model: String,
+        /// Its name in the data.
+        data: String,
+    },
+
     /// A setting has a value that makes no sense.
     #[error("{name} is {value}, but must be {expected}")]
     Setting {

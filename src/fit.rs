@@ -1,15 +1,19 @@
 //! Training: [`SoftmaxRegression`] is the estimator, [`Fit`] what it gives.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Device, Parameters, Session, Shape, Supervision};
+use crate::backend::{Device, Parameters, Session, Shape};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
 use crate::objective::{self, Penalty};
-use crate::solver::{Batch, Certificate, Problem, Progress, Solver, StopReason};
+use crate::solver::{
+    Certificate, Found, Kind, Limits, Observer, Outcome, Problem, Progress, Solver, StopReason, Task, Validate,
+};
 use crate::weighting::{ClassWeight, Weighting};
 
 /// What every feature is multiplied by before training.
@@ -45,6 +49,34 @@ impl FeatureScale {
     }
 }
 
+/// What a training is watched by: after each epoch the log loss of this data.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Validation {
+    /// This share of the training samples, drawn at random, which are not trained on; above 0 and below 1.
+    Fraction(f64),
+    /// This data. Its classes are matched by name.
+    Data(Arc<Dataset<'static>>),
+}
+
+impl From<f64> for Validation {
+    fn from(fraction: f64) -> Self {
+        Self::Fraction(fraction)
+    }
+}
+
+impl From<Dataset<'static>> for Validation {
+    fn from(data: Dataset<'static>) -> Self {
+        Self::Data(Arc::new(data))
+    }
+}
+
+impl From<Arc<Dataset<'static>>> for Validation {
+    fn from(data: Arc<Dataset<'static>>) -> Self {
+        Self::Data(data)
+    }
+}
+
 /// Softmax regression (multinomial logistic regression): minimises the mean cross-entropy of softmax(X·W + b) plus
 /// (l2/2)·‖W‖².
 ///
@@ -65,6 +97,10 @@ pub struct SoftmaxRegression {
     feature_scale: FeatureScale,
     class_weight: ClassWeight,
     label_smoothing: f64,
+    intercept: bool,
+    init: Option<Arc<Model>>,
+    validation: Option<Validation>,
+    limits: Limits,
     device: Device,
 }
 
@@ -82,9 +118,14 @@ pub struct Fit {
     pub objective: f64,
     /// Each epoch, or each iteration of a batch solver.
     pub epochs: Vec<Progress>,
-    /// Why training ended.
-    pub reason: StopReason,
-    /// The first step's size; none for batch solvers.
+    /// Why there were no more.
+    pub stop_reason: StopReason,
+    /// The epoch, from 1, after which the validation loss was lowest, and whose weights the model has; none without
+    /// validation data.
+    pub best_epoch: Option<usize>,
+    /// The model on the validation data.
+    pub validation: Option<Evaluation>,
+    /// The learning rate, which the schedule multiplies; none of batch solvers.
     pub learning_rate: Option<f64>,
     /// Products of a batch solver, X·W or Xᵀ·R, over all samples; two are an evaluation of loss and gradient.
     pub products: Option<usize>,
@@ -116,6 +157,10 @@ impl SoftmaxRegression {
             feature_scale: FeatureScale::default(),
             class_weight: ClassWeight::default(),
             label_smoothing: 0.0,
+            intercept: true,
+            init: None,
+            validation: None,
+            limits: Limits::default(),
             device: Device::cpu(),
         }
     }
@@ -173,6 +218,57 @@ impl SoftmaxRegression {
         self
     }
 
+    /// Whether to train an intercept; without, b is 0.
+    #[must_use]
+    pub fn intercept(mut self, intercept: bool) -> Self {
+        self.intercept = intercept;
+        self
+    }
+
+    /// Starts from the weights of `model` instead of zeros (warm start). Classes are matched by name: the new model has the
+    /// classes of `model` in their order, also those that the data has no sample of, and after them those that are new in the
+    /// data, which start with weights 0 and the mean of the intercepts. With [`FeatureScale::Auto`] features are scaled as in
+    /// the training of `model`, so that the penalty stays the same.
+    ///
+    /// [`SoftmaxRegression::fit`] then gives [`Error::Width`] when the data has another number of features, and
+    /// [`Error::FeatureName`] when both know the names of the features and one differs.
+    #[must_use]
+    pub fn init(mut self, model: &Model) -> Self {
+        self.init = Some(Arc::new(model.clone()));
+        self
+    }
+
+    /// Evaluates this data, or this share of the training data, after each epoch. The fitted model is that of the epoch with
+    /// the lowest validation loss. An evaluation takes about a third of the time of an epoch on as much data.
+    ///
+    /// ```
+    /// use softreg::{SoftmaxRegression, data};
+    /// let fit = SoftmaxRegression::new().validation(0.1).patience(5).fit(&data::digits()?)?;
+    /// println!("best after {:?} of {} epochs: {}", fit.best_epoch, fit.epochs.len(), fit.stop_reason);
+    /// # Ok::<(), softreg::Error>(())
+    /// ```
+    #[must_use]
+    pub fn validation(mut self, validation: impl Into<Validation>) -> Self {
+        self.validation = Some(validation.into());
+        self
+    }
+
+    /// Stops when so many epochs in a row had no better validation loss than the best before (early stopping). The schedule
+    /// of the learning rate goes by all epochs all the same.
+    #[must_use]
+    pub fn patience(mut self, epochs: usize) -> Self {
+        self.limits.patience = Some(epochs);
+        self
+    }
+
+    /// Ends the fit about then: an epoch is not begun when one as long as the longest so far would take it over the limit,
+    /// which counts from the call of [`SoftmaxRegression::fit`]. At least one epoch is done.
+    #[must_use]
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.limits.time_limit = Some(limit);
+        self
+    }
+
     /// Where to train.
     #[must_use]
     pub fn device(mut self, device: &Device) -> Self {
@@ -185,6 +281,8 @@ impl SoftmaxRegression {
     /// # Errors
     /// [`Error::Setting`] for a setting that makes no sense, [`Error::ClassWeight`] and [`Error::Weight`] for weights that
     /// do, [`Error::Diverged`] when the learning rate is too high;
+    /// [`Error::Width`], [`Error::FeatureName`] and [`Error::UnknownLabel`] when validation data or a model to start from do
+    /// not suit the data;
     /// [`Error::DeviceLimit`], [`Error::OutOfMemory`], [`Error::DeviceLost`], [`Error::Device`] from the device.
     pub fn fit(&self, data: &Dataset) -> Result<Fit> {
         self.fit_with(data, |_| ControlFlow::Continue(()))
@@ -196,7 +294,9 @@ impl SoftmaxRegression {
     /// # Errors
     /// As [`SoftmaxRegression::fit`].
     pub fn fit_with(&self, data: &Dataset, mut on_epoch: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Fit> {
+        let begin = Instant::now();
         self.solver.check()?;
+        self.limits.check(self.validation.is_some())?;
         for (name, penalty) in [("the penalty l2", self.l2), ("the penalty l1", self.l1)] {
             if !(penalty >= 0.0 && penalty.is_finite()) {
                 let expected = "a finite number, at least 0";
@@ -207,66 +307,155 @@ impl SoftmaxRegression {
             let expected = "0 with this solver; L-BFGS has l1 penalties";
             return Err(Error::Setting { name: "the penalty l1", value: self.l1.to_string(), expected });
         }
-        let begin = Instant::now();
-        let scale = self.feature_scale.of(data.features().max_abs())?;
+        match &self.validation {
+            None => self.fit_on(data, None, begin, &mut on_epoch),
+            Some(Validation::Data(validation)) => self.fit_on(data, Some(validation), begin, &mut on_epoch),
+            Some(Validation::Fraction(fraction)) => {
+                let (data, validation) = data.split(*fraction, self.seed).map_err(|error| match error {
+                    Error::Setting { value, expected, .. } => {
+                        Error::Setting { name: "the validation fraction", value, expected }
+                    }
+                    other => other,
+                })?;
+                self.fit_on(&data, Some(&validation), begin, &mut on_epoch)
+            }
+        }
+    }
+
+    /// Goes on with the training of `model` on a batch of data, for one epoch unless the solver says how many, as
+    /// [`SoftmaxRegression::init`] says: classes may come to it, none is lost. For data that comes bit by bit.
+    ///
+    /// Each call is a training of its own, with a schedule from its beginning to its end; [`Schedule::Constant`] suits many
+    /// small batches, and a learning rate below that of a whole fit keeps more of what was learned before.
+    ///
+    /// ```
+    /// use softreg::{Schedule, Sgd, SoftmaxRegression, data};
+    /// let (first, second) = data::digits()?.split(0.5, 0)?;
+    /// let estimator = SoftmaxRegression::new().solver(Sgd { schedule: Schedule::Constant, ..Sgd::default() });
+    /// let mut model = estimator.fit(&first)?.model;
+    /// model = estimator.partial_fit(&model, &second)?;
+    /// # assert!(model.evaluate(&first)?.accuracy > 0.9);
+    /// # Ok::<(), softreg::Error>(())
+    /// ```
+    ///
+    /// [`Schedule::Constant`]: crate::Schedule::Constant
+    ///
+    /// # Errors
+    /// As [`SoftmaxRegression::fit`].
+    pub fn partial_fit(&self, model: &Model, data: &Dataset) -> Result<Model> {
+        let mut estimator = self.clone().init(model);
+        estimator.solver = estimator.solver.with_default_epochs(1);
+        Ok(estimator.fit(data)?.model)
+    }
+
+    fn fit_on(
+        &self,
+        data: &Dataset,
+        validation: Option<&Dataset>,
+        begin: Instant,
+        on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Fit> {
+        let init = self.init.as_deref();
+        let scale = match (self.feature_scale, init.and_then(Model::feature_scale)) {
+            (FeatureScale::Auto, Some(factor)) => FeatureScale::Factor(factor),
+            (feature_scale, _) => feature_scale,
+        };
+        let scale = scale.of(data.features().max_abs())?;
+        let (classes, mut start) = match init {
+            Some(model) => model.start(data, scale)?,
+            None => {
+                let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
+                (data.classes().to_vec(), Parameters::zeros(shape))
+            }
+        };
+        let shape = start.shape;
+        if !self.intercept {
+            start.values[shape.n_features * shape.n_classes..].fill(0.0);
+        }
+        let data = &*in_classes(data, &classes)?;
         let weighting = Weighting::new(data, &self.class_weight, self.label_smoothing)?;
         let supervision = weighting.supervision();
         let mut session = self.device.session(data.features(), scale, Some(supervision))?;
-
-        let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
-        let trained = match &self.solver {
-            Solver::Sgd(sgd) => {
-                let learning_rate = sgd.first_rate(data, supervision, scale, self.l2);
-                let start = Parameters::zeros(shape);
-                let (parameters, epochs, first_step) =
-                    sgd.minimise(&mut *session, &start, self.l2, learning_rate, self.seed, &mut on_epoch)?;
-                Trained {
-                    preparation: first_step - begin,
-                    training: first_step.elapsed(),
-                    parameters,
-                    epochs,
-                    reason: StopReason::Epochs,
-                    learning_rate: Some(learning_rate),
-                    products: None,
-                    certificate: None,
+        let mut watched = match validation {
+            Some(validation) => {
+                if validation.n_features() != data.n_features() {
+                    return Err(Error::Width { model: data.n_features(), data: validation.n_features() });
                 }
+                Some((self.device.session(validation.features(), scale, None)?, in_classes(validation, &classes)?))
             }
-            Solver::Lbfgs(lbfgs) => {
-                self.batch(lbfgs.into(), data, supervision, scale, &mut *session, begin, &mut on_epoch)?
+            None => None,
+        };
+        let mut validate = watched
+            .as_mut()
+            .map(|(session, data)| |parameters: &Parameters| Ok(evaluate(&mut **session, data, parameters)?.log_loss));
+        let validate = validate.as_mut().map(|validate| -> &mut Validate { validate });
+        let mut observer = Observer::new(self.limits, begin, validate, on_epoch);
+
+        let learning_rate = self.solver.learning_rate(data.features(), scale, supervision, shape.n_classes, self.l2);
+        let (mut settings, last, reason, preparation, training, found) = match self.solver.kind() {
+            Kind::Stochastic(solver) => {
+                let problem = Problem { session: &mut *session, start: &start, l2: self.l2, intercept: self.intercept };
+                let rate = learning_rate.unwrap_or_default();
+                let (reason, last, first_step) = solver.minimise(problem, rate, self.seed, &mut observer)?;
+                (solver.to_json(), last, reason, first_step - begin, first_step.elapsed(), None)
             }
-            Solver::NewtonCg(newton) => {
-                self.batch(newton.into(), data, supervision, scale, &mut *session, begin, &mut on_epoch)?
+            Kind::Batch(solver) => {
+                let d = shape.n_features;
+                let task = Task {
+                    features: data.features(),
+                    scale,
+                    supervision,
+                    shape,
+                    penalty: Penalty { l2: vec![self.l2; d], l1: vec![self.l1; d] },
+                    has_intercept: self.intercept,
+                    start: init.map(|_| start.values.iter().map(|&value| value.into()).collect()),
+                };
+                let Found { parameters, reason, counts, certificate, begin: first, training } =
+                    solver.minimise(&mut *session, &task, &mut observer)?;
+                (solver.to_json(), parameters, reason, first - begin, training, Some((counts, certificate)))
             }
         };
-        let Trained { parameters, epochs, reason, learning_rate, products, certificate, preparation, training } =
-            trained;
+        let Outcome { parameters, epochs, reason, best_epoch } = observer.finish(reason, last);
 
-        let mut evaluator = Evaluator::new(data.labels().targets(), data.weights(), shape.n_classes);
-        // The loss that was minimised, where it is another.
-        let of_training = || Evaluator::new(supervision.targets, supervision.weights, shape.n_classes);
-        let mut of_training = (!weighting.is_plain()).then(of_training);
-        session.logits(&parameters, &mut |rows, logits| {
-            if let Some(evaluator) = &mut of_training {
-                evaluator.add(rows.clone(), logits);
-            }
-            evaluator.add(rows, logits);
-            Ok(())
-        })?;
-        let train = evaluator.finish();
-        let objective = match &certificate {
-            Some(certificate) => certificate.objective,
-            None => {
-                let loss = of_training.map_or(train.log_loss, |evaluator| evaluator.finish().log_loss);
-                loss + objective::penalty(self.l2, &parameters)
+        let train = evaluate(&mut *session, data, &parameters)?;
+        let objective = match &found {
+            // Of the last iteration, which the validation may not have chosen.
+            Some((_, certificate)) if best_epoch.is_none_or(|best| best == epochs.len()) => certificate.objective,
+            _ => {
+                let loss = match weighting.is_plain() {
+                    true => train.log_loss,
+                    false => {
+                        let mut evaluator = Evaluator::new(supervision.targets, supervision.weights, shape.n_classes);
+                        session.logits(&parameters, &mut |rows, logits| {
+                            evaluator.add(rows, logits);
+                            Ok(())
+                        })?;
+                        evaluator.finish().log_loss
+                    }
+                };
+                loss + objective::penalty(self.l2, self.l1, &parameters)
             }
         };
+        let validation = match &mut watched {
+            Some((session, data)) => Some(evaluate(&mut **session, data, &parameters)?),
+            None => None,
+        };
 
+        settings["epochs"] = epochs.len().into();
+        settings["learning_rate"] = learning_rate.into();
+        settings["intercept"] = self.intercept.into();
+        settings["stop_reason"] = reason.to_string().into();
+        if let (Some(epoch), Some(validation)) = (best_epoch, &validation) {
+            settings["best_epoch"] = epoch.into();
+            settings["validation_loss"] = validation.log_loss.into();
+        }
         let record = Training {
             solver: self.solver.name().to_owned(),
             device: self.device.info().name.clone(),
             n_samples: data.n_samples(),
-            settings: self.solver.settings(epochs.len(), learning_rate),
+            settings,
             l2: self.l2,
+            l1: self.l1,
             seed: self.seed,
             feature_scale: f64::from(scale),
             is_weighted: data.weights().is_some(),
@@ -276,72 +465,37 @@ impl SoftmaxRegression {
             train_accuracy: train.accuracy,
             objective,
         };
-        let model = Model::from_training(&parameters, scale, data, record);
+        let feature_names = data.feature_names().or_else(|| init?.feature_names()).map(<[String]>::to_vec);
+        let model = Model::from_training(&parameters, scale, classes, feature_names, record);
         Ok(Fit {
             model,
             train,
             objective,
             epochs,
-            reason,
+            stop_reason: reason,
+            best_epoch,
+            validation,
             learning_rate,
-            products,
-            certificate,
+            products: found.as_ref().map(|(counts, _)| counts.products),
+            certificate: found.map(|(_, certificate)| certificate),
             feature_scale: f64::from(scale),
             preparation,
             training,
         })
     }
-
-    /// Trains with a batch solver.
-    fn batch(
-        &self,
-        solver: Batch,
-        data: &Dataset,
-        supervision: Supervision,
-        scale: f32,
-        session: &mut dyn Session,
-        begin: Instant,
-        on_iteration: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<Trained> {
-        let d = data.n_features();
-        let problem = Problem {
-            features: data.features(),
-            scale,
-            supervision,
-            shape: Shape { n_features: d, n_classes: data.n_classes(), n_heads: 1 },
-            penalty: Penalty { l2: vec![self.l2; d], l1: vec![self.l1; d] },
-            has_intercept: true,
-            start: None,
-        };
-        let mut on_iteration = |progress: &Progress| match on_iteration(progress) {
-            ControlFlow::Continue(()) => ControlFlow::Continue(()),
-            ControlFlow::Break(()) => ControlFlow::Break(StopReason::Caller),
-        };
-        let found = solver.minimise(session, &problem, &mut on_iteration)?;
-        Ok(Trained {
-            parameters: Parameters {
-                shape: problem.shape,
-                values: found.parameters.iter().map(|&value| value as f32).collect(),
-            },
-            epochs: found.iterations,
-            reason: found.reason,
-            learning_rate: None,
-            products: Some(found.counts.products),
-            certificate: Some(found.certificate),
-            preparation: found.begin - begin,
-            training: found.training,
-        })
-    }
 }
 
-/// What a solver gives, of whatever kind.
-struct Trained {
-    parameters: Parameters,
-    epochs: Vec<Progress>,
-    reason: StopReason,
-    learning_rate: Option<f64>,
-    products: Option<usize>,
-    certificate: Option<Certificate>,
-    preparation: Duration,
-    training: Duration,
+/// The same data with these classes.
+fn in_classes<'d>(data: &'d Dataset<'d>, classes: &[String]) -> Result<Cow<'d, Dataset<'d>>> {
+    if data.classes() == classes { Ok(Cow::Borrowed(data)) } else { data.with_classes(classes).map(Cow::Owned) }
+}
+
+/// Those parameters on the data of a session.
+fn evaluate(session: &mut dyn Session, data: &Dataset, parameters: &Parameters) -> Result<Evaluation> {
+    let mut evaluator = Evaluator::new(data.labels().targets(), data.weights(), parameters.shape.n_outputs());
+    session.logits(parameters, &mut |rows, logits| {
+        evaluator.add(rows, logits);
+        Ok(())
+    })?;
+    Ok(evaluator.finish())
 }

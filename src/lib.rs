@@ -34,7 +34,9 @@
 //!   `files` also readers of CSV, IDX and `.npy` in [`data`]. [`Dataset::with_weights`] and [`ClassWeight`] say how much
 //!   samples and classes count.
 //! - Training: [`SoftmaxRegression`] is the estimator; [`SoftmaxRegression::fit_with`] tells of each epoch and can be
-//!   stopped; [`Fit`] is the result.
+//!   stopped; [`Fit`] is the result. [`Sgd`] and [`AdamW`] are the solvers, [`Schedule`] says how their learning rate changes.
+//!   [`SoftmaxRegression::validation`] and [`SoftmaxRegression::patience`] stop early,
+//!   [`SoftmaxRegression::partial_fit`] goes on with new data.
 //! - Prediction: [`Model`], for a matrix of samples or for one without an allocation ([`Model::predict_into`]), and on a
 //!   device of choice ([`Model::on`]). [`Evaluation`] has loss and accuracy, entropies in nats, calibration, and the figures of each
 //!   class.
@@ -86,9 +88,9 @@ pub use serde_json;
 pub use backend::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 pub use data::{Dataset, Features, Labels};
 pub use error::{Error, ModelFileProblem, Place, Result};
-pub use fit::{FeatureScale, Fit, SoftmaxRegression};
+pub use fit::{FeatureScale, Fit, SoftmaxRegression, Validation};
 pub use metrics::Evaluation;
 pub use model::{Model, Predictor};
-pub use solver::{Certificate, Lbfgs, NewtonCg, Progress, Sgd, Solver, StopReason};
+pub use solver::{AdamW, Certificate, Lbfgs, NewtonCg, Progress, Schedule, Sgd, Solver, StopReason, Warmup};
 pub use weighting::ClassWeight;
 pub use write::write_atomically;

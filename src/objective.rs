@@ -10,10 +10,9 @@
 use crate::backend::{Evaluation, Loss, Parameters, Point, Shape};
 use crate::error::Result;
 
-/// The penalty (l2/2)·‖W‖², without the intercept.
-pub fn penalty(l2: f64, parameters: &Parameters) -> f64 {
-    let squares: f64 = parameters.weights().iter().map(|&w| f64::from(w).powi(2)).sum();
-    l2 / 2.0 * squares
+/// The penalty (l2/2)·‖W‖² + l1·‖W‖₁, without the intercept.
+pub fn penalty(l2: f64, l1: f64, parameters: &Parameters) -> f64 {
+    parameters.weights().iter().map(|&w| f64::from(w)).map(|w| l2 / 2.0 * w * w + l1 * w.abs()).sum()
 }
 
 /// The penalty of the weights of each feature of X̃.
@@ -58,6 +57,13 @@ pub(crate) struct Counts {
     pub products: usize,
     /// Losses computed on cached logits, for a length each, without a product.
     pub along: usize,
+}
+
+impl Counts {
+    /// Passes over all samples, each of a product X̃·W and one X̃ᵀ·R.
+    pub fn evaluations(self) -> f64 {
+        self.products as f64 / 2.0
+    }
 }
 
 /// Value, slope and gradient of the smooth part of the objective, without the l1 penalty.

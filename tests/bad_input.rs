@@ -336,3 +336,35 @@ fn soft_labels_that_are_no_distributions() {
     let text = ["train", "x.npy", "--labels", "y.txt", "--device", "cpu", "--classes", "names"];
     fails(&folder, &text, &["y.txt, row 3:", "\"z\""]);
 }
+
+#[test]
+fn a_start_that_does_not_suit() {
+    let folder = Folder::new();
+    folder.write("data.csv", points(30));
+    let csv = ["train", "data.csv", "--label-column", "species", "--device", "cpu"];
+    folder.softreg(csv.iter().chain(&["--out", "m.safetensors"])).ok();
+    // 64 features, and no names of them.
+    fails(&folder, &["train", "--device", "cpu", "--init", "m.safetensors", "--out", "n"], &["2 features", "64"]);
+    fails(&folder, &["train", "--device", "cpu", "--init", "gone.safetensors"], &["cannot read", "gone.safetensors"]);
+    fails(&folder, &["train", "--device", "cpu", "--init", "data.csv"], &["data.csv", "not a softreg model"]);
+    folder.write("other.csv", "a,species,b\n1,x,2\n3,y,4\n");
+    let other = ["train", "other.csv", "--label-column", "species", "--device", "cpu", "--init", "m.safetensors"];
+    fails(&folder, &other, &["other.csv", "x"]);
+}
+
+#[test]
+fn validation_data_that_does_not_suit() {
+    let folder = Folder::new();
+    folder.write("data.csv", points(30));
+    folder.write("other.csv", "x,species,y\n1,unheard of,2\n");
+    let arguments = ["train", "data.csv", "--label-column", "species", "--device", "cpu", "--validation"];
+    fails(&folder, &[&arguments[..], &["other.csv"]].concat(), &["other.csv", "unheard of"]);
+    fails(&folder, &[&arguments[..], &["gone.csv"]].concat(), &["cannot read", "gone.csv"]);
+}
+
+#[test]
+fn a_warm_up_longer_than_the_training() {
+    let folder = Folder::new();
+    let arguments = ["train", "--device", "cpu", "--epochs", "3", "--warmup", "3", "--out", "m"];
+    fails(&folder, &arguments, &["the warm-up is 3 epochs of 3 epochs", "shorter than the training"]);
+}

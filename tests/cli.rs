@@ -543,3 +543,93 @@ fn weights_smoothing_and_information_are_reported() {
     );
     assert!(run.ok().stderr.contains("class \"none\" has no sample in the training data"));
 }
+
+#[test]
+fn solvers_schedules_and_what_ends_a_training_are_reported() {
+    let folder = Folder::new();
+    let adamw =
+        ["--solver", "adamw", "--schedule", "cosine", "--warmup", "0.5", "--weight-decay", "0.01", "--beta2", "0.99"];
+    let record = digits(&folder, &[&adamw[..], &["--no-intercept"]].concat());
+    assert_eq!((&record["solver"], &record["schedule"]), (&"adamw".into(), &"cosine".into()));
+    assert_eq!((number(&record, "beta_1"), number(&record, "beta_2"), number(&record, "warmup")), (0.9, 0.99, 0.5));
+    assert_eq!((number(&record, "weight_decay"), &record["momentum"]), (0.01, &Value::Null));
+    assert_eq!((&record["reason"], &record["intercept"]), (&"epochs".into(), &false.into()));
+    assert_eq!(record["best_epoch"], Value::Null);
+
+    let plain = digits(&folder, &["--no-nesterov", "--momentum", "0.5"]);
+    assert_eq!((&plain["nesterov"], number(&plain, "momentum")), (&false.into(), 0.5));
+    assert_ne!(plain["epoch_losses"], digits(&folder, &["--momentum", "0.5"])["epoch_losses"]);
+
+    let early =
+        ["--epochs", "500", "--schedule", "constant", "--l2", "0", "--validation-split", "0.2", "--patience", "3"];
+    let mut arguments = vec!["train", "--device", "cpu", "--json", "run.json", "--out", "m.safetensors"];
+    arguments.extend(early);
+    let run = folder.softreg(&arguments).ok();
+    let record: Value = serde_json::from_slice(&folder.read("run.json")).unwrap();
+    assert_eq!(record["reason"], "early stopping");
+    let (epochs, best) = (number(&record, "epochs"), number(&record, "best_epoch"));
+    assert_eq!(epochs, best + 3.0);
+    let losses: Vec<f64> =
+        record["validation_losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
+    assert_eq!((losses.len() as f64, losses[best as usize - 1]), (epochs, number(&record, "validation_loss")));
+    assert_eq!(number(&record, "n_samples") + number(&record, "n_validation_samples"), 1438.0);
+    assert!(run.stdout.contains("stopped    early stopping\n"), "{}", run.stdout);
+    assert!(run.stdout.contains(&format!("weights    of epoch {best},")), "{}", run.stdout);
+    assert!(run.stdout.contains("validation") && run.stderr.contains("  validation 0."), "{run:?}");
+    assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
+
+    let limited = digits(&folder, &["--time-limit", "1e-9"]);
+    assert_eq!((&limited["reason"], number(&limited, "epochs")), (&"time limit".into(), 1.0));
+
+    let warm = digits(&folder, &["--init", "m.safetensors"]);
+    assert_eq!(warm["init"], "m.safetensors");
+    let first = |record: &Value| record["epoch_losses"][0].as_f64().unwrap();
+    assert!(first(&warm) < 0.5 * first(&limited), "{} {}", first(&warm), first(&limited));
+}
+
+#[test]
+fn validation_data_and_a_start_are_matched_by_names() {
+    let folder = Folder::new();
+    folder.write("data.csv", points(90));
+    folder.write("more.csv", points(30));
+    let arguments = ["train", "data.csv", "--label-column", "species", "--device", "cpu", "--quiet", "--json", "-"];
+    let train = |more: &[&str]| folder.softreg(arguments.iter().chain(more)).ok().json();
+    let validated = train(&["--validation", "more.csv", "--out", "m.safetensors"]);
+    assert_eq!(number(&validated, "n_validation_samples"), 30.0);
+
+    // Columns in another order, one more than the model knows, and a class that it does not know.
+    let mut csv = String::from("w,y,species,x\n");
+    for i in 0..30 {
+        csv += &format!("7,{},{},{}\n", 4 + i % 2, ["new", "七"][i % 2], [4.0, 0.0][i % 2]);
+    }
+    folder.write("data.csv", csv);
+    let warm = train(&["--init", "m.safetensors", "--out", "n.safetensors", "--test", "more.csv"]);
+    assert_eq!((number(&warm, "n_classes"), number(&warm, "n_features")), (4.0, 2.0));
+    let classes: Vec<_> = warm["test_classes"].as_array().unwrap().iter().map(|class| &class["class"]).collect();
+    assert_eq!(classes.last().unwrap().as_str(), Some("new"));
+    let info = folder.softreg(["info", "n.safetensors"]).ok();
+    assert!(info.stdout.contains("new"), "{}", info.stdout);
+}
+
+#[test]
+fn options_that_do_not_go_together_are_wrong_usage() {
+    let folder = Folder::new();
+    for (arguments, part) in [
+        (&["--weight-decay", "0.1"][..], "--weight-decay is an option of --solver adamw"),
+        (&["--solver", "adamw", "--momentum", "0.5"], "--momentum is an option of --solver sgd"),
+        (&["--solver", "adam"], "adamw"),
+        (&["--schedule", "exponential"], "step:FACTOR:EPOCHS"),
+        (&["--schedule", "step:2:1"], "step:FACTOR:EPOCHS"),
+        (&["--validation-split", "0.1", "--patience", "0"], "at least 1"),
+        (&["--patience", "3"], "--validation"),
+        (&["--validation-split", "1"], "below 1"),
+        (&["--time-limit", "0"], "above 0"),
+        (&["--time-limit", "1e300"], "too large"),
+        (&["--beta2", "1"], "below 1"),
+        (&["--warmup", "-1"], "at least 0"),
+    ] {
+        let run = folder.softreg([&["train", "--device", "cpu"], arguments].concat());
+        assert_eq!(run.status, Some(2), "{run:#?}");
+        assert!(run.stderr.contains(part), "{part:?} is not in {}", run.stderr);
+    }
+}

@@ -6,7 +6,7 @@ mod common;
 use common::{Random, gpus};
 use half::f16;
 use softreg::backend::gpu::{Gpu, Matrices, MatrixUnits, Options, Single, Tile};
-use softreg::backend::{Backend, DeviceKind, Head, Parameters, Shape, Supervision};
+use softreg::backend::{Backend, DeviceKind, Head, Parameters, Rule, Shape, Supervision};
 use softreg::batch::{Permutation, Shuffle};
 use softreg::data::{Dtype, Features, Targets, Values};
 use softreg::reference;
@@ -407,31 +407,90 @@ fn gradient_cooperative_error(
     reference::compare(&what, &found, &reference::gradient(&x, &r, shape), &bound)
 }
 
+/// The rules, by their names.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum RuleName {
+    Momentum,
+    AdamW,
+}
+
+const RULES: [RuleName; 2] = [RuleName::Momentum, RuleName::AdamW];
+
 /// Heads that differ in all that they can.
-fn some_heads(n: usize) -> Vec<Head> {
+fn some_heads(n: usize, rule: RuleName) -> Vec<Head> {
+    let rule = |head: usize| match rule {
+        RuleName::Momentum => {
+            Rule::Momentum { momentum: if head == 1 { 0.0 } else { 0.9 }, nesterov: head.is_multiple_of(2) }
+        }
+        RuleName::AdamW => Rule::AdamW {
+            beta_1: 0.9,
+            beta_2: 0.99,
+            epsilon: 1e-3 * (head + 1) as f32,
+            weight_decay: 0.1 * head as f32,
+        },
+    };
     (0..n)
         .map(|head| Head {
             learning_rate: 0.1 + head as f32,
-            momentum: if head == 1 { 0.0 } else { 0.9 },
-            nesterov: head % 2 == 0,
             l2: 0.01 * (head + 1) as f32,
+            intercept: head % 3 != 1,
+            rule: rule(head),
         })
         .collect()
 }
 
-fn update_error(gpu: &Gpu, case: (usize, usize, usize, usize), plant: Plant) -> Result<(), String> {
+/// An update of random parameters and moments in f64, and what a kernel is given for it.
+struct Update {
+    heads: Vec<Head>,
+    rate: f32,
+    t: u64,
+    parameters: Parameters,
+    moments: Vec<f32>,
+}
+
+impl Update {
+    fn new(random: &mut Random, shape: Shape, rule: RuleName) -> Self {
+        let n = shape.n_parameters();
+        let parameters = Parameters { shape, values: random.values(n) };
+        let mut moments = random.values(n);
+        if rule == RuleName::AdamW {
+            moments.extend(random.values(n).iter().map(|s| s.abs()));
+        }
+        Self { heads: some_heads(shape.n_heads, rule), rate: 0.6, t: 3, parameters, moments }
+    }
+
+    fn compare(&self, what: &str, results: &[Vec<f32>], gradient: &[f64], error: &[f64]) -> Result<(), String> {
+        let Self { heads, rate, t, parameters, moments } = self;
+        let (shape, n) = (parameters.shape, parameters.shape.n_parameters());
+        let (first, second) = moments.split_at(n);
+        let mut state = reference::State::new(f64s(&parameters.values));
+        state.first = f64s(first);
+        let has_second = !second.is_empty();
+        if has_second {
+            state.second = f64s(second);
+        }
+        let exact = reference::State::new(vec![0.0; n]);
+        let bound = reference::update_bound(&state, &exact, gradient, error, heads, (*rate).into(), *t, shape);
+        reference::update(&mut state, gradient, heads, (*rate).into(), *t, shape);
+        reference::compare(&format!("{what}: weights"), &results[0], &state.parameters, &bound.parameters)?;
+        reference::compare(&format!("{what}: first moments"), &results[1][..n], &state.first, &bound.first)?;
+        if has_second {
+            reference::compare(&format!("{what}: second moments"), &results[1][n..], &state.second, &bound.second)?;
+        }
+        Ok(())
+    }
+}
+
+fn update_error(gpu: &Gpu, case: (usize, usize, usize, usize), rule: RuleName, plant: Plant) -> Result<(), String> {
     const PARTS: usize = 3;
     let shape = shape_of(case);
     let mut random = Random::new(4);
-    let heads = some_heads(shape.n_heads);
-    let rate = 0.6;
-    let parameters = Parameters { shape, values: random.values(shape.n_parameters()) };
-    let velocity = random.values(shape.n_parameters());
+    let update = Update::new(&mut random, shape, rule);
     let partials = random.values(PARTS * shape.n_parameters());
-    let mut single = Single::update(gpu, &parameters, &velocity, &partials, &heads, rate).unwrap();
+    let Update { heads, rate, t, parameters, moments } = &update;
+    let mut single = Single::update(gpu, parameters, moments, &partials, heads, *rate, *t).unwrap();
     plant(&mut single.variant.source);
     single.run(1).unwrap();
-    let results = single.results().unwrap();
 
     let parts: Vec<f64> = f64s(&partials);
     let sum_of = |f: fn(f64) -> f64| -> Vec<f64> {
@@ -439,14 +498,8 @@ fn update_error(gpu: &Gpu, case: (usize, usize, usize, usize), plant: Plant) -> 
             .map(|i| parts.iter().skip(i).step_by(shape.n_parameters()).map(|&x| f(x)).sum())
             .collect()
     };
-    let gradient = sum_of(|x| x);
-    let gradient_bound: Vec<f64> =
-        sum_of(f64::abs).iter().map(|sum| PARTS as f64 * reference::UNIT_ROUNDOFF * sum).collect();
-    let (mut w, mut v) = (f64s(&parameters.values), f64s(&velocity));
-    let bound = reference::update_bound(&w, &v, &gradient, &gradient_bound, &heads, rate.into(), shape);
-    reference::update(&mut w, &mut v, &gradient, &heads, rate.into(), shape);
-    reference::compare(&format!("weights {case:?}"), &results[0], &w, &bound.0)?;
-    reference::compare(&format!("velocity {case:?}"), &results[1], &v, &bound.1)
+    let error: Vec<f64> = sum_of(f64::abs).iter().map(|sum| PARTS as f64 * reference::UNIT_ROUNDOFF * sum).collect();
+    update.compare(&format!("update {case:?} {rule:?}"), &single.results().unwrap(), &sum_of(|x| x), &error)
 }
 
 /// A device and batch size for each way in which threads share the work on few outputs.
@@ -507,34 +560,29 @@ fn narrow_update_error(
     case: (usize, usize, usize, usize),
     dtype: Dtype,
     variant: (DeviceKind, usize),
+    rule: RuleName,
     plant: Plant,
 ) -> Result<(), String> {
     let (n, d, ..) = case;
     let shape = shape_of(case);
     let mut random = Random::new(8);
     let (x, x_exact) = features(&mut random, n + 5, d, dtype);
-    let (scale, rate) = (0.7, 0.6);
+    let scale = 0.7;
     let order = some_order(&mut random, n, n + 5);
     let residual = random.values(n * shape.n_outputs());
-    let heads = some_heads(shape.n_heads);
-    let parameters = Parameters { shape, values: random.values(shape.n_parameters()) };
-    let velocity = random.values(shape.n_parameters());
+    let update = Update::new(&mut random, shape, rule);
+    let Update { heads, rate, t, parameters, moments } = &update;
+    let factors = (*rate, *t);
     let mut single =
-        Single::narrow_update(gpu, &x, scale, &residual, &order, &parameters, &velocity, &heads, rate, variant)
-            .unwrap();
+        Single::narrow_update(gpu, &x, scale, &residual, &order, parameters, moments, heads, factors, variant).unwrap();
     plant(&mut single.variant.source);
     single.run(1).unwrap();
-    let results = single.results().unwrap();
 
     let x: Vec<f64> = pick(&x_exact, d, &order).iter().map(|x| x * f64::from(scale)).collect();
     let r = f64s(&residual);
-    let (gradient, gradient_bound) = (reference::gradient(&x, &r, shape), reference::gradient_bound(&x, &r, shape));
-    let (mut w, mut v) = (f64s(&parameters.values), f64s(&velocity));
-    let bound = reference::update_bound(&w, &v, &gradient, &gradient_bound, &heads, rate.into(), shape);
-    reference::update(&mut w, &mut v, &gradient, &heads, rate.into(), shape);
-    let what = format!("narrow update {case:?} {dtype} {variant:?}");
-    reference::compare(&format!("{what}: weights"), &results[0], &w, &bound.0)?;
-    reference::compare(&format!("{what}: velocity"), &results[1], &v, &bound.1)
+    let (gradient, error) = (reference::gradient(&x, &r, shape), reference::gradient_bound(&x, &r, shape));
+    let what = format!("narrow update {case:?} {dtype} {variant:?} {rule:?}");
+    update.compare(&what, &single.results().unwrap(), &gradient, &error)
 }
 
 /// Logits with equals, and some that are not finite.
@@ -866,7 +914,9 @@ fn matrix_units_show_an_overflow_and_keep_small_residuals() {
 fn an_update_is_that_of_the_reference() {
     for_each_gpu(|gpu| {
         for case in SHAPES {
-            update_error(gpu, case, NOTHING).unwrap();
+            for rule in RULES {
+                update_error(gpu, case, rule, NOTHING).unwrap();
+            }
         }
     });
 }
@@ -880,8 +930,9 @@ fn narrow_kernels_are_those_of_the_reference() {
                 // Software devices compile for half a second, so that f16 and u8 take turns.
                 for dtype in [Dtype::F32, DTYPES[1 + i % 2]] {
                     narrow_residual_error(gpu, case, dtype, variant, NOTHING).unwrap();
-                    narrow_update_error(gpu, case, dtype, variant, NOTHING).unwrap();
+                    narrow_update_error(gpu, case, dtype, variant, RuleName::Momentum, NOTHING).unwrap();
                 }
+                narrow_update_error(gpu, case, Dtype::F32, variant, RuleName::AdamW, NOTHING).unwrap();
             }
         }
     });
@@ -915,9 +966,16 @@ fn more_workgroups_than_a_dimension_has_are_those_of_the_reference() {
                 logits_error(&gpu, MORE_WORKGROUPS_LOGITS, Dtype::U8, None, plant),
                 softmax_error(&gpu, MORE_WORKGROUPS_SOFTMAX, 30.0, plant),
                 narrow_residual_error(&gpu, MORE_WORKGROUPS_NARROW_RESIDUAL, Dtype::U8, NARROW[0], plant),
-                narrow_update_error(&gpu, MORE_WORKGROUPS_NARROW_UPDATE, Dtype::U8, NARROW[1], plant),
+                narrow_update_error(
+                    &gpu,
+                    MORE_WORKGROUPS_NARROW_UPDATE,
+                    Dtype::U8,
+                    NARROW[1],
+                    RuleName::Momentum,
+                    plant,
+                ),
                 gradient_error(&gpu, MORE_WORKGROUPS_GRADIENT, Dtype::U8, None, plant),
-                update_error(&gpu, MORE_WORKGROUPS_UPDATE, plant),
+                update_error(&gpu, MORE_WORKGROUPS_UPDATE, RuleName::AdamW, plant),
                 shuffle_error(&gpu, MORE_WORKGROUPS_SHUFFLE, plant),
                 classes_error(&gpu, MORE_WORKGROUPS_SOFTMAX, plant),
                 along_error(&gpu, MORE_WORKGROUPS_SOFTMAX, 30.0, true, plant),
@@ -1049,24 +1107,45 @@ fn a_planted_error_is_noticed() {
             (&NARROW, "* counts + one", "* counts"),
             // The intercept would be penalised.
             (&NARROW, "if feature < step.n_features {", "if feature <= step.n_features {"),
-            (&NARROW, "head.nesterov == 1u", "false"),
             (&NARROW, "order[step.start + sample]", "step.start + sample"),
             (&NARROW, "heads[min(column / step.n_classes, step.n_heads - 1u)]", "heads[0]"),
         ] {
             for &variant in variants {
-                narrow_update_error(gpu, case, Dtype::F32, variant, &replace(from, to)).unwrap_err();
+                narrow_update_error(gpu, case, Dtype::F32, variant, RuleName::Momentum, &replace(from, to))
+                    .unwrap_err();
             }
+        }
+        // Both shaders are given the rule.
+        for (rule, from, to) in [
+            (RuleName::Momentum, "head.momentum * moments[i] + g", "head.momentum * moments[i] + 1.0001 * g"),
+            (RuleName::Momentum, "head.nesterov == 1u", "false"),
+            (RuleName::Momentum, "g *= head.intercept;", ""),
+            (RuleName::Momentum, "moments[i] = v;", ""),
+            (RuleName::AdamW, "g *= head.intercept;", ""),
+            (RuleName::AdamW, "(1.0 - head.beta_1) * g;", "0.1001 * g;"),
+            (RuleName::AdamW, "(1.0 - head.beta_2) * g * g;", "(1.0 - head.beta_2) * abs(g);"),
+            (RuleName::AdamW, "m * step.correction_1", "m"),
+            (RuleName::AdamW, "s * step.correction_2", "s * step.correction_1"),
+            (RuleName::AdamW, "+ head.epsilon)", ")"),
+            // The intercept would decay.
+            (RuleName::AdamW, "var decaying = 0.0;", "var decaying = w;"),
+            (RuleName::AdamW, "+ head.weight_decay * decaying", ""),
+            (RuleName::AdamW, "moments[second] = s;", ""),
+        ] {
+            let plant = replace(from, to);
+            assert!(update_error(gpu, case, rule, &plant).is_err(), "{rule:?} {from}");
+            assert!(narrow_update_error(gpu, case, Dtype::F32, NARROW[1], rule, &plant).is_err(), "{rule:?} {from}");
         }
         for (from, to) in [
             // The intercept would be penalised.
             ("i / stride < step.n_features", "i / stride <= step.n_features"),
             ("part < step.n_parts", "part + 1u < step.n_parts"),
-            ("head.momentum * velocity[i] + g", "head.momentum * velocity[i] + 1.0001 * g"),
-            ("head.nesterov == 1u", "false"),
             ("head.learning_rate * step.rate", "head.learning_rate"),
             ("i % stride / step.n_classes", "0u"),
         ] {
-            update_error(gpu, case, &replace(from, to)).unwrap_err();
+            for rule in RULES {
+                update_error(gpu, case, rule, &replace(from, to)).unwrap_err();
+            }
         }
         for (from, to) in [
             ("value > o", "value >= o"),

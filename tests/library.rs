@@ -6,7 +6,10 @@ use std::ops::ControlFlow;
 
 use half::f16;
 use ndarray::{Array2, Axis};
-use softreg::{Dataset, Device, Error, FeatureScale, Features, Labels, Model, Sgd, SoftmaxRegression, data};
+use softreg::{
+    AdamW, Dataset, Device, Error, FeatureScale, Features, Labels, Model, Schedule, Sgd, SoftmaxRegression, Solver,
+    StopReason, Warmup, data,
+};
 
 /// Counts what this thread allocates.
 struct Counting;
@@ -283,4 +286,247 @@ fn a_device_that_is_not_there_is_an_error_with_those_that_are() {
     assert!(error.to_string().contains("cpu"), "{error}");
     assert_eq!(Device::named("CPU").unwrap().info().name, "cpu");
     assert!(!Device::auto().reason().is_empty());
+}
+
+/// The digits without the samples of some classes, and with those alone; both know only the names of theirs.
+fn by_class(digits: &Dataset, of_first: impl Fn(usize) -> bool) -> [Dataset<'static>; 2] {
+    [true, false].map(|first| {
+        let class = |i: usize| digits.labels().targets().class(i, 10).unwrap();
+        let rows: Vec<usize> = (0..digits.n_samples()).filter(|&i| of_first(class(i)) == first).collect();
+        let x: Vec<f32> = rows.iter().flat_map(|&i| row(digits.features(), i)).collect();
+        let names: Vec<&str> = rows.iter().map(|&i| digits.classes()[class(i)].as_str()).collect();
+        Dataset::new(Features::new(x, rows.len(), 64).unwrap(), Labels::from_names(&names).unwrap()).unwrap()
+    })
+}
+
+#[test]
+fn every_schedule_and_both_rules_train() {
+    let (train, test) = data::digits().unwrap().split(0.2, 0).unwrap();
+    let step = Schedule::Step { factor: 0.3, epochs: 20 };
+    for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine, Schedule::OneCycle, step] {
+        for warmup in [Warmup::None, Warmup::Fraction(0.1)] {
+            let solvers: [Solver; 2] = [
+                Sgd { schedule, warmup, ..Sgd::default() }.into(),
+                AdamW { schedule, warmup, ..AdamW::default() }.into(),
+            ];
+            for solver in solvers {
+                let name = solver.name();
+                let fit = SoftmaxRegression::new().solver(solver).fit(&train).unwrap();
+                let accuracy = fit.model.evaluate(&test).unwrap().accuracy;
+                assert!(accuracy > 0.95 && fit.stop_reason == StopReason::Epochs, "{name} {schedule}: {accuracy}");
+                let settings = &fit.model.training()["settings"];
+                assert_eq!(settings["schedule"], schedule.to_string());
+                assert_eq!(settings["beta_2"].as_f64(), (name == "adamw").then_some(0.999));
+                assert_eq!(settings["momentum"].as_f64(), (name == "sgd").then_some(0.9));
+            }
+        }
+    }
+}
+
+/// Weight decay makes W smaller and leaves the intercept out.
+#[test]
+fn weight_decay_pulls_the_weights_to_zero() {
+    let digits = data::digits().unwrap();
+    let fit = |weight_decay| {
+        let adamw = AdamW { weight_decay, ..AdamW::default() };
+        SoftmaxRegression::new().l2(0.0).solver(adamw).fit(&digits).unwrap()
+    };
+    let norm = |fit: &softreg::Fit| fit.model.weights().iter().map(|w| w * w).sum::<f32>().sqrt();
+    let fits = [0.0, 1.0, 10.0].map(fit);
+    assert!(norm(&fits[1]) < 0.9 * norm(&fits[0]) && norm(&fits[2]) < 0.5 * norm(&fits[1]));
+    assert!(fits[2].train.log_loss > fits[0].train.log_loss);
+}
+
+#[test]
+fn without_an_intercept_it_stays_zero() {
+    let digits = data::digits().unwrap();
+    let solvers: [Solver; 2] = [Sgd::default().into(), AdamW::default().into()];
+    for solver in solvers {
+        let estimator = SoftmaxRegression::new().solver(solver).intercept(false);
+        let fit = estimator.fit(&digits).unwrap();
+        assert!(fit.model.bias().iter().all(|&b| b == 0.0) && fit.train.accuracy > 0.95);
+        assert_eq!(fit.model.training()["settings"]["intercept"], false);
+        // Also when the model to start from has one.
+        let with = SoftmaxRegression::new().fit(&digits).unwrap().model;
+        assert!(with.bias().iter().any(|&b| b != 0.0));
+        assert!(estimator.init(&with).fit(&digits).unwrap().model.bias().iter().all(|&b| b == 0.0));
+    }
+}
+
+#[test]
+fn a_warm_start_goes_on_where_the_model_was() {
+    let digits = data::digits().unwrap();
+    let epochs = |n| Sgd { epochs: Some(n), ..Sgd::default() };
+    let cold = SoftmaxRegression::new().solver(epochs(1)).fit(&digits).unwrap();
+    let trained = SoftmaxRegression::new().fit(&digits).unwrap();
+    let warm = SoftmaxRegression::new().solver(epochs(1)).init(&trained.model).fit(&digits).unwrap();
+    // An epoch's loss is that of the samples as they come: at the beginning the model's own.
+    assert!(warm.epochs[0].loss < 1.5 * trained.train.log_loss && cold.epochs[0].loss > 3.0 * trained.train.log_loss);
+    // With hardly any step it is the model itself, though its weights are for features as they are and training scales them.
+    let still = Sgd { learning_rate: Some(1e-30), ..epochs(1) };
+    let same = SoftmaxRegression::new().solver(still.clone()).init(&trained.model).fit(&digits).unwrap().model;
+    let close = |a: f32, b: f32| (a - b).abs() <= 1e-6 * a.abs();
+    assert!(same.weights().iter().zip(trained.model.weights()).all(|(&a, &b)| close(a, b)));
+    assert_eq!(same.bias(), trained.model.bias());
+    // The scale is that of the model's training, unless another is asked for.
+    let bright = Dataset::new(
+        Features::new(row(digits.features(), 3).iter().map(|x| 100.0 * x).collect::<Vec<f32>>(), 1, 64).unwrap(),
+        digits.labels().select(&[3]).unwrap(),
+    )
+    .unwrap();
+    let estimator = SoftmaxRegression::new().solver(still).init(&trained.model);
+    assert_eq!(estimator.fit(&bright).unwrap().feature_scale, trained.feature_scale);
+    assert_eq!(estimator.feature_scale(FeatureScale::Factor(0.5)).fit(&bright).unwrap().feature_scale, 0.5);
+}
+
+#[test]
+fn a_warm_start_keeps_classes_and_takes_new_ones() {
+    let digits = data::digits().unwrap();
+    let [low, high] = by_class(&digits, |class| class < 7);
+    let first = SoftmaxRegression::new().fit(&low).unwrap().model;
+    assert_eq!(first.classes(), ["0", "1", "2", "3", "4", "5", "6"]);
+    // Untrained, new classes are nowhere the most probable.
+    let still = Sgd { learning_rate: Some(1e-30), epochs: Some(1), ..Sgd::default() };
+    let start = SoftmaxRegression::new().solver(still).init(&first).fit(&high).unwrap().model;
+    assert_eq!(start.classes(), digits.classes());
+    assert_eq!(start.predict(low.features()).unwrap(), first.predict(low.features()).unwrap());
+    assert!(start.weights().columns().into_iter().skip(7).all(|column| column.iter().all(|&w| w.abs() < 1e-20)));
+    // A gentle training learns the new without forgetting the old.
+    let estimator = SoftmaxRegression::new().solver(Sgd { epochs: Some(3), ..Sgd::default() });
+    let both = estimator.clone().init(&first).fit(&digits).unwrap();
+    assert_eq!((both.model.classes(), both.train.classes.len()), (digits.classes(), 10));
+    assert!(both.train.accuracy > 0.9);
+
+    let mut model = first;
+    for part in [&high, &low, &high, &low] {
+        model = SoftmaxRegression::new().partial_fit(&model, part).unwrap();
+    }
+    assert_eq!(model.classes(), digits.classes());
+    assert_eq!(model.training()["settings"]["epochs"], 1);
+    assert!(model.evaluate(&digits).unwrap().accuracy > 0.5);
+    // Classes in another order are the same classes.
+    let mut names: Vec<String> = digits.classes().to_vec();
+    names.reverse();
+    let reversed = Dataset::new(digits.features().clone(), digits.labels().with_classes(&names).unwrap()).unwrap();
+    let [straight, turned] =
+        [&digits, &reversed].map(|data| estimator.clone().init(&both.model).fit(data).unwrap().model);
+    assert_eq!(straight.weights(), turned.weights());
+}
+
+#[test]
+fn a_model_that_does_not_suit_is_no_start() {
+    let digits = data::digits().unwrap();
+    let model = SoftmaxRegression::new().fit(&digits).unwrap().model;
+    let narrow =
+        Dataset::new(Features::new(vec![0.5f32; 20], 2, 10).unwrap(), digits.labels().select(&[0, 1]).unwrap());
+    let error = SoftmaxRegression::new().init(&model).fit(&narrow.unwrap()).unwrap_err();
+    assert!(matches!(error, Error::Width { model: 64, data: 10 }), "{error}");
+
+    let named = |first: &str| {
+        let names = (0..64).map(|i| if i == 0 { first.to_owned() } else { format!("pixel {i}") }).collect();
+        digits.clone().with_feature_names(names).unwrap()
+    };
+    let model = SoftmaxRegression::new().fit(&named("pixel 0")).unwrap().model;
+    let estimator = SoftmaxRegression::new().init(&model);
+    let error = estimator.fit(&named("brightness")).unwrap_err();
+    assert!(matches!(&error, Error::FeatureName { column: 1, .. }), "{error}");
+    assert!(error.to_string().contains("\"brightness\""), "{error}");
+    // Names that only one has are taken.
+    let nameless = Dataset::new(digits.features().clone(), digits.labels().clone()).unwrap();
+    let fit = estimator.fit(&nameless).unwrap();
+    assert_eq!(fit.model.feature_names().unwrap()[0], "pixel 0");
+    assert!(estimator.fit(&named("pixel 0")).is_ok());
+}
+
+#[test]
+fn training_stops_early_and_keeps_the_best_weights() {
+    let (train, test) = data::digits().unwrap().split(0.3, 0).unwrap();
+    let test = std::sync::Arc::new(test);
+    // Without a penalty and at a constant rate the validation loss comes to a minimum and rises again.
+    let solver = Sgd { epochs: Some(400), schedule: Schedule::Constant, ..Sgd::default() };
+    let estimator = SoftmaxRegression::new().l2(0.0).solver(solver).validation(test.clone());
+    let fit = estimator.clone().patience(4).fit(&train).unwrap();
+    let losses: Vec<f64> = fit.epochs.iter().map(|epoch| epoch.validation_loss.unwrap()).collect();
+    let best = fit.best_epoch.unwrap();
+    assert_eq!((fit.stop_reason, losses.len()), (StopReason::EarlyStopping, best + 4));
+    assert!(losses.iter().all(|&loss| loss >= losses[best - 1]));
+    let validation = fit.validation.as_ref().unwrap();
+    assert_eq!(validation.log_loss, losses[best - 1]);
+    // The model is that of the best epoch.
+    let again = fit.model.evaluate(&test).unwrap();
+    assert!((again.log_loss - validation.log_loss).abs() < 1e-6 && again.accuracy == validation.accuracy);
+    let settings = &fit.model.training()["settings"];
+    assert_eq!((&settings["stop_reason"], &settings["best_epoch"]), (&"early stopping".into(), &best.into()));
+
+    // Without patience all epochs are done, and the best weights kept.
+    let solver = Sgd { epochs: Some(best + 10), schedule: Schedule::Constant, ..Sgd::default() };
+    let all = estimator.solver(solver).fit(&train).unwrap();
+    assert_eq!((all.stop_reason, all.epochs.len()), (StopReason::Epochs, best + 10));
+    assert!(all.validation.unwrap().log_loss <= validation.log_loss);
+
+    // A share of the training data is not trained on.
+    let fit = SoftmaxRegression::new().validation(0.25).fit(&train).unwrap();
+    assert_eq!(fit.epochs[0].n_samples, fit.train.n_samples);
+    assert_eq!(fit.train.n_samples + fit.validation.unwrap().n_samples, train.n_samples());
+    for wrong in [0.0, 1.0, 1e-9, f64::NAN] {
+        let error = SoftmaxRegression::new().validation(wrong).fit(&train).unwrap_err().to_string();
+        assert!(error.starts_with("the validation fraction is"), "{error}");
+    }
+    // What validates must suit what is trained on.
+    let other = Dataset::new(Features::new(vec![0.5f32; 20], 2, 10).unwrap(), train.labels().select(&[0, 1]).unwrap());
+    let error = SoftmaxRegression::new().validation(other.unwrap()).fit(&train).unwrap_err();
+    assert!(matches!(error, Error::Width { model: 64, data: 10 }), "{error}");
+    let [low, _] = by_class(&train, |class| class < 7);
+    let error = SoftmaxRegression::new().validation(train.clone()).fit(&low).unwrap_err();
+    assert!(matches!(error, Error::UnknownLabel { .. }), "{error}");
+}
+
+#[test]
+fn a_time_limit_is_kept() {
+    let digits = data::digits().unwrap();
+    let forever = Sgd { epochs: Some(10_000_000), ..Sgd::default() };
+    let limit = std::time::Duration::from_millis(300);
+    let begin = std::time::Instant::now();
+    let fit = SoftmaxRegression::new().solver(forever).time_limit(limit).fit(&digits).unwrap();
+    assert!(begin.elapsed() < 10 * limit);
+    assert_eq!(fit.stop_reason, StopReason::TimeLimit);
+    assert!(fit.epochs.len() > 1 && fit.epochs.last().unwrap().elapsed <= limit);
+    let fit = SoftmaxRegression::new().time_limit(std::time::Duration::from_nanos(1)).fit(&digits).unwrap();
+    assert_eq!((fit.epochs.len(), fit.stop_reason), (1, StopReason::TimeLimit));
+}
+
+#[test]
+fn settings_of_solvers_that_make_no_sense_are_errors() {
+    let digits = data::digits().unwrap();
+    let sgd = |change: fn(&mut Sgd)| {
+        let mut sgd = Sgd::default();
+        change(&mut sgd);
+        SoftmaxRegression::new().solver(sgd)
+    };
+    let adamw = |change: fn(&mut AdamW)| {
+        let mut adamw = AdamW::default();
+        change(&mut adamw);
+        SoftmaxRegression::new().solver(adamw)
+    };
+    for wrong in [
+        sgd(|sgd| sgd.momentum = 1.0 - 1e-12),
+        sgd(|sgd| sgd.schedule = Schedule::Step { factor: 0.0, epochs: 1 }),
+        sgd(|sgd| sgd.schedule = Schedule::Step { factor: 0.5, epochs: 0 }),
+        sgd(|sgd| sgd.warmup = Warmup::Fraction(1.0)),
+        sgd(|sgd| sgd.warmup = Warmup::Epochs(f64::INFINITY)),
+        sgd(|sgd| sgd.warmup = Warmup::Steps(usize::MAX)),
+        adamw(|adamw| adamw.beta_1 = 1.0),
+        adamw(|adamw| adamw.beta_2 = 1.0 - 1e-12),
+        adamw(|adamw| adamw.beta_2 = f64::NAN),
+        adamw(|adamw| adamw.epsilon = 0.0),
+        adamw(|adamw| adamw.epsilon = 1e-50),
+        adamw(|adamw| adamw.weight_decay = -0.1),
+        adamw(|adamw| adamw.weight_decay = 1e300),
+        adamw(|adamw| adamw.batch_size = 0),
+        SoftmaxRegression::new().validation(0.1).patience(0),
+        SoftmaxRegression::new().patience(3),
+        SoftmaxRegression::new().time_limit(std::time::Duration::ZERO),
+    ] {
+        assert!(matches!(wrong.fit(&digits), Err(Error::Setting { .. })), "{wrong:?}");
+    }
 }

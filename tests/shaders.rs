@@ -5,7 +5,7 @@
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, TypeInner};
-use softreg::backend::gpu::{Head, Step, Variant};
+use softreg::backend::gpu::{AdamWHead, MomentumHead, Step, Variant};
 
 /// What every device has: the smallest limits that WebGPU allows.
 const STORAGE_BUFFERS: usize = 8;
@@ -134,8 +134,9 @@ fn a_shader_over_the_limits_or_wrong_is_noticed() {
 /// The structs of the host are laid out as the shaders read them.
 #[test]
 fn structs_agree_between_host_and_shaders() {
-    fn layout(name: &str) -> Vec<(String, u32)> {
-        let update = Variant::all().into_iter().find(|variant| variant.name == "update").unwrap();
+    fn layout(name: &str, rule: &str) -> Vec<(String, u32)> {
+        let mut updates = Variant::all().into_iter().filter(|variant| variant.name == "update");
+        let update = updates.find(|variant| variant.source.contains(rule)).unwrap();
         let (module, _) = compile(&update).unwrap();
         let (_, found) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
         let TypeInner::Struct { members, span } = &found.inner else { panic!("{name} is not a struct") };
@@ -153,10 +154,13 @@ fn structs_agree_between_host_and_shaders() {
     }
     let step = host!(
         Step: start, n_samples, n_features, feature_blocks, n_classes, n_heads, output_blocks, n_parts, samples_per_part,
-        losses_start, scale, sample_weight, rate, largest_weight, n_points, first_part, n_sums, padding_0, padding_1,
-        padding_2
+        losses_start, scale, sample_weight, rate, largest_weight, n_points, first_part, n_sums, correction_1,
+        correction_2, padding
     );
-    assert_eq!(layout("Step"), step);
-    assert_eq!(layout("Head"), host!(Head: learning_rate, momentum, nesterov, l2));
-    assert_ne!(layout("Head"), host!(Head: momentum, learning_rate, nesterov, l2));
+    assert_eq!(layout("Step", "nesterov"), step);
+    let momentum = layout("Head", "nesterov");
+    assert_eq!(momentum, host!(MomentumHead: learning_rate, l2, intercept, momentum, nesterov));
+    assert_ne!(momentum, host!(MomentumHead: l2, learning_rate, intercept, momentum, nesterov));
+    let adamw = host!(AdamWHead: learning_rate, l2, intercept, beta_1, beta_2, epsilon, weight_decay);
+    assert_eq!(layout("Head", "beta_1"), adamw);
 }

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use ndarray::{Array2, s};
 use softreg::backend::cpu::Cpu;
-use softreg::backend::{Backend, Head, Parameters, Shape};
+use softreg::backend::{Backend, Head, Parameters, Rule, Shape};
 use softreg::batch::Plan;
 use softreg::data::{Source, Values, read};
 use softreg::{FeatureScale, Features, Model, SoftmaxRegression};
@@ -35,8 +35,12 @@ fn main() -> Result<()> {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         match words[..] {
             ["train", x, y, scale, batch, lr, momentum, l2] => {
-                let head =
-                    Head { learning_rate: lr.parse()?, momentum: momentum.parse()?, nesterov: true, l2: l2.parse()? };
+                let head = Head {
+                    learning_rate: lr.parse()?,
+                    l2: l2.parse()?,
+                    intercept: true,
+                    rule: Rule::Momentum { momentum: momentum.parse()?, nesterov: true },
+                };
                 train((x, y), scale.parse()?, batch.parse()?, head, &mut next)?;
             }
             ["fit", x, y, l2, file] => fit((x, y), l2.parse()?, file)?,

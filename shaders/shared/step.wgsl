@@ -28,9 +28,10 @@ struct Step {
     // The number of the first part among those of all steps of a gradient, and how many sums they are added to.
     first_part: u32,
     n_sums: u32,
-    padding_0: u32,
-    padding_1: u32,
-    padding_2: u32,
+    // AdamW: 1 / (1 - beta^t) of beta_1 and beta_2 in step t.
+    correction_1: f32,
+    correction_2: f32,
+    padding: u32,
 }
 
 @group(0) @binding(0) var<uniform> step: Step;

@@ -46,7 +46,8 @@ pub(super) fn classes(shape: Shape, n_samples: usize, into: &[u32]) -> Result<()
     equal("classes (one for each sample and head)", n_samples.saturating_mul(shape.n_heads), into.len())
 }
 
-/// That there is an optimizer head for each head of the parameters, and that [`supervision`] is as it must be, which it gives.
+/// That there is an optimizer head for each head of the parameters, that their rules suit each other, and that
+/// [`supervision`] is as it must be, which it gives.
 pub(super) fn training<'t>(
     start: Shape,
     heads: &[Head],
@@ -54,6 +55,13 @@ pub(super) fn training<'t>(
     n_samples: usize,
 ) -> Result<Supervision<'t>> {
     equal("heads of the optimizer", start.n_heads, heads.len())?;
+    if let Some(pair) = heads.windows(2).find(|pair| !pair[0].rule.suits(pair[1].rule)) {
+        return Err(Error::Setting {
+            name: "the rule of a head",
+            value: format!("{:?}", pair[1].rule),
+            expected: "of the kind and with the β of the head before, as they are trained together",
+        });
+    }
     self::supervision(start, supervision, n_samples)
 }
 

@@ -76,19 +76,92 @@ impl Parameters {
     }
 }
 
-/// What stochastic gradient descent does with the gradient of one head, g = ∂loss + l2·W (the intercept without
-/// penalty): v ← momentum·v + g; W ← W − learning_rate·v, or with Nesterov's momentum W ← W − learning_rate·(g +
-/// momentum·v). This is PyTorch's convention.
+/// How a stochastic solver trains one head, from the gradient g = ∂loss + l2·W (the intercept without penalty).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Head {
     /// Step size; each step may scale it.
     pub learning_rate: f32,
-    /// Share of the velocity that a step keeps, 0 ≤ momentum < 1.
-    pub momentum: f32,
-    /// Nesterov's momentum.
-    pub nesterov: bool,
     /// Penalty (l2/2)·‖W‖².
     pub l2: f32,
+    /// Whether b is trained; otherwise it stays as it is, as if its gradient were 0.
+    pub intercept: bool,
+    /// What is done with the gradient.
+    pub rule: Rule,
+}
+
+/// What a stochastic solver does with the gradient g of a head, η its learning rate. All heads of a run have the same kind
+/// of rule.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rule {
+    /// Gradient descent with momentum: v ← momentum·v + g; W ← W − η·v, or with Nesterov's momentum W ← W − η·(g +
+    /// momentum·v). This is PyTorch's convention.
+    Momentum {
+        /// Share of the velocity v that a step keeps, 0 ≤ momentum < 1.
+        momentum: f32,
+        /// Nesterov's momentum.
+        nesterov: bool,
+    },
+    /// AdamW (Loshchilov and Hutter 2019, "Decoupled weight decay regularization"), in step t: m ← β₁·m + (1 − β₁)·g;
+    /// s ← β₂·s + (1 − β₂)·g²; W ← W − η·(m̂/(√ŝ + ε) + λ·W), m̂ = m/(1 − β₁ᵗ), ŝ = s/(1 − β₂ᵗ) (Kingma and Ba 2015, "Adam").
+    /// The intercept does not decay. All heads of a run have the same β.
+    AdamW {
+        /// β₁, 0 ≤ β₁ < 1.
+        beta_1: f32,
+        /// β₂, 0 ≤ β₂ < 1.
+        beta_2: f32,
+        /// ε > 0.
+        epsilon: f32,
+        /// λ, the decoupled weight decay.
+        weight_decay: f32,
+    },
+}
+
+impl Rule {
+    /// Values that are kept of each parameter from one step to the next: v, or m and s.
+    pub fn n_moments(self) -> usize {
+        match self {
+            Self::Momentum { .. } => 1,
+            Self::AdamW { .. } => 2,
+        }
+    }
+
+    /// 1/(1 − βᵗ) for β₁ and β₂ in step t, which counts from 1; in `f64`, since of 1 − 0.999 single precision knows four
+    /// digits.
+    pub(crate) fn bias_corrections(self, t: u64) -> [f32; 2] {
+        match self {
+            Self::Momentum { .. } => [1.0; 2],
+            Self::AdamW { beta_1, beta_2, .. } => {
+                [beta_1, beta_2].map(|beta| (1.0 / (1.0 - f64::from(beta).powf(t as f64))) as f32)
+            }
+        }
+    }
+
+    /// Whether heads with these rules can be trained together.
+    fn suits(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Momentum { .. }, Self::Momentum { .. }) => true,
+            (Self::AdamW { beta_1, beta_2, .. }, Self::AdamW { beta_1: other_1, beta_2: other_2, .. }) => {
+                (beta_1, beta_2) == (other_1, other_2)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What makes the step sizes of one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct StepFactors {
+    /// Multiplies the heads' learning rates.
+    pub rate: f32,
+    /// [`Rule::bias_corrections`].
+    pub corrections: [f32; 2],
+}
+
+impl StepFactors {
+    /// Of step t, which counts from 1; all `heads` have rules that suit each other.
+    pub(crate) fn new(rate: f32, heads: &[Head], t: u64) -> Self {
+        Self { rate, corrections: heads.first().map_or([1.0; 2], |head| head.rule.bias_corrections(t)) }
+    }
 }
 
 /// Receives logits block after block: the rows of the feature matrix, and their logits (rows × h·q, row-major).

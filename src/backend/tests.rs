@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::f16;
 
-use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Session, Shape, Supervision};
+use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Rule, Session, Shape, Supervision};
 use crate::batch::{Batch, Permutation, Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
@@ -141,9 +141,9 @@ impl Case {
         let start = Parameters { shape, values: (0..shape.n_parameters()).map(|_| size * value()).collect() };
         let heads = (0..n_heads).map(|head| Head {
             learning_rate: 0.1 * size / (head + 1) as f32,
-            momentum: [0.9, 0.0, 0.5][head % 3],
-            nesterov: head % 2 == 0,
             l2: 0.05 * head as f32,
+            intercept: head % 4 != 3,
+            rule: Rule::Momentum { momentum: [0.9, 0.0, 0.5][head % 3], nesterov: head % 2 == 0 },
         });
         Self { shape, batch_size, scale, features, x, targets, y, weights: None, start, heads: heads.collect() }
     }
@@ -155,6 +155,17 @@ impl Case {
             (0..n).map(|i| [0.5, 0.0, 1.0, 0.25, 3.0][(i + i / 7) % 5] * [1.0, 9.0][i % 11 / 10]).collect();
         let mean = weights.iter().sum::<f32>() / n as f32;
         self.weights = Some(weights.iter().map(|weight| weight / mean).collect());
+        self
+    }
+
+    /// The same with AdamW. Its steps are as long as the learning rate where ε is small, and their error bounds without end
+    /// where it is smaller than the gradient's: here it is neither.
+    fn with_adamw(mut self) -> Self {
+        for (index, head) in self.heads.iter_mut().enumerate() {
+            head.learning_rate *= 0.05;
+            let (epsilon, weight_decay) = (0.02 * (index + 1) as f32, 0.1 * index as f32);
+            head.rule = Rule::AdamW { beta_1: 0.9, beta_2: 0.99, epsilon, weight_decay };
+        }
         self
     }
 
@@ -208,7 +219,7 @@ fn check(what: &str, case: &Case, heads: &[Head], trained: &Trained) -> Result<(
         let losses: Vec<f32> = losses.iter().map(|&loss| loss as f32).collect();
         compare(&format!("{what}: losses"), &losses, &steps.losses, &steps.losses_bound)?;
     }
-    compare(&format!("{what}: weights"), &trained.parameters, &steps.parameters, &steps.parameters_bound)
+    compare(&format!("{what}: weights"), &trained.parameters, &steps.state.parameters, &steps.error.parameters)
 }
 
 #[test]
@@ -233,6 +244,18 @@ fn epochs_are_those_of_the_reference() {
     }
 }
 
+#[test]
+fn epochs_of_adamw_are_those_of_the_reference() {
+    for (name, backend) in backends() {
+        for (index, sizes) in CASES.into_iter().enumerate() {
+            let dtype = [Dtype::F32, Dtype::F16, Dtype::U8][index % 3];
+            let case = Case::new(sizes, dtype, index % 2 == 1).with_adamw();
+            let what = format!("{name}: {sizes:?} {dtype}");
+            check(&what, &case, &case.heads, &case.train(&*backend)).unwrap();
+        }
+    }
+}
+
 /// The comparison above notices heads, targets or a start that are a little different.
 #[test]
 fn a_planted_error_is_noticed() {
@@ -248,15 +271,32 @@ fn a_planted_error_is_noticed() {
             heads
         };
         noticed(&case, &changed(|head| head.learning_rate *= 1.001));
-        noticed(&case, &changed(|head| head.momentum += 0.001));
+        noticed(&case, &changed(|head| head.rule = Rule::Momentum { momentum: 0.501, nesterov: true }));
         noticed(&case, &changed(|head| head.l2 *= 1.01));
-        noticed(&case, &changed(|head| head.nesterov = false));
+        noticed(&case, &changed(|head| head.rule = Rule::Momentum { momentum: 0.5, nesterov: false }));
+        noticed(&case, &changed(|head| head.intercept = false));
         let mut other = Case::new((130, 64, 10, 3, 64), Dtype::F32, false);
         other.y.swap(0, 1);
         noticed(&other, &case.heads);
         let mut other = Case::new((130, 64, 10, 3, 64), Dtype::F32, false);
         *other.start.values.last_mut().unwrap() += 1e-3;
         noticed(&other, &case.heads);
+
+        let case = case.with_adamw();
+        let trained = case.train(&*backend);
+        type Change = fn(&mut [f32; 4]);
+        let changes: [Change; 4] = [|v| v[0] += 1e-3, |v| v[1] += 5e-3, |v| v[2] *= 1.01, |v| v[3] *= 1.1];
+        for (index, change) in changes.into_iter().enumerate() {
+            let mut heads = case.heads.clone();
+            for head in &mut heads {
+                let Rule::AdamW { beta_1, beta_2, epsilon, weight_decay } = head.rule else { panic!("not AdamW") };
+                let mut values = [beta_1, beta_2, epsilon, weight_decay];
+                change(&mut values);
+                let [beta_1, beta_2, epsilon, weight_decay] = values;
+                head.rule = Rule::AdamW { beta_1, beta_2, epsilon, weight_decay };
+            }
+            assert!(check(&name, &case, &heads, &trained).is_err(), "{name}: setting {index}");
+        }
     }
 }
 
@@ -302,7 +342,7 @@ fn weights_are_repetitions() {
                     steps.step(&x, &y, None, &case.heads, 1.0);
                 }
                 let what = format!("{name}: {sizes:?}, soft {soft}");
-                compare(&what, &parameters, &steps.parameters, &steps.parameters_bound).unwrap();
+                compare(&what, &parameters, &steps.state.parameters, &steps.error.parameters).unwrap();
                 let sums = |head: usize| losses.iter().map(|losses| losses[head]).sum::<f64>() as f32 * mean;
                 let found: Vec<f32> = (0..sizes.3).map(sums).collect();
                 compare(&format!("{what}: losses"), &found, &steps.losses, &steps.losses_bound).unwrap();
@@ -502,6 +542,15 @@ fn a_stepper_that_does_not_suit_is_an_error() {
             assert_shape_error!(stepper(None, start, heads), "targets");
             assert_shape_error!(stepper(targets(), start, &[]), "heads");
             assert_shape_error!(stepper(targets(), start, &[heads, heads].concat()), "heads");
+            if heads.len() > 1 {
+                let adamw = |beta_2| Rule::AdamW { beta_1: 0.9, beta_2, epsilon: 1e-8, weight_decay: 0.0 };
+                for rules in [[heads[0].rule, adamw(0.9)], [adamw(0.99), adamw(0.9)]] {
+                    let mut mixed = vec![Head { rule: rules[0], ..heads[0] }; heads.len()];
+                    mixed[1].rule = rules[1];
+                    let error = stepper(targets(), start, &mixed).unwrap_err();
+                    assert!(matches!(error, Error::Setting { .. }), "{error}");
+                }
+            }
             let classes = |n: usize, class: usize| Some(Targets::Classes(vec![class as u32; n].into()));
             stepper(classes(N, q - 1), start, heads).unwrap();
             assert_shape_error!(stepper(classes(N, q), start, heads), "classes of the labels");

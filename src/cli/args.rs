@@ -1,12 +1,13 @@
 //! What the command line accepts. Values that make no sense are refused here, with exit status 2.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use softreg::data::{Dtype, MAX_CLASSES, Source};
-use softreg::{ClassWeight, DeviceOptions, FeatureScale, Sgd, Solver};
+use softreg::{AdamW, ClassWeight, DeviceOptions, FeatureScale, Schedule, Sgd, Solver, Warmup};
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
 #[derive(Debug, Parser)]
@@ -35,6 +36,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a run")]
 pub enum Command {
     /// Train a classifier and measure it
     Train(Train),
@@ -91,7 +93,7 @@ pub struct Train {
     pub class_weight: Option<ClassWeight>,
 
     /// Train towards (1 - F)·label + F/n_classes, at least 0 and below 1
-    #[arg(long, value_name = "F", value_parser = below_one, allow_negative_numbers = true, default_value_t = 0.0)]
+    #[arg(long, value_name = "F", value_parser = below_1, allow_negative_numbers = true, default_value_t = 0.0)]
     pub label_smoothing: f64,
 
     /// Test data, in the form of FEATURES
@@ -111,6 +113,36 @@ pub struct Train {
     #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
     pub test_split: Option<f64>,
 
+    /// Validation data, in the form of FEATURES: measured after each epoch, and the model is that of the best
+    #[arg(
+        long,
+        value_name = "FEATURES",
+        requires = "features",
+        conflicts_with = "validation_split",
+        group = "held_out"
+    )]
+    pub validation: Option<PathBuf>,
+
+    /// Labels of the validation data, in the form of --labels
+    #[arg(long, value_name = "PATH", requires = "validation")]
+    pub validation_labels: Option<PathBuf>,
+
+    /// Share of the training samples, drawn at random, to keep for validation, between 0 and 1
+    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true, group = "held_out")]
+    pub validation_split: Option<f64>,
+
+    /// Stop when so many epochs in a row had no lower validation loss
+    #[arg(long, value_name = "EPOCHS", value_parser = count, requires = "held_out")]
+    pub patience: Option<usize>,
+
+    /// Stop before the epoch that would take the training over so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    pub time_limit: Option<f64>,
+
+    /// Start from the weights of this model. The new model has its classes, and those that are new in the data
+    #[arg(long, value_name = "MODEL")]
+    pub init: Option<PathBuf>,
+
     #[command(flatten)]
     pub device: Device,
 
@@ -120,7 +152,8 @@ pub struct Train {
     #[arg(long)]
     pub matrix_units: bool,
 
-    /// How the objective is minimised: sgd, minibatch stochastic gradient descent with Nesterov's momentum
+    /// How the objective is minimised: sgd, minibatch stochastic gradient descent with Nesterov's momentum; adamw, whose
+    /// steps follow the sign of each weight's gradient rather than its size
     #[arg(long, value_enum, default_value_t = SolverName::Sgd)]
     pub solver: SolverName,
 
@@ -132,14 +165,50 @@ pub struct Train {
     #[arg(long, value_name = "N", value_parser = count, default_value_t = Sgd::default().batch_size)]
     pub batch_size: usize,
 
-    /// Learning rate of the first step; it falls to 0 in a straight line. Default: chosen from the data; the
-    /// report has it
+    /// Learning rate, which the schedule multiplies. Default: chosen from the data; the report has it
     #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true)]
     pub lr: Option<f64>,
 
-    /// Share of the velocity that a step keeps, at least 0 and below 1
-    #[arg(long, value_name = "F", value_parser = below_one, allow_negative_numbers = true, default_value_t = Sgd::default().momentum)]
-    pub momentum: f64,
+    /// How the learning rate changes: constant; linear, to 0 in a straight line; cosine, to 0 along half a cosine;
+    /// one-cycle, from a 25th up and then to 0; step:FACTOR:EPOCHS, times FACTOR every EPOCHS
+    #[arg(long, value_name = "NAME", value_parser = schedule, default_value_t = Schedule::default())]
+    pub schedule: Schedule,
+
+    /// Let the learning rate rise for so many epochs first, which need not be whole
+    #[arg(long, value_name = "EPOCHS", value_parser = not_negative, allow_negative_numbers = true, default_value_t = 0.0)]
+    pub warmup: f64,
+
+    /// sgd: share of the velocity that a step keeps, at least 0 and below 1. Default: 0.9
+    #[arg(long, value_name = "F", value_parser = below_1, allow_negative_numbers = true)]
+    pub momentum: Option<f64>,
+
+    /// sgd: Nesterov's momentum (the default)
+    #[arg(long, overrides_with = "no_nesterov")]
+    pub nesterov: bool,
+
+    /// sgd: plain momentum instead of Nesterov's
+    #[arg(long)]
+    pub no_nesterov: bool,
+
+    /// adamw: share of the mean gradient that a step keeps, at least 0 and below 1. Default: 0.9
+    #[arg(long = "beta1", value_name = "F", value_parser = below_1, allow_negative_numbers = true)]
+    pub beta_1: Option<f64>,
+
+    /// adamw: share of the mean squared gradient that a step keeps, at least 0 and below 1. Default: 0.999
+    #[arg(long = "beta2", value_name = "F", value_parser = below_1, allow_negative_numbers = true)]
+    pub beta_2: Option<f64>,
+
+    /// adamw: what is added to the root of the mean squared gradient. Default: 1e-8
+    #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true)]
+    pub epsilon: Option<f64>,
+
+    /// adamw: decoupled weight decay, which is no part of the objective; see --l2 for the penalty that is. Default: 0
+    #[arg(long, value_name = "F", value_parser = not_negative, allow_negative_numbers = true)]
+    pub weight_decay: Option<f64>,
+
+    /// Train without an intercept
+    #[arg(long)]
+    pub no_intercept: bool,
 
     /// Penalty: the objective is mean loss + l2/2·‖W‖², with W that of the scaled features and the intercept not
     /// penalised. scikit-learn's C is 1/(l2·n_samples)
@@ -364,27 +433,57 @@ pub fn device_options(matrix_units: bool) -> DeviceOptions {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum SolverName {
     Sgd,
+    // Without this, `adam-w`.
+    #[value(name = "adamw")]
+    AdamW,
 }
 
 impl Train {
     pub fn solver(&self) -> Solver {
+        let (epochs, batch_size, learning_rate, schedule) = (self.epochs, self.batch_size, self.lr, self.schedule);
+        let warmup = if self.warmup > 0.0 { Warmup::Epochs(self.warmup) } else { Warmup::None };
         match self.solver {
-            SolverName::Sgd => self.sgd().into(),
+            SolverName::Sgd => {
+                let momentum = self.momentum.unwrap_or(Sgd::default().momentum);
+                let nesterov = !self.no_nesterov;
+                Sgd { epochs, batch_size, learning_rate, momentum, nesterov, schedule, warmup }.into()
+            }
+            SolverName::AdamW => {
+                let default = AdamW::default();
+                let beta_1 = self.beta_1.unwrap_or(default.beta_1);
+                let beta_2 = self.beta_2.unwrap_or(default.beta_2);
+                let epsilon = self.epsilon.unwrap_or(default.epsilon);
+                let weight_decay = self.weight_decay.unwrap_or(default.weight_decay);
+                AdamW { epochs, batch_size, learning_rate, beta_1, beta_2, epsilon, weight_decay, schedule, warmup }
+                    .into()
+            }
         }
     }
 
-    pub fn sgd(&self) -> Sgd {
-        Sgd {
-            epochs: self.epochs,
-            batch_size: self.batch_size,
-            learning_rate: self.lr,
-            momentum: self.momentum,
-            ..Sgd::default()
-        }
+    /// An option that was given and is not of the solver, and the solver that it is of.
+    pub fn foreign_option(&self) -> Option<(&'static str, &'static str)> {
+        let of_sgd = [
+            ("--momentum", self.momentum.is_some()),
+            ("--nesterov", self.nesterov),
+            ("--no-nesterov", self.no_nesterov),
+        ];
+        let of_adamw = [
+            ("--beta1", self.beta_1.is_some()),
+            ("--beta2", self.beta_2.is_some()),
+            ("--epsilon", self.epsilon.is_some()),
+            ("--weight-decay", self.weight_decay.is_some()),
+        ];
+        let (foreign, solver) = match self.solver {
+            SolverName::Sgd => (&of_adamw[..], "adamw"),
+            SolverName::AdamW => (&of_sgd[..], "sgd"),
+        };
+        let (option, _) = foreign.iter().find(|(_, is_given)| *is_given)?;
+        Some((option, solver))
     }
 
-    /// The training data; none when it is the built-in digits.
-    pub fn source(&self) -> Option<Source> {
+    /// The training data, with the columns of the model to start from, if it names them; none when it is the built-in
+    /// digits.
+    pub fn source(&self, feature_names: Option<&[String]>) -> Option<Source> {
         Some(Source {
             features: self.features.clone()?,
             labels: self.labels.clone(),
@@ -392,17 +491,33 @@ impl Train {
             weights: self.sample_weight.clone(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
-            feature_names: None,
+            feature_names: feature_names.map(<[String]>::to_vec),
         })
     }
 
     /// The test data, with the columns of the training data.
     pub fn test_source(&self, feature_names: Option<&[String]>) -> Option<Source> {
+        let (labels, weights) = (self.test_labels.as_ref(), self.test_sample_weight.as_ref());
+        self.other_source(self.test.as_ref()?, labels, weights, feature_names)
+    }
+
+    /// The validation data, with the columns of the training data.
+    pub fn validation_source(&self, feature_names: Option<&[String]>) -> Option<Source> {
+        self.other_source(self.validation.as_ref()?, self.validation_labels.as_ref(), None, feature_names)
+    }
+
+    fn other_source(
+        &self,
+        features: &Path,
+        labels: Option<&PathBuf>,
+        weights: Option<&PathBuf>,
+        feature_names: Option<&[String]>,
+    ) -> Option<Source> {
         Some(Source {
-            features: self.test.clone()?,
-            labels: self.test_labels.clone(),
-            label_column: self.label_column.clone().filter(|_| self.test_labels.is_none()),
-            weights: self.test_sample_weight.clone(),
+            features: features.to_owned(),
+            labels: labels.cloned(),
+            label_column: self.label_column.clone().filter(|_| labels.is_none()),
+            weights: weights.cloned(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
             feature_names: feature_names.map(<[String]>::to_vec),
@@ -434,7 +549,7 @@ fn fraction(text: &str) -> Result<f64, String> {
     number_that(text, |x| x > 0.0 && x < 1.0, "above 0 and below 1")
 }
 
-fn below_one(text: &str) -> Result<f64, String> {
+fn below_1(text: &str) -> Result<f64, String> {
     number_that(text, |x| (0.0..1.0).contains(&x), "at least 0 and below 1")
 }
 
@@ -460,6 +575,18 @@ fn class_weight(text: &str) -> Result<ClassWeight, String> {
         "" if !weights.is_empty() => Ok(ClassWeight::Map(weights)),
         rest => Err(format!("must be `balanced`, or NAME=WEIGHT for classes, divided by commas; {rest:?} is neither")),
     }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    number_that(
+        text,
+        |x| Duration::try_from_secs_f64(x).is_ok_and(|time| !time.is_zero()),
+        "above 0, and not too large",
+    )
+}
+
+fn schedule(text: &str) -> Result<Schedule, String> {
+    text.parse().map_err(|error: softreg::Error| error.to_string())
 }
 
 fn count(text: &str) -> Result<usize, String> {
@@ -530,7 +657,7 @@ mod tests {
             (positive, &["1e-9", "3"], &["0", "-1", "inf", "NaN", "", "x"]),
             (not_negative, &["0", "1e-5"], &["-1e-9", "inf", "NaN"]),
             (fraction, &["0.2", "0.999"], &["0", "1", "1.5", "-0.2", "NaN"]),
-            (below_one, &["0", "0.99"], &["1", "-0.1", "NaN"]),
+            (below_1, &["0", "0.99"], &["1", "-0.1", "NaN"]),
         ];
         for (parser, good, bad) in cases {
             assert!(good.iter().all(|text| parser(text).is_ok()), "{good:?}");

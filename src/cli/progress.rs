@@ -65,7 +65,8 @@ fn state(progress: &Progress) -> String {
     } else {
         format!("took {}", duration(progress.elapsed))
     };
-    format!("loss {:.6}  {speed} samples/s  {time}", progress.loss)
+    let validation = progress.validation_loss.map(|loss| format!("  validation {loss:.6}")).unwrap_or_default();
+    format!("loss {:.6}{validation}  {speed} samples/s  {time}", progress.loss)
 }
 
 fn duration(time: Duration) -> String {

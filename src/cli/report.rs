@@ -62,10 +62,10 @@ pub fn print(json: Option<&Path>, quiet: bool, content: impl FnOnce(&mut dyn Wri
 
 /// Samples, loss and accuracy of each part of the data.
 pub fn figures(out: &mut dyn Write, parts: &[(&str, &Evaluation)]) -> io::Result<()> {
-    writeln!(out, "{:9} {:>12} {:>11} {:>10}", "", "samples", "loss", "accuracy")?;
+    writeln!(out, "{:10} {:>11} {:>11} {:>10}", "", "samples", "loss", "accuracy")?;
     for (name, part) in parts {
         let n = HumanCount(part.n_samples as u64).to_string();
-        writeln!(out, "{name:9} {n:>12} {:>11.6} {:>10.4}", part.log_loss, part.accuracy)?;
+        writeln!(out, "{name:10} {n:>11} {:>11.6} {:>10.4}", part.log_loss, part.accuracy)?;
     }
     writeln!(out)
 }

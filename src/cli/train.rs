@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use clap::CommandFactory;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
 use softreg::data;
-use softreg::{Dataset, Device, Evaluation, FeatureScale, Fit, SoftmaxRegression};
+use softreg::{Dataset, Device, Evaluation, FeatureScale, Fit, Model, Schedule, SoftmaxRegression, Solver, StopReason};
 
 use crate::progress::Display;
 use crate::report::{self, Stages, rounded};
@@ -20,6 +21,10 @@ const DIGITS_TEST_SPLIT: f64 = 0.2;
 
 /// `start` is when the program began.
 pub fn run(args: &args::Train, start: Instant) -> Result<()> {
+    if let Some((option, solver)) = args.foreign_option() {
+        let message = format!("{option} is an option of --solver {solver}\n");
+        args::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit();
+    }
     check_outputs(args)?;
     let tell = |text: &str| {
         if !args.quiet {
@@ -33,7 +38,8 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     tell(&format!("device     {}", report::device(&device)));
 
     let begin = Instant::now();
-    let (train, test) = load(args)?;
+    let init = args.init.as_deref().map(Model::load).transpose()?;
+    let Data { train, validation, test } = load(args, init.as_ref())?;
     stages.load = begin.elapsed();
     tell(&format!("data       {}", describe(args, &train, test.as_ref())));
     if 2 * train.n_classes() > train.n_samples() {
@@ -50,15 +56,31 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         tell("model      not saved; --out MODEL.safetensors saves it");
     }
 
-    let estimator = SoftmaxRegression::new()
-        .solver(args.solver())
+    let solver = args.solver();
+    let display = Display::new(solver.n_epochs(train.n_samples()), args.quiet);
+    let mut estimator = SoftmaxRegression::new()
+        .solver(solver)
         .l2(args.l2)
         .seed(args.seed)
         .feature_scale(args.feature_scale)
         .class_weight(args.class_weight.clone().unwrap_or_default())
         .label_smoothing(args.label_smoothing)
+        .intercept(!args.no_intercept)
         .device(&device);
-    let display = Display::new(args.sgd().n_epochs(train.n_samples()), args.quiet);
+    if let Some(model) = &init {
+        estimator = estimator.init(model);
+    }
+    match (validation, args.validation_split) {
+        (Some(validation), _) => estimator = estimator.validation(validation),
+        (None, Some(fraction)) => estimator = estimator.validation(fraction),
+        (None, None) => {}
+    }
+    if let Some(patience) = args.patience {
+        estimator = estimator.patience(patience);
+    }
+    if let Some(limit) = args.time_limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+        estimator = estimator.time_limit(limit);
+    }
     let begin = Instant::now();
     let fit = estimator.fit_with(&train, |progress| {
         display.show(progress);
@@ -103,6 +125,8 @@ fn check_outputs(args: &args::Train) -> Result<()> {
         &args.test,
         &args.test_labels,
         &args.test_sample_weight,
+        &args.validation,
+        &args.validation_labels,
     ];
     let inputs = paths.map(|path| path.as_deref());
     if let Some(out) = &args.out {
@@ -120,22 +144,31 @@ fn check_outputs(args: &args::Train) -> Result<()> {
     Ok(())
 }
 
-/// The training data and the test data.
-fn load(args: &args::Train) -> Result<(Dataset<'static>, Option<Dataset<'static>>)> {
-    let Some(source) = args.source() else {
+struct Data {
+    train: Dataset<'static>,
+    validation: Option<Dataset<'static>>,
+    test: Option<Dataset<'static>>,
+}
+
+/// All data, with the columns of the model to start from.
+fn load(args: &args::Train, init: Option<&Model>) -> Result<Data> {
+    let Some(source) = args.source(init.and_then(Model::feature_names)) else {
         let (train, test) = data::digits()?.split(args.test_split.unwrap_or(DIGITS_TEST_SPLIT), args.seed)?;
-        return Ok((train, Some(test)));
+        return Ok(Data { train, validation: None, test: Some(test) });
     };
     let data = input::labelled(&source, "--labels")?.into_dataset()?;
+    // Those that the new model will have.
+    let classes = init.map_or_else(|| data.classes().to_vec(), |model| model.classes_with(data.classes()));
+    let model = (&*classes, data.n_features());
+    let validation = args.validation_source(data.feature_names());
+    let validation = validation.map(|source| input::labelled_for(&source, "--validation-labels", model)).transpose()?;
     if let Some(fraction) = args.test_split {
         let (train, test) = data.split(fraction, args.seed)?;
-        return Ok((train, Some(test)));
+        return Ok(Data { train, validation, test: Some(test) });
     }
-    let test = match args.test_source(data.feature_names()) {
-        Some(source) => Some(input::labelled_for(&source, "--test-labels", (data.classes(), data.n_features()))?),
-        None => None,
-    };
-    Ok((data, test))
+    let test = args.test_source(data.feature_names());
+    let test = test.map(|source| input::labelled_for(&source, "--test-labels", model)).transpose()?;
+    Ok(Data { train: data, validation, test })
 }
 
 /// Which classes have no sample that counts, when there are such.
@@ -189,16 +222,17 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn matrix_units(&self) -> bool {
-        self.device.uses_matrix_units(self.train.n_classes())
+        self.device.uses_matrix_units(self.fit.model.n_classes())
     }
 
     fn samples_per_second(&self) -> f64 {
         let seconds = self.fit.training.max(Duration::from_nanos(1)).as_secs_f64();
-        (self.fit.epochs.len() * self.train.n_samples()) as f64 / seconds
+        self.fit.epochs.iter().map(|epoch| epoch.n_samples as f64).sum::<f64>() / seconds
     }
 
     fn report(&self, out: &mut dyn io::Write) -> io::Result<()> {
         let mut parts = vec![("training", &self.fit.train)];
+        parts.extend(self.fit.validation.as_ref().map(|validation| ("validation", validation)));
         parts.extend(self.test.map(|test| ("test", test)));
         report::figures(out, &parts)?;
         report::information(out, self.test.unwrap_or(&self.fit.train), None)?;
@@ -206,18 +240,22 @@ impl Run<'_> {
             Some(test) => ("class (test data)", test),
             None => ("class (training data)", &self.fit.train),
         };
-        report::classes(out, title, self.train.classes(), evaluation)?;
+        report::classes(out, title, self.fit.model.classes(), evaluation)?;
 
         let args = self.args;
         let chosen = |automatic: bool| if automatic { " (auto)" } else { "" };
+        let solver = args.solver();
+        let momentum = match &solver {
+            Solver::Sgd(sgd) => format!(", momentum {}", sgd.momentum),
+            _ => String::new(),
+        };
         writeln!(
             out,
-            "solver     {}, {} epochs{}, batch size {}, momentum {}, l2 {}, seed {}",
-            args.solver().name(),
+            "solver     {}, {} epochs{}, batch size {}{momentum}, l2 {}, seed {}",
+            solver.name(),
             self.fit.epochs.len(),
-            chosen(args.epochs.is_none()),
+            chosen(args.epochs.is_none() && self.fit.stop_reason == StopReason::Epochs),
             args.batch_size,
-            args.momentum,
             rounded(args.l2),
             args.seed,
         )?;
@@ -237,9 +275,28 @@ impl Run<'_> {
         };
         let smoothing =
             (args.label_smoothing > 0.0).then(|| format!("label smoothing {}", rounded(args.label_smoothing)));
-        let weights: Vec<String> = class_weight.into_iter().chain(smoothing).collect();
-        if !weights.is_empty() {
-            writeln!(out, "           {}", weights.join(", "))?;
+        let mut notes = Vec::new();
+        if args.schedule != Schedule::default() || args.warmup > 0.0 {
+            notes.push(format!("schedule {}", args.schedule));
+        }
+        if args.warmup > 0.0 {
+            notes.push(format!("warm-up {} epochs", args.warmup));
+        }
+        if let Some(weight_decay) = args.weight_decay {
+            notes.push(format!("weight decay {weight_decay}"));
+        }
+        if args.no_intercept {
+            notes.push("no intercept".to_owned());
+        }
+        notes.extend(class_weight.into_iter().chain(smoothing));
+        if !notes.is_empty() {
+            writeln!(out, "           {}", notes.join(", "))?;
+        }
+        if self.fit.stop_reason != StopReason::Epochs {
+            writeln!(out, "stopped    {}", self.fit.stop_reason)?;
+        }
+        if let Some(epoch) = self.fit.best_epoch {
+            writeln!(out, "weights    of epoch {epoch}, which has the lowest validation loss")?;
         }
         writeln!(out, "speed      {} samples/s", HumanCount(self.samples_per_second() as u64))?;
         self.stages.write(out)?;
@@ -255,8 +312,16 @@ impl Run<'_> {
 
     fn to_json(&self) -> Value {
         let Self { args, device, train, fit, test, stages, .. } = self;
+        let solver = args.solver();
+        let (sgd, adamw) = match &solver {
+            Solver::Sgd(sgd) => (Some(sgd), None),
+            Solver::AdamW(adamw) => (None, Some(adamw)),
+            _ => (None, None),
+        };
+        let n_samples = fit.epochs.first().map_or(0, |epoch| epoch.n_samples);
         let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        json!({
+        // In parts, since the macro has a limit.
+        let mut record = json!({
             "softreg_version": env!("CARGO_PKG_VERSION"),
             "features": path(&args.features).unwrap_or_else(|| "built-in digits".to_owned()),
             "model": path(&args.out),
@@ -264,18 +329,24 @@ impl Run<'_> {
             "backend": device.info().backend,
             "device_reason": device.reason(),
             "matrix_units": self.matrix_units(),
-            "solver": args.solver().name(),
-            "n_samples": train.n_samples(),
+            "solver": solver.name(),
+            "init": path(&args.init),
+            "n_samples": n_samples,
+            "n_validation_samples": fit.validation.as_ref().map_or(0, |validation| validation.n_samples),
             "n_test_samples": test.map_or(0, |test| test.n_samples),
             "n_features": train.n_features(),
-            "n_classes": train.n_classes(),
+            "n_classes": fit.model.n_classes(),
             "n_heads": 1,
             "dtype": train.features().values().dtype().to_string(),
             "epochs": fit.epochs.len(),
+            "reason": fit.stop_reason.to_string(),
+            "best_epoch": fit.best_epoch,
+            "patience": args.patience,
+            "time_limit": args.time_limit,
             "batch_size": args.batch_size,
             "lr": fit.learning_rate,
-            "momentum": args.momentum,
             "l2": args.l2,
+            "intercept": !args.no_intercept,
             "feature_scale": fit.feature_scale,
             "sample_weight": path(&args.sample_weight).or_else(|| args.weight_column.clone()),
             "class_weight": fit.model.training()["class_weight"],
@@ -288,17 +359,37 @@ impl Run<'_> {
             "seconds_evaluate": stages.evaluate.as_secs_f64(),
             "seconds_total": stages.total.as_secs_f64(),
             "samples_per_second": self.samples_per_second(),
+        });
+        let settings = json!({
+            "schedule": args.schedule.to_string(),
+            "warmup": args.warmup,
+            "momentum": sgd.map(|sgd| sgd.momentum),
+            "nesterov": sgd.map(|sgd| sgd.nesterov),
+            "beta_1": adamw.map(|adamw| adamw.beta_1),
+            "beta_2": adamw.map(|adamw| adamw.beta_2),
+            "epsilon": adamw.map(|adamw| adamw.epsilon),
+            "weight_decay": adamw.map(|adamw| adamw.weight_decay),
+        });
+        let results = json!({
             "train_loss": fit.train.log_loss,
             "objective": fit.objective,
             "train_accuracy": fit.train.accuracy,
+            "validation_loss": fit.validation.as_ref().map(|validation| validation.log_loss),
+            "validation_accuracy": fit.validation.as_ref().map(|validation| validation.accuracy),
             "test_loss": test.map(|test| test.log_loss),
             "test_accuracy": test.map(|test| test.accuracy),
             "epoch_losses": fit.epochs.iter().map(|epoch| epoch.loss).collect::<Vec<_>>(),
             "train_information": report::information_json(&fit.train, None),
             "test_information": test.map(|test| report::information_json(test, None)),
-            "train_classes": report::classes_json(train.classes(), &fit.train),
-            "test_classes": test.map(|test| report::classes_json(train.classes(), test)),
-        })
+            "validation_losses": fit.epochs.iter().filter_map(|epoch| epoch.validation_loss).collect::<Vec<_>>(),
+            "train_classes": report::classes_json(fit.model.classes(), &fit.train),
+            "test_classes": test.map(|test| report::classes_json(fit.model.classes(), test)),
+        });
+        if let Some(record) = record.as_object_mut() {
+            record
+                .extend([settings, results].into_iter().flat_map(|part| part.as_object().cloned().unwrap_or_default()));
+        }
+        record
     }
 }
 

@@ -89,6 +89,19 @@ impl<'a> Dataset<'a> {
         Ok(self)
     }
 
+    /// The same samples with these classes, which have all that the data has.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLabel`] with the first row whose label `classes` does not have.
+    pub(crate) fn with_classes(&self, classes: &[String]) -> Result<Dataset<'_>> {
+        Ok(Dataset {
+            features: self.features.rows(0..self.n_samples())?,
+            labels: self.labels.with_classes(classes)?,
+            feature_names: self.feature_names.clone(),
+            weights: self.weights.clone(),
+        })
+    }
+
     /// Divides the samples at random: (training part, test part). The test part has `fraction` of the samples, rounded,
     /// and both have at least one. Both keep all classes, also those of which they have no sample, and their samples'
     /// weights. The same seed gives the same division.

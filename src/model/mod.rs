@@ -2,6 +2,7 @@
 
 mod file;
 mod predictor;
+mod start;
 
 pub use predictor::Predictor;
 
@@ -47,6 +48,7 @@ pub(crate) struct Training {
     /// The solver's own settings, an object.
     pub settings: Value,
     pub l2: f64,
+    pub l1: f64,
     pub seed: u64,
     pub feature_scale: f64,
     /// Whether the samples had weights.
@@ -68,6 +70,7 @@ impl Training {
             "n_samples": self.n_samples,
             "settings": self.settings,
             "l2": self.l2,
+            "l1": self.l1,
             "seed": self.seed,
             "feature_scale": self.feature_scale,
             "sample_weights": self.is_weighted,
@@ -108,18 +111,19 @@ impl Model {
         Ok(Self { parameters, classes, feature_names: None, training: json!({}) })
     }
 
-    pub(crate) fn from_training(parameters: &Parameters, scale: f32, data: &Dataset, training: Training) -> Self {
+    pub(crate) fn from_training(
+        parameters: &Parameters,
+        scale: f32,
+        classes: Vec<String>,
+        feature_names: Option<Vec<String>>,
+        training: Training,
+    ) -> Self {
         let mut parameters = parameters.clone();
         let n_weights = parameters.weights().len();
         for weight in &mut parameters.values[..n_weights] {
             *weight *= scale;
         }
-        Self {
-            parameters,
-            classes: data.classes().to_vec(),
-            feature_names: data.feature_names().map(<[String]>::to_vec),
-            training: training.to_json(),
-        }
+        Self { parameters, classes, feature_names, training: training.to_json() }
     }
 
     /// Adds loss and accuracy on test data to what the model's file says of its training.

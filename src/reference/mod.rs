@@ -30,4 +30,4 @@ pub use loss::{Evaluated, Loss};
 pub use reduce::{reduce, reduce_bound};
 pub use softmax::{Softmax, softmax, softmax_bound};
 pub use steps::Steps;
-pub use update::{update, update_bound};
+pub use update::{State, update, update_bound};

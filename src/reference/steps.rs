@@ -1,8 +1,8 @@
 //! Optimizer steps, one after the other: the operations in the order in which a backend runs them.
 
 use super::{
-    UNIT_ROUNDOFF, gradient, gradient_bound, gradient_half_bound, logits, logits_bound, logits_half_bound, softmax,
-    softmax_bound, update, update_bound,
+    State, UNIT_ROUNDOFF, gradient, gradient_bound, gradient_half_bound, logits, logits_bound, logits_half_bound,
+    softmax, softmax_bound, update, update_bound,
 };
 use crate::backend::{Head, Parameters, Shape};
 
@@ -14,11 +14,11 @@ pub struct Steps {
     half: bool,
     /// A power of two that no weight is above.
     largest_weight: f64,
-    /// W above b, (d + 1) × (h·q), and its bound.
-    pub parameters: Vec<f64>,
-    pub parameters_bound: Vec<f64>,
-    velocity: Vec<f64>,
-    velocity_bound: Vec<f64>,
+    n_steps: u64,
+    /// The parameters and the moments.
+    pub state: State,
+    /// Their bounds.
+    pub error: State,
     /// Sums of the losses so far, by head, and their bound.
     pub losses: Vec<f64>,
     pub losses_bound: Vec<f64>,
@@ -29,15 +29,13 @@ impl Steps {
     /// weight of a sample is above.
     pub fn new(start: &Parameters, half: bool, largest_weight: f64) -> Self {
         let shape = start.shape;
-        let zeros = vec![0.0; shape.n_parameters()];
         Self {
             shape,
             half,
             largest_weight,
-            parameters: start.values.iter().map(|&value| value.into()).collect(),
-            parameters_bound: zeros.clone(),
-            velocity: zeros.clone(),
-            velocity_bound: zeros,
+            n_steps: 0,
+            state: State::new(start.values.iter().map(|&value| value.into()).collect()),
+            error: State::new(vec![0.0; shape.n_parameters()]),
             losses: vec![0.0; shape.n_heads],
             losses_bound: vec![0.0; shape.n_heads],
         }
@@ -47,32 +45,25 @@ impl Steps {
     /// without.
     pub fn step(&mut self, x: &[f64], y: &[f64], w: Option<&[f64]>, heads: &[Head], rate: f64) {
         let shape = self.shape;
+        let (parameters, parameters_bound) = (&self.state.parameters, &self.error.parameters);
         let share = shape.n_features as f64 / x.len() as f64;
-        let o = logits(x, &self.parameters, shape);
+        let o = logits(x, parameters, shape);
         let result = softmax(&o, y, share, w, shape);
         let g = gradient(x, &result.residual, shape);
 
         // |δO| ≤ bound + |X|·|δW|; |δG| ≤ bound + |X|ᵀ·|δR|.
         let x_abs: Vec<f64> = x.iter().map(|x| x.abs()).collect();
         let logits_bound = if self.half { logits_half_bound } else { logits_bound };
-        let o_bound = sum(logits_bound(x, &self.parameters, shape), &logits(&x_abs, &self.parameters_bound, shape));
+        let o_bound = sum(logits_bound(x, parameters, shape), &logits(&x_abs, parameters_bound, shape));
         let bound = softmax_bound(&o, &o_bound, y, share, w, shape);
         let g_bound = match self.half {
             true => gradient_half_bound(x, &result.residual, self.largest_weight, shape),
             false => gradient_bound(x, &result.residual, shape),
         };
         let g_bound = sum(g_bound, &gradient(&x_abs, &bound.residual, shape));
-        let (w_bound, v_bound) = update_bound(&self.parameters, &self.velocity, &g, &g_bound, heads, rate, shape);
-
-        update(&mut self.parameters, &mut self.velocity, &g, heads, rate, shape);
-        for index in 0..self.parameters.len() {
-            let head = &heads[index % shape.n_outputs() / shape.n_classes];
-            // Errors of W and v themselves reach the new v, and with it W, at most twice (Nesterov).
-            let carried = f64::from(head.momentum) * self.velocity_bound[index]
-                + f64::from(head.l2) * self.parameters_bound[index];
-            self.velocity_bound[index] = v_bound[index] + carried;
-            self.parameters_bound[index] += w_bound[index] + 2.0 * f64::from(head.learning_rate) * rate * carried;
-        }
+        self.n_steps += 1;
+        self.error = update_bound(&self.state, &self.error, &g, &g_bound, heads, rate, self.n_steps, shape);
+        update(&mut self.state, &g, heads, rate, self.n_steps, shape);
         for (index, (loss, bound)) in result.losses.iter().zip(bound.losses).enumerate() {
             self.losses[index % shape.n_heads] += loss;
             // Losses are summed in single precision over at most 64 samples.

@@ -1,7 +1,7 @@
 //! The formulas against what they are derivatives of. Everything else is tested against the formulas.
 
-use super::{Loss, gradient, logits, softmax, update};
-use crate::backend::{Head, Shape};
+use super::{Loss, State, gradient, logits, softmax, update};
+use crate::backend::{Head, Rule, Shape};
 use crate::batch::Shuffle;
 
 const SHAPE: Shape = Shape { n_features: 4, n_classes: 3, n_heads: 2 };
@@ -152,11 +152,12 @@ fn weights_count_samples() {
 fn a_step_goes_down_the_objective() {
     let case = Case::new();
     let l2 = [0.25, 0.5];
-    let heads = l2.map(|l2| Head { learning_rate: 1.0, momentum: 0.0, nesterov: false, l2: l2 as f32 });
+    let rule = Rule::Momentum { momentum: 0.0, nesterov: false };
+    let heads = l2.map(|l2| Head { learning_rate: 1.0, l2: l2 as f32, intercept: true, rule });
     let residual = softmax(&logits(&case.x, &case.w, SHAPE), &case.y, 1.0 / N as f64, None, SHAPE).residual;
-    let (mut w, mut v) = (case.w.clone(), vec![0.0; case.w.len()]);
-    update(&mut w, &mut v, &gradient(&case.x, &residual, SHAPE), &heads, 1.0, SHAPE);
-    let step: Vec<f64> = case.w.iter().zip(&w).map(|(old, new)| old - new).collect();
+    let mut state = State::new(case.w.clone());
+    update(&mut state, &gradient(&case.x, &residual, SHAPE), &heads, 1.0, 1, SHAPE);
+    let step: Vec<f64> = case.w.iter().zip(&state.parameters).map(|(old, new)| old - new).collect();
     assert!(largest_difference(&step, &case.differences(l2)) < 1e-8);
     assert!(largest_difference(&step, &case.differences([0.25, 0.25])) > 1e-4);
 }
@@ -166,11 +167,31 @@ fn a_step_goes_down_the_objective() {
 fn momentum_adds_up_gradients() {
     let shape = Shape { n_features: 1, n_classes: 1, n_heads: 1 };
     for (nesterov, expected) in [(false, [-1.0, -3.5]), (true, [-1.5, -4.75])] {
-        let heads = [Head { learning_rate: 1.0, momentum: 0.5, nesterov, l2: 0.0 }];
-        let (mut w, mut v) = (vec![0.0; 2], vec![0.0; 2]);
-        for (g, expected) in [1.0, 2.0].into_iter().zip(expected) {
-            update(&mut w, &mut v, &[g, g], &heads, 1.0, shape);
-            assert_eq!(w, [expected; 2]);
+        for intercept in [true, false] {
+            let rule = Rule::Momentum { momentum: 0.5, nesterov };
+            let heads = [Head { learning_rate: 1.0, l2: 0.0, intercept, rule }];
+            let mut state = State::new(vec![0.0; 2]);
+            for (t, (g, expected)) in (1..).zip([1.0, 2.0].into_iter().zip(expected)) {
+                update(&mut state, &[g, g], &heads, 1.0, t, shape);
+                assert_eq!(state.parameters, [expected, if intercept { expected } else { 0.0 }]);
+            }
         }
     }
+}
+
+/// Two steps of AdamW, by hand, with β₁ = ½ and β₂ = ¾: m = 1/2·1, s = 1/4·1, both unbiased 1; then m = 1/4 + 1/2·(−3) = −5/4,
+/// unbiased −5/3, s = 3/16 + 9/4 = 39/16, unbiased 39/7. Only W decays.
+#[test]
+fn adamw_divides_by_the_size_of_gradients() {
+    let shape = Shape { n_features: 1, n_classes: 1, n_heads: 1 };
+    let rule = Rule::AdamW { beta_1: 0.5, beta_2: 0.75, epsilon: 0.25, weight_decay: 0.125 };
+    let heads = [Head { learning_rate: 0.5, l2: 0.0, intercept: true, rule }];
+    let mut state = State::new(vec![2.0; 2]);
+    update(&mut state, &[1.0; 2], &heads, 0.5, 1, shape);
+    let (w, b) = (2.0 - 0.25 * (0.8 + 0.25), 2.0 - 0.25 * 0.8);
+    assert!(largest_difference(&state.parameters, &[w, b]) < 1e-15, "{state:?}");
+    update(&mut state, &[-3.0; 2], &heads, 0.5, 2, shape);
+    let direction = (-5.0 / 3.0) / ((39f64 / 7.0).sqrt() + 0.25);
+    let expected = [w - 0.25 * (direction + 0.125 * w), b - 0.25 * direction];
+    assert!(largest_difference(&state.parameters, &expected) < 1e-15, "{state:?}");
 }

@@ -4,15 +4,16 @@
 //! about zero: on cached logits that costs no product with the features. They end when a bound on what is left to gain is
 //! confirmed by a solution of Newton's equations.
 
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
 
 use super::certificate::{Certificate, certify};
 use super::preconditioner::{Curvature, Preconditioner};
 use super::vector::{add, centre_over_classes, dot, max_abs};
-use super::{Progress, StopReason, proximal};
-use crate::backend::{Session, Shape, Supervision, cpu};
-use crate::data::{Features, Targets};
+use super::{Observer, Progress, StopReason, proximal};
+use crate::backend::{Parameters, Session, Shape, Supervision, cpu};
+use crate::data::Features;
 use crate::error::{Error, Result};
 use crate::objective::{Counts, Objective, Penalty, Smooth};
 
@@ -103,11 +104,13 @@ pub(super) enum Method {
     NewtonCg,
 }
 
+/// Is told of each iteration, after which the parameters, in centred coordinates, are those; may say why to stop.
+pub(super) type Observe<'a> = dyn FnMut(Progress, &Objective, &[f64]) -> Result<Option<StopReason>> + 'a;
+
 /// Where a batch solver ended.
-pub(crate) struct Minimum {
+pub(super) struct Minimum {
     /// In centred coordinates.
     pub parameters: Vec<f64>,
-    pub iterations: Vec<Progress>,
     pub reason: StopReason,
     /// When the first iteration began.
     pub begin: Instant,
@@ -275,7 +278,7 @@ pub(super) struct Limits {
     pub tolerance: f64,
 }
 
-/// Minimises the smooth objective from `parameters`, in centred coordinates. `on_iteration` may stop it.
+/// Minimises the smooth objective from `parameters`, in centred coordinates, while `observe` looks on.
 pub(super) fn minimise(
     method: Method,
     Limits { memory, max_iterations, tolerance }: Limits,
@@ -283,7 +286,7 @@ pub(super) fn minimise(
     preconditioner: &mut Preconditioner,
     mut parameters: Vec<f64>,
     n_samples: usize,
-    on_iteration: &mut dyn FnMut(&Progress) -> ControlFlow<StopReason>,
+    observe: &mut Observe,
 ) -> Result<Minimum> {
     let begin = Instant::now();
     let n_classes = objective.shape().n_classes;
@@ -293,12 +296,12 @@ pub(super) fn minimise(
     }
     let first_value = value;
     let mut pairs = Pairs::new(memory);
-    let mut iterations: Vec<Progress> = Vec::new();
+    let mut n_iterations = 0;
     let mut guess: f64 = 1.0;
     let mut not_confirmed = f64::INFINITY;
     let mut n_fruitless = 0;
     let reason = loop {
-        if iterations.len() == max_iterations {
+        if n_iterations == max_iterations {
             break StopReason::Iterations;
         }
         if value <= ZERO * tolerance * first_value {
@@ -354,39 +357,39 @@ pub(super) fn minimise(
             pairs.push(step, change);
         }
         (value, gradient) = (point.value, new_gradient);
+        n_iterations += 1;
         let progress = Progress {
-            epoch: iterations.len() + 1,
+            epoch: n_iterations,
             n_epochs: max_iterations,
             loss: value,
-            evaluations: objective.counts().products as f64 / 2.0,
+            evaluations: objective.counts().evaluations(),
+            validation_loss: None,
             n_samples,
             elapsed: begin.elapsed(),
         };
-        let flow = on_iteration(&progress);
-        iterations.push(progress);
+        let stop = observe(progress, objective, &parameters)?;
         if confirm {
             break StopReason::Converged;
         }
-        if let ControlFlow::Break(reason) = flow {
+        if let Some(reason) = stop {
             break reason;
         }
         n_fruitless = if gain <= FRUITLESS_SHARE * tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless == FRUITLESS {
             break StopReason::Precision;
         }
-        let k = iterations.len();
-        if k <= REFRESHED || k.is_multiple_of(REFRESHED) {
+        if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
             preconditioner.refresh(&objective.uncentred(&parameters))?;
         }
     };
     if max_abs(&parameters).is_nan() {
         return Err(Error::NoObjective { value: f64::NAN });
     }
-    Ok(Minimum { parameters, iterations, reason, begin })
+    Ok(Minimum { parameters, reason, begin })
 }
 
 /// What a batch solver minimises over.
-pub(crate) struct Problem<'a> {
+pub(crate) struct Task<'a> {
     pub features: &'a Features<'a>,
     pub scale: f32,
     pub supervision: Supervision<'a>,
@@ -407,8 +410,7 @@ pub(crate) struct Batch {
 /// What a batch solver found.
 pub(crate) struct Found {
     /// Of X̃, not centred.
-    pub parameters: Vec<f64>,
-    pub iterations: Vec<Progress>,
+    pub parameters: Parameters,
     pub reason: StopReason,
     pub counts: Counts,
     pub certificate: Certificate,
@@ -434,55 +436,63 @@ impl Batch {
         check(self.limits)
     }
 
-    /// Minimises on `session`, which has the features and targets of the problem, and certifies the result.
-    pub fn minimise(
-        &self,
-        session: &mut dyn Session,
-        problem: &Problem,
-        on_iteration: &mut dyn FnMut(&Progress) -> ControlFlow<StopReason>,
-    ) -> Result<Found> {
-        let Problem { features, scale, supervision, shape, ref penalty, has_intercept, ref start } = *problem;
-        let Supervision { targets, weights } = supervision;
+    pub fn max_iterations(&self) -> usize {
+        self.limits.max_iterations
+    }
+
+    /// The settings for the record of a model.
+    pub fn to_json(&self) -> Value {
+        let Limits { memory, max_iterations, tolerance } = self.limits;
+        let mut record = json!({ "max_iterations": max_iterations, "tolerance": tolerance });
+        if self.method == Method::Lbfgs {
+            record["memory"] = memory.into();
+        }
+        record
+    }
+
+    /// Minimises on `session`, which has the features and targets of the task, and certifies the result.
+    pub fn minimise(&self, session: &mut dyn Session, task: &Task, observer: &mut Observer) -> Result<Found> {
+        let Task { features, scale, supervision, shape, ref penalty, has_intercept, ref start } = *task;
+        let weights = supervision.weights;
         let moments = cpu::moments(features, scale, weights)?;
-        let shares = class_shares(targets, weights, shape.n_classes);
+        let shares = class_shares(supervision, shape.n_classes);
         let mean = has_intercept.then(|| moments.mean.clone());
         let n_samples = features.n_samples();
         let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
         let zero = intercepts(&shares, shape, has_intercept);
         let parameters = start.as_ref().map_or_else(|| zero.clone(), |start| objective.centred(start));
         let curvature = Curvature { features, scale, weights, moments: &moments, penalty: &penalty.l2, has_intercept };
+        let mut observe = |progress, objective: &Objective, parameters: &[f64]| {
+            let reason = observer.after(progress, &mut || Ok(single(shape, &objective.uncentred(parameters))))?;
+            // Its last epoch is the last iteration.
+            Ok(reason.filter(|reason| *reason != StopReason::Epochs))
+        };
         let minimum = if penalty.has_l1() {
-            proximal::minimise(self.limits, &mut objective, &curvature, parameters, on_iteration)?
+            proximal::minimise(self.limits, &mut objective, &curvature, parameters, &mut observe)?
         } else {
             let mut preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
             let preconditioner = &mut preconditioner;
-            minimise(self.method, self.limits, &mut objective, preconditioner, parameters, n_samples, on_iteration)?
+            minimise(self.method, self.limits, &mut objective, preconditioner, parameters, n_samples, &mut observe)?
         };
-        let Minimum { mut parameters, iterations, reason, begin } = minimum;
+        let Minimum { mut parameters, reason, begin } = minimum;
         let (training, counts) = (begin.elapsed(), objective.counts());
         let first = objective.start(&zero)?.gradient;
         let certificate = certify(&mut objective, &mut parameters, &shares, max_abs(&first))?;
-        let parameters = objective.uncentred(&parameters);
-        Ok(Found { parameters, iterations, reason, counts, certificate, begin, training })
+        let parameters = single(shape, &objective.uncentred(&parameters));
+        Ok(Found { parameters, reason, counts, certificate, begin, training })
     }
 }
 
 /// Σ_i s_i·y_ij of each class j, s the weights over their sum.
-fn class_shares(targets: &Targets, weights: Option<&[f32]>, n_classes: usize) -> Vec<f64> {
-    let weight = |sample: usize| weights.map_or(1.0, |weights| f64::from(weights[sample]));
-    let mut sums = vec![0.0; n_classes];
-    match targets {
-        Targets::Classes(classes) => {
-            classes.iter().enumerate().for_each(|(sample, &class)| sums[class as usize] += weight(sample));
-        }
-        Targets::Distributions(values) => {
-            for (sample, y) in values.chunks_exact(n_classes).enumerate() {
-                sums.iter_mut().zip(y).for_each(|(sum, &y)| *sum += weight(sample) * f64::from(y));
-            }
-        }
-    }
-    let total: f64 = sums.iter().sum();
-    sums.into_iter().map(|sum| sum / total.max(f64::MIN_POSITIVE)).collect()
+fn class_shares(supervision: Supervision, n_classes: usize) -> Vec<f64> {
+    let totals = supervision.targets.class_totals(supervision.weights, n_classes);
+    let sum: f64 = totals.iter().sum();
+    totals.into_iter().map(|total| total / sum.max(f64::MIN_POSITIVE)).collect()
+}
+
+/// Parameters in single precision.
+fn single(shape: Shape, parameters: &[f64]) -> Parameters {
+    Parameters { shape, values: parameters.iter().map(|&value| value as f32).collect() }
 }
 
 /// Parameters with weights 0 and the logarithms of the classes' frequencies as intercepts, centred; a class without samples has

@@ -1,26 +1,32 @@
 //! How the objective is minimised. A solver asks a backend for steps or values; it neither knows nor cares where they
 //! are computed.
 
+mod adamw;
 mod batch;
 mod certificate;
 mod curvature;
 mod preconditioner;
 mod proximal;
+mod schedule;
 mod sgd;
+mod stochastic;
 mod stop;
 mod vector;
 
+pub use adamw::AdamW;
+pub(crate) use batch::{Batch, Found, Task};
 pub use batch::{Lbfgs, NewtonCg};
 pub use certificate::Certificate;
+pub use schedule::{Schedule, Warmup};
 pub use sgd::Sgd;
+pub(crate) use stochastic::{Problem, Stochastic};
 pub use stop::StopReason;
-
-pub(crate) use batch::{Batch, Problem};
+pub(crate) use stop::{Limits, Observer, Outcome, Validate};
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
+use crate::backend::Supervision;
+use crate::data::Features;
 use crate::error::Result;
 
 /// How the objective is minimised.
@@ -29,16 +35,45 @@ use crate::error::Result;
 pub enum Solver {
     /// Minibatch stochastic gradient descent with momentum.
     Sgd(Sgd),
+    /// AdamW.
+    AdamW(AdamW),
     /// Limited-memory BFGS.
     Lbfgs(Lbfgs),
     /// Newton's method with conjugate gradients.
     NewtonCg(NewtonCg),
 }
 
+/// One of the two kinds of solvers.
+pub(crate) enum Kind {
+    /// Steps with a batch of samples each.
+    Stochastic(Stochastic),
+    /// Iterations with all samples.
+    Batch(Batch),
+}
+
 impl Solver {
+    /// Its name, as the command line has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sgd(_) => "sgd",
+            Self::AdamW(_) => "adamw",
+            Self::Lbfgs(_) => "lbfgs",
+            Self::NewtonCg(_) => "newton-cg",
+        }
+    }
+
+    /// How often each of `n_samples` samples is visited, if training is not stopped; of a batch solver, the most iterations.
+    pub fn n_epochs(&self, n_samples: usize) -> usize {
+        match self.kind() {
+            Kind::Stochastic(solver) => solver.n_epochs(n_samples),
+            Kind::Batch(solver) => solver.max_iterations(),
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         match self {
             Self::Sgd(sgd) => sgd.check(),
+            Self::AdamW(adamw) => adamw.check(),
             Self::Lbfgs(lbfgs) => Batch::from(lbfgs).check(),
             Self::NewtonCg(newton) => Batch::from(newton).check(),
         }
@@ -46,31 +81,40 @@ impl Solver {
 
     /// Whether it takes steps with batches of the samples.
     pub(crate) fn is_stochastic(&self) -> bool {
-        matches!(self, Self::Sgd(_))
+        matches!(self.kind(), Kind::Stochastic(_))
     }
 
-    /// Its settings for the record of a training of so many epochs or iterations.
-    pub(crate) fn settings(&self, n: usize, learning_rate: Option<f64>) -> Value {
+    pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Sgd(sgd) => json!({
-                "epochs": n,
-                "batch_size": sgd.batch_size,
-                "learning_rate": learning_rate,
-                "momentum": sgd.momentum,
-                "nesterov": sgd.nesterov,
-            }),
-            Self::Lbfgs(lbfgs) => json!({ "iterations": n, "tolerance": lbfgs.tolerance, "memory": lbfgs.memory }),
-            Self::NewtonCg(newton) => json!({ "iterations": n, "tolerance": newton.tolerance }),
+            Self::Sgd(sgd) => Kind::Stochastic(sgd.stochastic()),
+            Self::AdamW(adamw) => Kind::Stochastic(adamw.stochastic()),
+            Self::Lbfgs(lbfgs) => Kind::Batch(lbfgs.into()),
+            Self::NewtonCg(newton) => Kind::Batch(newton.into()),
         }
     }
 
-    /// Its name, as the command line has it.
-    pub fn name(&self) -> &'static str {
+    /// The learning rate on scale·X, the one given or else the default; none of batch solvers.
+    pub(crate) fn learning_rate(
+        &self,
+        features: &Features,
+        scale: f32,
+        supervision: Supervision,
+        n_classes: usize,
+        l2: f64,
+    ) -> Option<f64> {
         match self {
-            Self::Sgd(_) => "sgd",
-            Self::Lbfgs(_) => "lbfgs",
-            Self::NewtonCg(_) => "newton-cg",
+            Self::Sgd(sgd) => Some(sgd.learning_rate(features, scale, supervision, n_classes, l2)),
+            Self::AdamW(adamw) => Some(adamw.learning_rate()),
+            Self::Lbfgs(_) | Self::NewtonCg(_) => None,
         }
+    }
+
+    /// The same solver, with so many epochs where it leaves them open.
+    pub(crate) fn with_default_epochs(mut self, n: usize) -> Self {
+        if let Self::Sgd(Sgd { epochs, .. }) | Self::AdamW(AdamW { epochs, .. }) = &mut self {
+            epochs.get_or_insert(n);
+        }
+        self
     }
 }
 
@@ -80,9 +124,9 @@ impl Default for Solver {
     }
 }
 
-impl From<Sgd> for Solver {
-    fn from(sgd: Sgd) -> Self {
-        Self::Sgd(sgd)
+impl From<AdamW> for Solver {
+    fn from(adamw: AdamW) -> Self {
+        Self::AdamW(adamw)
     }
 }
 
@@ -95,6 +139,12 @@ impl From<Lbfgs> for Solver {
 impl From<NewtonCg> for Solver {
     fn from(newton: NewtonCg) -> Self {
         Self::NewtonCg(newton)
+    }
+}
+
+impl From<Sgd> for Solver {
+    fn from(sgd: Sgd) -> Self {
+        Self::Sgd(sgd)
     }
 }
 
@@ -111,6 +161,8 @@ pub struct Progress {
     pub loss: f64,
     /// Passes over all samples so far, each of a product X·W and one Xᵀ·R.
     pub evaluations: f64,
+    /// Mean loss in nats of the validation data after the epoch, where there is any.
+    pub validation_loss: Option<f64>,
     /// Samples of an epoch.
     pub n_samples: usize,
     /// Time since training started.

@@ -7,12 +7,11 @@
 //! limited memory methods"), which begins with B₀ = c_j·G + diag(l2) for class j: G the covariance of the features, c_j the mean
 //! of p_j·(1 − p_j). So a model costs no pass over the samples, and columns may be of any scale.
 
-use std::ops::ControlFlow;
 use std::time::Instant;
 
 use nalgebra::DMatrix;
 
-use super::batch::{Limits, Minimum};
+use super::batch::{Limits, Minimum, Observe};
 use super::preconditioner::{ClassSample, Curvature, gram};
 use super::vector::{add, centre_over_classes, dot};
 use super::{Progress, StopReason};
@@ -231,13 +230,13 @@ fn by_feature(values: &[f64], q: usize) -> Vec<f64> {
     (0..values.len()).map(|i| values[i % q * rows + i / q]).collect()
 }
 
-/// Minimises the objective with its l1 penalty from `parameters`, in centred coordinates. `on_iteration` may stop it.
+/// Minimises the objective with its l1 penalty from `parameters`, in centred coordinates, while `observe` looks on.
 pub(super) fn minimise(
     Limits { memory, max_iterations, tolerance }: Limits,
     objective: &mut Objective,
     curvature: &Curvature,
     mut parameters: Vec<f64>,
-    on_iteration: &mut dyn FnMut(&Progress) -> ControlFlow<StopReason>,
+    observe: &mut Observe,
 ) -> Result<Minimum> {
     let begin = Instant::now();
     let n_samples = curvature.features.n_samples();
@@ -263,10 +262,10 @@ pub(super) fn minimise(
     let first_value = smooth + norm;
     let mut tau: f64 = 1.0;
     let (mut n_promises, mut n_fruitless) = (0, 0);
-    let mut iterations: Vec<Progress> = Vec::new();
+    let mut n_iterations = 0;
     let reason = loop {
         let value = smooth + norm;
-        if iterations.len() == max_iterations {
+        if n_iterations == max_iterations {
             break StopReason::Iterations;
         }
         if value <= 1e-3 * tolerance * first_value {
@@ -343,30 +342,30 @@ pub(super) fn minimise(
         model.push(by_class(&step, q), by_class(&change, q));
         let gain = value - (new_smooth + new_norm);
         (smooth, norm, gradient) = (new_smooth, new_norm, new_gradient);
+        n_iterations += 1;
         let progress = Progress {
-            epoch: iterations.len() + 1,
+            epoch: n_iterations,
             n_epochs: max_iterations,
             loss: smooth + norm,
-            evaluations: objective.counts().products as f64 / 2.0,
+            evaluations: objective.counts().evaluations(),
+            validation_loss: None,
             n_samples,
             elapsed: begin.elapsed(),
         };
-        let flow = on_iteration(&progress);
-        iterations.push(progress);
+        let stop = observe(progress, objective, &parameters)?;
         if n_promises >= PROMISES {
             break StopReason::Converged;
         }
-        if let ControlFlow::Break(reason) = flow {
+        if let Some(reason) = stop {
             break reason;
         }
         n_fruitless = if gain <= 1e-3 * tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless > FRUITLESS {
             break StopReason::Precision;
         }
-        let k = iterations.len();
-        if k <= REFRESHED || k.is_multiple_of(REFRESHED) {
+        if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
             model.classes = class_curvature(&objective.uncentred(&parameters))?;
         }
     };
-    Ok(Minimum { parameters, iterations, reason, begin })
+    Ok(Minimum { parameters, reason, begin })
 }

@@ -1,18 +1,14 @@
 //! Minibatch stochastic gradient descent with momentum.
 
-use std::ops::ControlFlow;
-use std::time::Instant;
-
-use super::Progress;
 use super::curvature::curvature;
-use crate::backend::{Head, Parameters, Session, Supervision};
-use crate::batch::Plan;
-use crate::data::Dataset;
-use crate::error::{Error, Result};
+use super::schedule::{Schedule, Warmup};
+use super::stochastic::{Stochastic, setting};
+use crate::backend::{Rule, Supervision};
+use crate::data::Features;
+use crate::error::Result;
 
 /// Minibatch stochastic gradient descent with (Nesterov's) momentum. Each epoch visits every sample once in a new
-/// order; the learning rate falls in a straight line from its start to zero at the last step, so that the noise of the
-/// batches dies out.
+/// order.
 ///
 /// More settings may be added: end with `..Sgd::default()`.
 ///
@@ -26,41 +22,38 @@ pub struct Sgd {
     pub epochs: Option<usize>,
     /// Samples a step. The loss of a step is their mean.
     pub batch_size: usize,
-    /// The first step's size; by default 1/L, where L estimates how strongly the objective of a batch curves, from the
-    /// second moments of the scaled samples, the share of the most frequent class, batch size, momentum and penalty.
+    /// The largest step size, which the schedule multiplies; by default 1/L, where L estimates how strongly the objective
+    /// of a batch curves, from the second moments of the scaled samples, the share of the most frequent class, batch size,
+    /// momentum and penalty.
     pub learning_rate: Option<f64>,
     /// Share of the velocity that each step keeps, 0 ≤ momentum < 1.
     pub momentum: f64,
     /// Nesterov's momentum (as in PyTorch).
     pub nesterov: bool,
+    /// How the learning rate changes.
+    pub schedule: Schedule,
+    /// How it rises before.
+    pub warmup: Warmup,
 }
-
-/// Epochs by default, and steps at least.
-const EPOCHS: usize = 30;
-const STEPS: usize = 1000;
 
 impl Default for Sgd {
     fn default() -> Self {
-        Self { epochs: None, batch_size: 128, learning_rate: None, momentum: 0.9, nesterov: true }
+        Self {
+            epochs: None,
+            batch_size: 128,
+            learning_rate: None,
+            momentum: 0.9,
+            nesterov: true,
+            schedule: Schedule::Linear,
+            warmup: Warmup::None,
+        }
     }
 }
 
 impl Sgd {
-    pub(crate) fn check(&self) -> Result<()> {
-        let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
-        if self.epochs == Some(0) {
-            return setting("the number of epochs", "0".to_owned(), "at least 1");
-        }
-        if self.batch_size == 0 {
-            return setting("the batch size", "0".to_owned(), "at least 1");
-        }
-        match self.learning_rate {
-            Some(rate) if !(rate > 0.0 && rate.is_finite()) => {
-                return setting("the learning rate", rate.to_string(), "a finite number above 0");
-            }
-            _ => {}
-        }
-        if !(0.0..1.0).contains(&self.momentum) {
+    pub(super) fn check(&self) -> Result<()> {
+        self.stochastic().check()?;
+        if !((0.0..1.0).contains(&self.momentum) && (self.momentum as f32) < 1.0) {
             return setting("the momentum", self.momentum.to_string(), "at least 0 and below 1");
         }
         Ok(())
@@ -68,64 +61,31 @@ impl Sgd {
 
     /// How often each of `n_samples` samples is visited.
     pub fn n_epochs(&self, n_samples: usize) -> usize {
-        let steps_per_epoch = n_samples.div_ceil(self.batch_size.max(1)).max(1);
-        self.epochs.unwrap_or_else(|| EPOCHS.max(STEPS.div_ceil(steps_per_epoch)))
+        self.stochastic().n_epochs(n_samples)
     }
 
-    /// The first step's size on that data.
-    pub(crate) fn first_rate(&self, data: &Dataset, supervision: Supervision, scale: f32, l2: f64) -> f64 {
-        // Momentum adds up about 1/(1 − momentum) steps, with the noise of their batches.
-        let b = (self.batch_size.min(data.n_samples()) as f64 * (1.0 - self.momentum)).max(f64::MIN_POSITIVE);
-        let curvature = || curvature(data.features(), scale, supervision, data.n_classes(), b);
-        self.learning_rate.unwrap_or_else(|| 1.0 / (curvature() + l2))
+    pub(super) fn stochastic(&self) -> Stochastic {
+        Stochastic {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            learning_rate: self.learning_rate,
+            schedule: self.schedule,
+            warmup: self.warmup,
+            rule: Rule::Momentum { momentum: self.momentum as f32, nesterov: self.nesterov },
+        }
     }
 
-    /// Minimises from `start`; `on_epoch` may stop it. Returns the parameters, what each epoch's progress was, and when the
-    /// first step began.
-    pub(crate) fn minimise(
+    /// The learning rate on scale·X.
+    pub(super) fn learning_rate(
         &self,
-        session: &mut dyn Session,
-        start: &Parameters,
+        features: &Features,
+        scale: f32,
+        supervision: Supervision,
+        n_classes: usize,
         l2: f64,
-        first_rate: f64,
-        seed: u64,
-        on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<(Parameters, Vec<Progress>, Instant)> {
-        let head = Head {
-            learning_rate: first_rate as f32,
-            momentum: self.momentum as f32,
-            nesterov: self.nesterov,
-            l2: l2 as f32,
-        };
-        let chunks = session.chunks().to_vec();
-        let n_samples = chunks.last().map_or(0, |chunk| chunk.end);
-        let largest_chunk = chunks.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let batch_size = self.batch_size.min(largest_chunk);
-        let mut stepper = session.stepper(start, &[head], batch_size)?;
-        let begin = Instant::now();
-        let n_epochs = self.n_epochs(n_samples);
-        let mut epochs: Vec<Progress> = Vec::new();
-        for epoch in 0..n_epochs {
-            let plan = Plan::new(&chunks, batch_size, seed, epoch as u64);
-            let n_steps = plan.batches.len();
-            let done = |step: usize| (epoch as f64 + step as f64 / n_steps as f64) / n_epochs as f64;
-            let rates: Vec<f32> = (0..n_steps).map(|step| (1.0 - done(step)) as f32).collect();
-            let loss = stepper.run(&plan, &rates)?[0] / n_samples as f64;
-            if !loss.is_finite() {
-                return Err(Error::Diverged { epoch: epoch + 1, learning_rate: first_rate });
-            }
-            let (epoch, elapsed) = (epoch + 1, begin.elapsed());
-            let progress = Progress { epoch, n_epochs, loss, evaluations: epoch as f64, n_samples, elapsed };
-            let flow = on_epoch(&progress);
-            epochs.push(progress);
-            if flow.is_break() {
-                break;
-            }
-        }
-        let parameters = stepper.parameters()?;
-        if parameters.values.iter().any(|value| !value.is_finite()) {
-            return Err(Error::Diverged { epoch: epochs.len(), learning_rate: first_rate });
-        }
-        Ok((parameters, epochs, begin))
+    ) -> f64 {
+        // Momentum adds up about 1/(1 − momentum) steps, with the noise of their batches.
+        let b = (self.batch_size.min(features.n_samples()) as f64 * (1.0 - self.momentum)).max(f64::MIN_POSITIVE);
+        self.learning_rate.unwrap_or_else(|| 1.0 / (curvature(features, scale, supervision, n_classes, b) + l2))
     }
 }

@@ -1,11 +1,19 @@
-//! Why a training ended.
+//! When training ends, and with which parameters: the same for every solver that improves them bit by bit.
 
 use std::fmt;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
-/// Why a training ended.
+use super::Progress;
+use crate::backend::Parameters;
+use crate::error::{Error, Result};
+
+/// Why training ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopReason {
+    /// All epochs were done.
+    Epochs,
     /// The objective is at its minimum, to within the tolerance.
     Converged,
     /// Rounding leaves nothing to gain, though the tolerance is not confirmed.
@@ -14,8 +22,10 @@ pub enum StopReason {
     Separable,
     /// All iterations were done.
     Iterations,
-    /// All epochs were done.
-    Epochs,
+    /// The validation loss was no better than its best for as many epochs as the patience allows.
+    EarlyStopping,
+    /// Another epoch would have taken longer than the time limit.
+    TimeLimit,
     /// The caller's function said so.
     Caller,
 }
@@ -23,12 +33,205 @@ pub enum StopReason {
 impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Converged => "converged",
-            Self::Precision => "the limit of the precision",
-            Self::Separable => "the classes are separable",
-            Self::Iterations => "iterations",
             Self::Epochs => "epochs",
+            Self::Converged => "converged",
+            Self::Precision => "limit of precision",
+            Self::Separable => "separable classes",
+            Self::Iterations => "iterations",
+            Self::EarlyStopping => "early stopping",
+            Self::TimeLimit => "time limit",
             Self::Caller => "stopped by the caller",
         })
+    }
+}
+
+/// What ends a training before its epochs do.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Limits {
+    /// Epochs in a row that may have no better validation loss.
+    pub patience: Option<usize>,
+    /// Time of the whole fit.
+    pub time_limit: Option<Duration>,
+}
+
+impl Limits {
+    pub fn check(self, is_validated: bool) -> Result<()> {
+        match self {
+            Self { patience: Some(0), .. } => {
+                Err(Error::Setting { name: "the patience", value: "0".to_owned(), expected: "at least 1 epoch" })
+            }
+            Self { patience: Some(patience), .. } if !is_validated => Err(Error::Setting {
+                name: "the patience",
+                value: patience.to_string(),
+                expected: "left out where there is no validation data",
+            }),
+            Self { time_limit: Some(Duration::ZERO), .. } => {
+                Err(Error::Setting { name: "the time limit", value: "0".to_owned(), expected: "above 0 seconds" })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The validation loss of parameters.
+pub(crate) type Validate<'a> = dyn FnMut(&Parameters) -> Result<f64> + 'a;
+
+/// Looks on while a solver trains: is told of each epoch, validates, keeps the best parameters and says when to stop.
+pub(crate) struct Observer<'a> {
+    limits: Limits,
+    /// When the fit began.
+    begin: Instant,
+    validate: Option<&'a mut Validate<'a>>,
+    on_epoch: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    epochs: Vec<Progress>,
+    best: Option<Best>,
+    /// Of the epochs so far.
+    longest: Duration,
+}
+
+struct Best {
+    epoch: usize,
+    loss: f64,
+    parameters: Parameters,
+}
+
+/// What a training came to.
+pub(crate) struct Outcome {
+    /// Those of the best epoch, where there is validation data; otherwise the last.
+    pub parameters: Parameters,
+    pub epochs: Vec<Progress>,
+    pub reason: StopReason,
+    /// From 1; none without validation data.
+    pub best_epoch: Option<usize>,
+}
+
+impl<'a> Observer<'a> {
+    pub fn new(
+        limits: Limits,
+        begin: Instant,
+        validate: Option<&'a mut Validate<'a>>,
+        on_epoch: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Self {
+        Self { limits, begin, validate, on_epoch, epochs: Vec::new(), best: None, longest: Duration::ZERO }
+    }
+
+    /// Takes note of an epoch, after which the parameters are `parameters()`. Why to stop, if training must.
+    pub fn after(
+        &mut self,
+        mut progress: Progress,
+        parameters: &mut dyn FnMut() -> Result<Parameters>,
+    ) -> Result<Option<StopReason>> {
+        let epoch = progress.epoch;
+        if let Some(validate) = &mut self.validate {
+            let parameters = parameters()?;
+            let loss = validate(&parameters)?;
+            progress.validation_loss = Some(loss);
+            if self.best.as_ref().is_none_or(|best| loss < best.loss) {
+                self.best = Some(Best { epoch, loss, parameters });
+            }
+        }
+        let flow = (self.on_epoch)(&progress);
+        let before = self.epochs.last().map_or(Duration::ZERO, |last| last.elapsed);
+        self.longest = self.longest.max(progress.elapsed.saturating_sub(before));
+        let is_last = epoch == progress.n_epochs;
+        self.epochs.push(progress);
+
+        let Limits { patience, time_limit } = self.limits;
+        let waited = self.best.as_ref().map_or(0, |best| epoch - best.epoch);
+        Ok(if flow.is_break() {
+            Some(StopReason::Caller)
+        } else if is_last {
+            Some(StopReason::Epochs)
+        } else if patience.is_some_and(|patience| waited >= patience) {
+            Some(StopReason::EarlyStopping)
+        } else if time_limit.is_some_and(|limit| self.begin.elapsed() + self.longest > limit) {
+            Some(StopReason::TimeLimit)
+        } else {
+            None
+        })
+    }
+
+    /// How many epochs were done.
+    pub fn n_epochs(&self) -> usize {
+        self.epochs.len()
+    }
+
+    /// What the training came to that ended for `reason` with `last`.
+    pub fn finish(self, reason: StopReason, last: Parameters) -> Outcome {
+        let Self { epochs, best, .. } = self;
+        let best_epoch = best.as_ref().map(|best| best.epoch);
+        Outcome { parameters: best.map_or(last, |best| best.parameters), epochs, reason, best_epoch }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Shape;
+
+    /// Runs up to ten epochs with these validation losses.
+    fn run(limits: Limits, losses: &[f64], time: Duration) -> Outcome {
+        let shape = Shape { n_features: 1, n_classes: 1, n_heads: 1 };
+        let of_epoch = |epoch: usize| Parameters { shape, values: vec![epoch as f32; 2] };
+        let mut validate = |parameters: &Parameters| Ok(losses[parameters.values[0] as usize - 1]);
+        let mut on_epoch = |_: &Progress| ControlFlow::Continue(());
+        let validate: Option<&mut Validate> = if losses.is_empty() { None } else { Some(&mut validate) };
+        let mut observer = Observer::new(limits, Instant::now(), validate, &mut on_epoch);
+        for epoch in 1..=10 {
+            let progress = Progress {
+                epoch,
+                n_epochs: 10,
+                loss: 1.0,
+                evaluations: epoch as f64,
+                validation_loss: None,
+                n_samples: 1,
+                elapsed: time * epoch as u32,
+            };
+            if let Some(reason) = observer.after(progress, &mut || Ok(of_epoch(epoch))).unwrap() {
+                return observer.finish(reason, of_epoch(epoch));
+            }
+        }
+        panic!("it goes on after the last epoch");
+    }
+
+    #[test]
+    fn patience_ends_a_training_and_the_best_parameters_are_kept() {
+        let losses = [5.0, 4.0, 4.5, 3.0, 3.0, 3.5, 3.1, 2.0, 1.0, 0.5];
+        let patience = |n: usize| Limits { patience: Some(n), ..Limits::default() };
+        for (n, epochs, best, reason) in [
+            (1, 3, 2, StopReason::EarlyStopping),
+            (2, 6, 4, StopReason::EarlyStopping),
+            (3, 7, 4, StopReason::EarlyStopping),
+            (4, 10, 10, StopReason::Epochs),
+        ] {
+            let outcome = run(patience(n), &losses, Duration::ZERO);
+            assert_eq!((outcome.epochs.len(), outcome.best_epoch, outcome.reason), (epochs, Some(best), reason));
+            assert_eq!(outcome.parameters.values, [best as f32; 2]);
+            assert_eq!(outcome.epochs[1].validation_loss, Some(4.0));
+        }
+        let outcome = run(Limits::default(), &[], Duration::ZERO);
+        assert_eq!((outcome.epochs.len(), outcome.best_epoch, outcome.reason), (10, None, StopReason::Epochs));
+        assert_eq!(outcome.parameters.values, [10.0; 2]);
+    }
+
+    #[test]
+    fn an_epoch_that_would_take_too_long_is_not_begun() {
+        let limit = |seconds| Limits { time_limit: Some(Duration::from_secs(seconds)), ..Limits::default() };
+        let outcome = run(limit(100), &[], Duration::from_secs(99));
+        assert_eq!((outcome.epochs.len(), outcome.reason), (10, StopReason::Epochs));
+        let outcome = run(limit(100), &[], Duration::from_secs(101));
+        assert_eq!((outcome.epochs.len(), outcome.reason), (1, StopReason::TimeLimit));
+    }
+
+    #[test]
+    fn limits_that_make_no_sense_are_errors() {
+        let limits = |patience, time_limit| Limits { patience, time_limit };
+        assert!(limits(Some(1), Some(Duration::from_millis(1))).check(true).is_ok());
+        assert!(limits(None, None).check(false).is_ok());
+        for (limits, is_validated) in
+            [(limits(Some(0), None), true), (limits(Some(3), None), false), (limits(None, Some(Duration::ZERO)), true)]
+        {
+            assert!(matches!(limits.check(is_validated), Err(Error::Setting { .. })), "{limits:?}");
+        }
     }
 }

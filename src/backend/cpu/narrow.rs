@@ -11,7 +11,7 @@ use super::stepper::{Data, State, Step};
 use super::team::Team;
 use super::tiles::{Buffer, DotTile, TILE, groups};
 use super::update::{update_bias, update_tile};
-use crate::backend::{Head, Shape};
+use crate::backend::{Head, Shape, StepFactors};
 use crate::error::Result;
 
 /// A larger gradient would not stay in the cache.
@@ -92,7 +92,7 @@ impl Narrow {
         instructions: Instructions,
         data: &Data<T>,
         state: &mut State,
-        Step { rows, ahead, rate }: Step,
+        Step { rows, ahead, factors }: Step,
     ) {
         let shape = state.weights.shape;
         let (n_parts, size) = parts(rows.len());
@@ -125,31 +125,33 @@ impl Narrow {
             first.losses.iter_mut().zip(&part.losses).for_each(|(sum, &value)| *sum += value);
         }
         state.losses.iter_mut().zip(&first.losses).for_each(|(sum, &value)| *sum += value);
-        update_bias(&mut state.weights.bias, &mut state.bias_velocity, &first.bias_gradient, &state.heads, rate);
+        update_bias(&mut state.weights.bias, &mut state.bias_moments, &first.bias_gradient, &state.heads, factors);
 
-        let (others, heads) = (&*others, &state.heads[..]);
+        let (others, heads, n_moments) = (&*others, &state.heads[..], state.n_moments);
         let size = shape.n_outputs() * TILE;
-        let tiles = |w: &mut [f32], velocity: &mut [f32], gradient: &mut [f32], offset: usize| {
+        let tiles = |w: &mut [f32], moments: &mut [f32], gradient: &mut [f32], offset: usize| {
             instructions.run(UpdateKernel {
                 w,
-                velocity,
+                moments,
                 gradient,
                 others,
                 offset,
                 size,
                 heads,
-                rate,
+                factors,
                 scale: data.scale,
             });
         };
         let length = state.weights.w.len() / size * size;
-        let (w, v, g) = (&mut state.weights.w[..length], &mut state.velocity[..length], &mut first.gradient[..length]);
+        let (w, g) = (&mut state.weights.w[..length], &mut first.gradient[..length]);
+        let moments = &mut state.moments[..n_moments * length];
         if is_update_parallel(n_parts, shape) {
             let chunk = UPDATE_TILES * size;
-            let chunks = w.chunks_mut(chunk).zip(v.chunks_mut(chunk)).zip(g.chunks_mut(chunk)).enumerate();
-            team.each(&mut threads, chunks, |(), (index, ((w, v), g))| tiles(w, v, g, index * chunk));
+            let chunks =
+                w.chunks_mut(chunk).zip(moments.chunks_mut(n_moments * chunk)).zip(g.chunks_mut(chunk)).enumerate();
+            team.each(&mut threads, chunks, |(), (index, ((w, moments), g))| tiles(w, moments, g, index * chunk));
         } else {
-            tiles(w, v, g, 0);
+            tiles(w, moments, g, 0);
         }
     }
 }
@@ -231,13 +233,13 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
 /// Update of whole tiles of W from the sum of the gradients.
 struct UpdateKernel<'a> {
     w: &'a mut [f32],
-    velocity: &'a mut [f32],
+    moments: &'a mut [f32],
     gradient: &'a mut [f32],
     others: &'a [Part],
     offset: usize,
     size: usize,
     heads: &'a [Head],
-    rate: f32,
+    factors: StepFactors,
     scale: f32,
 }
 
@@ -246,10 +248,12 @@ impl Kernel for UpdateKernel<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { w, velocity, gradient, others, offset, size, heads, rate, scale } = self;
+        let Self { w, moments, gradient, others, offset, size, heads, factors, scale } = self;
+        let of_tile = moments.len() / w.len().max(1) * size;
         assert!(others.iter().all(|part| part.gradient.len() >= offset + w.len()));
-        let tiles = w.chunks_exact_mut(size).zip(velocity.chunks_exact_mut(size)).zip(gradient.chunks_exact_mut(size));
-        for (index, ((w, velocity), gradient)) in tiles.enumerate() {
+        let tiles =
+            w.chunks_exact_mut(size).zip(moments.chunks_exact_mut(of_tile)).zip(gradient.chunks_exact_mut(size));
+        for (index, ((w, moments), gradient)) in tiles.enumerate() {
             let offset = offset + index * size;
             for i in (0..size).step_by(L::N) {
                 // SAFETY: i + N ≤ size, a multiple of 32, and all gradients are as long.
@@ -261,7 +265,7 @@ impl Kernel for UpdateKernel<'_> {
                     lanes.store(gradient.as_mut_ptr().add(i), sum);
                 }
             }
-            update_tile(lanes, w, velocity, gradient, heads, rate, scale);
+            update_tile(lanes, w, moments, gradient, heads, factors, scale);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::softmax::TileWeights;
 use super::team::{self, Team};
 use super::tiles::{Buffer, Matrix, TILE, Weights, allocate};
 use super::wide::Wide;
-use crate::backend::{Head, Parameters, Stepper, check};
+use crate::backend::{Head, Parameters, StepFactors, Stepper, check};
 use crate::batch::Plan;
 use crate::data::Targets;
 use crate::error::Result;
@@ -40,9 +40,12 @@ impl<T> Data<'_, T> {
 /// What training changes.
 pub(super) struct State {
     pub weights: Weights,
-    /// Laid out as the weights.
-    pub velocity: Buffer,
-    pub bias_velocity: Vec<f32>,
+    /// Values of each parameter that its rule keeps.
+    pub n_moments: usize,
+    /// Tile by tile as the weights, the first moments of a tile and then its second.
+    pub moments: Buffer,
+    /// The first moments of the intercept, then the second.
+    pub bias_moments: Vec<f32>,
     pub heads: Vec<Head>,
     /// The sum of the losses of each head so far.
     pub losses: Vec<f64>,
@@ -54,8 +57,7 @@ pub(super) struct Step<'a> {
     pub rows: &'a [u32],
     /// Those of the next batch.
     pub ahead: &'a [u32],
-    /// Multiplies the learning rates.
-    pub rate: f32,
+    pub factors: StepFactors,
 }
 
 /// Positions of an order that are worth a thread.
@@ -74,6 +76,8 @@ pub(super) struct CpuStepper<'a, T> {
     batch_size: usize,
     /// Of the epoch.
     order: Vec<u32>,
+    /// Steps done.
+    n_steps: u64,
     state: State,
     way: Way,
 }
@@ -90,10 +94,13 @@ impl<'a, T: Element> CpuStepper<'a, T> {
     ) -> Result<Self> {
         let shape = start.shape;
         let batch_size = batch_size.clamp(1, rows.len().max(1));
+        let n_moments = heads.first().map_or(1, |head| head.rule.n_moments());
+        let moments_of_row = shape.n_outputs().saturating_mul(n_moments);
         let state = State {
             weights: Weights::new(instructions, start)?,
-            velocity: Buffer::zeros(shape.n_features.div_ceil(TILE) * TILE, shape.n_outputs(), "the velocity")?,
-            bias_velocity: vec![0.0; shape.n_outputs()],
+            n_moments,
+            moments: Buffer::zeros(shape.n_features.div_ceil(TILE) * TILE, moments_of_row, "the moments")?,
+            bias_moments: vec![0.0; moments_of_row],
             heads: heads.to_vec(),
             losses: vec![0.0; shape.n_heads],
         };
@@ -103,12 +110,12 @@ impl<'a, T: Element> CpuStepper<'a, T> {
             Way::Wide(Wide::new(&data, shape, batch_size)?)
         };
         let order = allocate(0, rows.len(), "the order of the samples")?;
-        Ok(Self { instructions, data, rows: rows.clone(), batch_size, order, state, way })
+        Ok(Self { instructions, data, rows: rows.clone(), batch_size, order, n_steps: 0, state, way })
     }
 
     fn run_steps(&mut self, team: &mut Team, plan: &Plan, rates: &[f32]) {
         self.state.losses.fill(0.0);
-        let Self { instructions, data, order, state, way, .. } = self;
+        let Self { instructions, data, order, n_steps, state, way, .. } = self;
         // One chunk has all rows.
         if let [permutation] = &plan.orders[..] {
             let portions = order.chunks_mut(PORTION).zip((0..).step_by(PORTION));
@@ -118,7 +125,9 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         }
         let rows = |step: usize| plan.batches.get(step).map_or(&[][..], |batch| &order[batch.start..][..batch.len]);
         for (step, &rate) in rates.iter().enumerate() {
-            let step = Step { rows: rows(step), ahead: rows(step + 1), rate };
+            *n_steps += 1;
+            let factors = StepFactors::new(rate, &state.heads, *n_steps);
+            let step = Step { rows: rows(step), ahead: rows(step + 1), factors };
             match way {
                 Way::Narrow(narrow) => narrow.step(team, *instructions, data, state, step),
                 Way::Wide(wide) => wide.step(team, *instructions, data, state, step),

@@ -11,7 +11,7 @@ use super::stepper::{Data, State, Step};
 use super::team::Team;
 use super::tiles::{Buffer, Matrix, TILE, Weights, allocate, groups, pack_columns, pack_rows};
 use super::update::{update_bias, update_tile};
-use crate::backend::{Head, Shape};
+use crate::backend::{Head, Shape, StepFactors};
 use crate::error::Result;
 
 /// Tiles of samples that share what they read of W.
@@ -71,7 +71,7 @@ impl Wide {
         instructions: Instructions,
         data: &Data<T>,
         state: &mut State,
-        Step { rows, rate, .. }: Step,
+        Step { rows, factors, .. }: Step,
     ) {
         let shape = state.weights.shape;
         let m = shape.n_outputs();
@@ -87,11 +87,12 @@ impl Wide {
             instructions.run(ResidualKernel { data, weights, rows, share, o, bias_gradient, losses, scratch });
         });
 
-        let slabs = state.weights.w.chunks_exact_mut(m * TILE).zip(state.velocity.chunks_exact_mut(m * TILE));
+        let moments = state.moments.chunks_exact_mut(state.n_moments * m * TILE);
+        let slabs = state.weights.w.chunks_exact_mut(m * TILE).zip(moments);
         let slabs = slabs.take(shape.n_features.div_ceil(TILE)).enumerate();
         let (o, heads) = (&*self.o, &state.heads[..]);
-        team.each(&mut self.scratch, slabs, |scratch, (slab, (w, velocity))| {
-            instructions.run(GradientKernel { data, rows, o, slab, w, velocity, heads, rate, scratch });
+        team.each(&mut self.scratch, slabs, |scratch, (slab, (w, moments))| {
+            instructions.run(GradientKernel { data, rows, o, slab, w, moments, heads, factors, scratch });
         });
 
         for of_group in of_groups.chunks_exact(shape.n_heads) {
@@ -101,7 +102,7 @@ impl Wide {
             for other in others.chunks_exact(m) {
                 sums.iter_mut().zip(other).for_each(|(sum, &value)| *sum += value);
             }
-            update_bias(&mut state.weights.bias, &mut state.bias_velocity, sums, &state.heads, rate);
+            update_bias(&mut state.weights.bias, &mut state.bias_moments, sums, &state.heads, factors);
         }
     }
 }
@@ -188,9 +189,9 @@ struct GradientKernel<'a, T> {
     o: &'a [f32],
     slab: usize,
     w: &'a mut [f32],
-    velocity: &'a mut [f32],
+    moments: &'a mut [f32],
     heads: &'a [Head],
-    rate: f32,
+    factors: StepFactors,
     scratch: &'a mut Scratch,
 }
 
@@ -199,7 +200,7 @@ impl<T: Element> Kernel for GradientKernel<'_, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { data, rows, o, slab, w, velocity, heads, rate, scratch } = self;
+        let Self { data, rows, o, slab, w, moments, heads, factors, scratch } = self;
         let m = w.len() / TILE;
         assert!(scratch.gradient.len() >= m * TILE && scratch.x.len() >= rows.len().min(DEPTH) * TILE);
         assert!(o.len() >= rows.len().div_ceil(TILE) * m * TILE);
@@ -218,7 +219,7 @@ impl<T: Element> Kernel for GradientKernel<'_, T> {
                 unsafe { lanes.tile(n, &product) }
             }
         }
-        update_tile(lanes, w, velocity, &scratch.gradient, heads, rate, data.scale);
+        update_tile(lanes, w, moments, &scratch.gradient, heads, factors, data.scale);
     }
 }
 

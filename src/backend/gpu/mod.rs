@@ -47,7 +47,7 @@ pub use gradient::in_parts;
 pub use kernel::{Tile, Variant};
 pub use single::Single;
 pub use step::Step;
-pub use update::Head;
+pub use update::{AdamWHead, MomentumHead};
 
 use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Session, Supervision};
 use crate::data::Features;

@@ -5,6 +5,7 @@ use std::fmt;
 use super::kernel::Variant;
 use super::narrow_residual::output_blocks_at_a_time;
 use super::step::{BLOCK, SOFTWARE_ROUNDS};
+use super::update::RuleKind;
 use crate::backend::{DeviceKind, Shape};
 use crate::data::Dtype;
 
@@ -47,19 +48,29 @@ impl Sharing {
         (shape.n_features + 1).div_ceil(features) * shape.n_outputs().div_ceil(outputs)
     }
 
-    /// The variant for X of that precision.
-    pub(super) fn variant(self, shape: Shape, dtype: Dtype) -> Variant {
-        self.with_blocks(output_blocks_at_a_time(shape), dtype)
+    /// The variant for X of that precision, and heads of that kind.
+    pub(super) fn variant(self, shape: Shape, dtype: Dtype, rule: RuleKind) -> Variant {
+        self.with_blocks(output_blocks_at_a_time(shape), dtype, rule)
     }
 
-    fn with_blocks(self, output_blocks: usize, dtype: Dtype) -> Variant {
+    fn with_blocks(self, output_blocks: usize, dtype: Dtype, rule: RuleKind) -> Variant {
+        let source = match rule {
+            RuleKind::Momentum => concat!(
+                include_str!("../../../shaders/shared/momentum.wgsl"),
+                include_str!("../../../shaders/narrow_update.wgsl")
+            ),
+            RuleKind::AdamW => concat!(
+                include_str!("../../../shaders/shared/adamw.wgsl"),
+                include_str!("../../../shaders/narrow_update.wgsl")
+            ),
+        };
         // All features of a thread where there is room for the sums of all threads.
         let features = if self.feature_blocks > 1 { BLOCK * self.feature_blocks } else { 1 };
         let n_shares = self.sample_threads / (BLOCK * output_blocks * features);
         let share = if n_shares > 1 { self.sample_threads.div_ceil(n_shares) } else { 1 };
         Variant {
             name: "narrow_update",
-            source: include_str!("../../../shaders/narrow_update.wgsl").into(),
+            source: source.into(),
             features: Some(dtype),
             constants: vec![
                 ("FEATURE_THREADS", self.feature_threads as f64),
@@ -79,7 +90,9 @@ pub(super) fn variants() -> Vec<Variant> {
     let mut variants = Vec::new();
     for sharing in Sharing::ALL {
         for output_blocks in 1..=4 {
-            variants.extend(Dtype::ALL.map(|dtype| sharing.with_blocks(output_blocks, dtype)));
+            for dtype in Dtype::ALL {
+                variants.extend(RuleKind::ALL.map(|rule| sharing.with_blocks(output_blocks, dtype, rule)));
+            }
         }
     }
     variants

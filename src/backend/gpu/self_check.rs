@@ -13,7 +13,7 @@ use super::stepper::GpuStepper;
 use super::tuning::Tuning;
 use super::{Gpu, narrow_residual};
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, Evaluation, Head, Parameters, Point, Session, Shape, Stepper};
+use crate::backend::{Backend, Evaluation, Head, Parameters, Point, Rule, Session, Shape, Stepper};
 use crate::batch::Plan;
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
@@ -126,7 +126,8 @@ impl Trial {
     }
 
     fn heads(&self) -> Vec<Head> {
-        vec![Head { learning_rate: 0.5, momentum: 0.9, nesterov: true, l2: 1e-3 }; self.shape.n_heads]
+        let rule = Rule::Momentum { momentum: 0.9, nesterov: true };
+        vec![Head { learning_rate: 0.5, l2: 1e-3, intercept: true, rule }; self.shape.n_heads]
     }
 
     /// The parameters after an epoch.

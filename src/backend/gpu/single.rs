@@ -7,11 +7,12 @@ use super::kernel::{Tile, Variant};
 use super::labels::LabelLayout;
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::step::{Step, padded_outputs};
+use super::update::RuleKind;
 use super::{
     Gpu, advance, along, classes, gradient, gradient_cooperative, hessian, logits, logits_cooperative, narrow_residual,
     narrow_update, reduce, shuffle, softmax, update,
 };
-use crate::backend::{DeviceKind, Head, Parameters, Shape, Supervision};
+use crate::backend::{DeviceKind, Head, Parameters, Shape, StepFactors, Supervision};
 use crate::batch::Permutation;
 use crate::data::{Features, Targets};
 use crate::error::Result;
@@ -166,35 +167,39 @@ impl<'g> Single<'g> {
         })
     }
 
-    /// Parameters and velocity after a step with the gradient in parts (parts × (d + 1) × h·q).
+    /// Parameters and moments after step t with the gradient in parts (parts × (d + 1) × h·q); the moments are v, or m and
+    /// then s, each (d + 1) × h·q.
     ///
     /// # Errors
     /// Those of the device.
     pub fn update(
         gpu: &'g Gpu,
         parameters: &Parameters,
-        velocity: &[f32],
+        moments: &[f32],
         partials: &[f32],
         heads: &[Head],
         rate: f32,
+        t: u64,
     ) -> Result<Self> {
         let shape = parameters.shape;
-        let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
         let padded = |what, values| gpu.storage_of(what, &pad_rows(values, shape.n_outputs()));
         let buffers = vec![
             padded("partials", partials)?,
-            gpu.storage_of("heads", &heads)?,
+            update::upload_heads(gpu, heads)?,
             padded("weights", &parameters.values)?,
-            padded("velocity", velocity)?,
+            padded("moments", moments)?,
         ];
         let n_parts = (partials.len() / shape.n_parameters()) as u32;
         Ok(Self {
             gpu,
-            variant: update::variant(),
-            step: Step { rate, n_parts, ..Step::new(shape, 1.0, 0, 1) },
+            variant: update::variant(RuleKind::of(heads)),
+            step: Step { n_parts, ..Step::new(shape, 1.0, 0, 1) }.with_factors(StepFactors::new(rate, heads, t)),
             buffers,
             n_workgroups: update::n_workgroups(shape),
-            results: [2, 3].map(|buffer| (buffer, shape.n_features + 1, shape.n_outputs())).to_vec(),
+            results: vec![
+                (2, shape.n_features + 1, shape.n_outputs()),
+                (3, moments.len() / shape.n_outputs(), shape.n_outputs()),
+            ],
         })
     }
 
@@ -233,8 +238,8 @@ impl<'g> Single<'g> {
         })
     }
 
-    /// Parameters and velocity after a step with a residual (n × h·q) of the rows of X that `order` names. The variant is
-    /// that for devices of `kind` and batches of `batch_size`.
+    /// Parameters and moments, as [`Single::update`] has them, after step t with a residual (n × h·q) of the rows of X that
+    /// `order` names. The variant is that for devices of `kind` and batches of `batch_size`.
     ///
     /// # Errors
     /// Those of the device.
@@ -246,30 +251,32 @@ impl<'g> Single<'g> {
         residual: &[f32],
         order: &[u32],
         parameters: &Parameters,
-        velocity: &[f32],
+        moments: &[f32],
         heads: &[Head],
-        rate: f32,
+        (rate, t): (f32, u64),
         (kind, batch_size): (DeviceKind, usize),
     ) -> Result<Self> {
         let shape = parameters.shape;
-        let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
         let padded = |what, values| gpu.storage_of(what, &pad_rows(values, shape.n_outputs()));
         let sharing = narrow_update::Sharing::choose(kind, batch_size);
         let buffers = vec![
             gpu.upload_features(features, 0..features.n_samples())?,
             gpu.storage_of("order", order)?,
             padded("residual", residual)?,
-            gpu.storage_of("heads", &heads)?,
+            update::upload_heads(gpu, heads)?,
             padded("weights", &parameters.values)?,
-            padded("velocity", velocity)?,
+            padded("moments", moments)?,
         ];
         Ok(Self {
             gpu,
-            variant: sharing.variant(shape, features.values().dtype()),
-            step: Step { rate, ..Step::new(shape, scale, 0, order.len()) },
+            variant: sharing.variant(shape, features.values().dtype(), RuleKind::of(heads)),
+            step: Step::new(shape, scale, 0, order.len()).with_factors(StepFactors::new(rate, heads, t)),
             buffers,
             n_workgroups: sharing.n_workgroups(shape),
-            results: [4, 5].map(|buffer| (buffer, shape.n_features + 1, shape.n_outputs())).to_vec(),
+            results: vec![
+                (4, shape.n_features + 1, shape.n_outputs()),
+                (5, moments.len() / shape.n_outputs(), shape.n_outputs()),
+            ],
         })
     }
 

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::backend::Shape;
+use crate::backend::{Shape, StepFactors};
 
 /// Twin of `Step` in shaders/shared/step.wgsl, which says what the fields are.
 #[repr(C)]
@@ -25,9 +25,9 @@ pub struct Step {
     pub n_points: u32,
     pub first_part: u32,
     pub n_sums: u32,
-    pub padding_0: u32,
-    pub padding_1: u32,
-    pub padding_2: u32,
+    pub correction_1: f32,
+    pub correction_2: f32,
+    pub padding: u32,
 }
 
 /// Mesa's software Vulkan ends the loops of a thread after 65,535 rounds in all; kernels have a few beside those over samples
@@ -41,6 +41,14 @@ pub(super) const UNIFORM_BYTES: u64 = 65_536;
 pub(super) const BLOCK: usize = 4;
 
 impl Step {
+    /// The same step with these factors.
+    pub(super) fn with_factors(
+        self,
+        StepFactors { rate, corrections: [correction_1, correction_2] }: StepFactors,
+    ) -> Self {
+        Self { rate, correction_1, correction_2, ..self }
+    }
+
     /// A step, of one part, over the samples `start..start + n_samples`. The sizes are below 2³², which [`super::Gpu`] has checked
     /// against its limits.
     pub fn new(shape: Shape, scale: f32, start: usize, n_samples: usize) -> Self {
@@ -62,9 +70,9 @@ impl Step {
             n_points: 1,
             first_part: 0,
             n_sums: 1,
-            padding_0: 0,
-            padding_1: 0,
-            padding_2: 0,
+            correction_1: 1.0,
+            correction_2: 1.0,
+            padding: 0,
         }
     }
 }

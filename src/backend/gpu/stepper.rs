@@ -15,8 +15,9 @@ use super::memory::{Buffer, unpad_rows};
 use super::session::{Chunk, GpuSession};
 use super::step::{Step, is_narrow, largest_weight, padded_outputs, weights_bytes};
 use super::tuning::Tuning;
+use super::update::RuleKind;
 use super::{Gpu, gradient, gradient_cooperative, logits, logits_cooperative, shuffle, softmax, update};
-use crate::backend::{Head, Parameters, Shape, Stepper, Supervision, check};
+use crate::backend::{Head, Parameters, Shape, StepFactors, Stepper, Supervision, check};
 use crate::batch::{Batch, KEYS, Plan};
 use crate::data::Dtype;
 use crate::error::Result;
@@ -35,6 +36,9 @@ const LOSSES_BYTES: u64 = 32 << 20;
 pub(super) struct GpuStepper<'s> {
     session: &'s GpuSession<'s>,
     shape: Shape,
+    heads: Vec<Head>,
+    /// Steps done.
+    n_steps: u64,
     batch_size: usize,
     steps_at_once: usize,
     dispatches: Vec<Dispatch>,
@@ -180,9 +184,11 @@ impl<'s> GpuStepper<'s> {
         let n_parts =
             if is_narrow(shape.n_outputs()) { 0 } else { gradient::max_parts(tuning.gradient, shape, batch_size) };
         let partials = gpu.storage("the gradient", n_parts as u64 * weights_bytes(shape))?;
-        let velocity = gpu.storage("the velocity", weights_bytes(shape))?;
-        let heads: Vec<update::Head> = heads.iter().map(Into::into).collect();
-        let heads = gpu.storage_of("the heads", &heads)?;
+        let n_moments = heads.first().map_or(1, |head| head.rule.n_moments());
+        let moments_bytes = weights_bytes(shape).saturating_mul(n_moments as u64);
+        gpu.check_binding("the moments", moments_bytes, "use fewer classes or heads, or the solver `sgd`")?;
+        let moments = gpu.storage("the moments", moments_bytes)?;
+        let heads_buffer = update::upload_heads(gpu, heads)?;
         let losses = gpu.storage("the losses", losses_capacity as u64 * 4)?;
 
         let flops = 4.0 * batch_size as f64 * shape.n_features as f64 * shape.n_outputs() as f64;
@@ -191,12 +197,12 @@ impl<'s> GpuStepper<'s> {
         let steps = gpu.buffer("the steps", steps_bytes, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
 
         let labels = LabelLayout::of(supervision);
-        let dtype = session.dtype;
+        let (dtype, rule) = (session.dtype, RuleKind::of(heads));
         let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape.n_outputs()) {
             let Tuning { residual, update, .. } = tuning;
             vec![
                 (residual.variant(shape, dtype, labels), Box::new(move |n| residual.n_workgroups(n))),
-                (update.variant(shape, dtype), Box::new(move |_| update.n_workgroups(shape))),
+                (update.variant(shape, dtype, rule), Box::new(move |_| update.n_workgroups(shape))),
             ]
         } else {
             let [logits, gradient] = wide_products(gpu, tuning, shape, dtype);
@@ -204,7 +210,7 @@ impl<'s> GpuStepper<'s> {
                 logits,
                 (softmax::variant(shape, labels), Box::new(move |n| softmax::n_workgroups(shape, n))),
                 gradient,
-                (update::variant(), Box::new(move |_| update::n_workgroups(shape))),
+                (update::variant(rule), Box::new(move |_| update::n_workgroups(shape))),
             ]
         };
         let variants = kernels.iter().map(|(variant, _)| variant.clone()).chain([shuffle::variant()]);
@@ -218,14 +224,14 @@ impl<'s> GpuStepper<'s> {
             let buffers = if is_narrow(shape.n_outputs()) {
                 vec![
                     vec![features, order, labels, &weights, &outputs, &losses],
-                    vec![features, order, &outputs, &heads, &weights, &velocity],
+                    vec![features, order, &outputs, &heads_buffer, &weights, &moments],
                 ]
             } else {
                 vec![
                     vec![features, order, &weights, &outputs],
                     vec![labels, order, &outputs, &losses],
                     vec![features, order, &outputs, &partials],
-                    vec![&partials, &heads, &weights, &velocity],
+                    vec![&partials, &heads_buffer, &weights, &moments],
                 ]
             };
             for (dispatch, buffers) in dispatches.iter_mut().zip(buffers) {
@@ -235,6 +241,8 @@ impl<'s> GpuStepper<'s> {
         Ok(Self {
             session,
             shape,
+            heads: heads.to_vec(),
+            n_steps: 0,
             batch_size,
             steps_at_once,
             dispatches,
@@ -258,15 +266,20 @@ impl<'s> GpuStepper<'s> {
 
     /// Writes what the kernels are told of some steps, whose losses go where `n_losses_held` end. Returns how many losses
     /// are held then.
-    fn write_steps(&self, batches: &[Batch], rates: &[f32], mut n_losses_held: usize) -> Result<usize> {
-        let Self { session, shape, largest_weight, .. } = self;
+    fn write_steps(&mut self, batches: &[Batch], rates: &[f32], mut n_losses_held: usize) -> Result<usize> {
+        let Self { session, shape, heads, n_steps, gradient_tile, largest_weight, .. } = self;
         let steps = batches.iter().zip(rates).map(|(batch, &rate)| {
+            *n_steps += 1;
             let start = batch.start - session.ranges[batch.chunk].start;
             let losses_start = (n_losses_held / shape.n_heads) as u32;
             n_losses_held += n_losses(*shape, batch.len);
-            let step = Step::new(*shape, session.scale, start, batch.len);
-            let step = Step { rate, losses_start, largest_weight: *largest_weight, ..step };
-            gradient::in_parts(step, self.gradient_tile, *shape)
+            let step = Step {
+                losses_start,
+                largest_weight: *largest_weight,
+                ..Step::new(*shape, session.scale, start, batch.len)
+            };
+            let step = step.with_factors(StepFactors::new(rate, heads, *n_steps));
+            gradient::in_parts(step, *gradient_tile, *shape)
         });
         let steps = write_steps(steps);
         session.gpu.write("the steps", &self.steps, 0, &steps)?;
@@ -274,9 +287,14 @@ impl<'s> GpuStepper<'s> {
     }
 
     /// Hands the device some steps, whose losses go where `n_losses_held` end. Returns how many losses are held then.
-    fn submit(&self, batches: &[Batch], rates: &[f32], n_losses_held: usize) -> Result<(usize, wgpu::SubmissionIndex)> {
+    fn submit(
+        &mut self,
+        batches: &[Batch],
+        rates: &[f32],
+        n_losses_held: usize,
+    ) -> Result<(usize, wgpu::SubmissionIndex)> {
         let n_losses_held = self.write_steps(batches, rates, n_losses_held)?;
-        let Self { session, dispatches, .. } = self;
+        let Self { session, dispatches, .. } = &*self;
         let submission = session.gpu.submit("optimizer steps", |encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for (batch, offset) in batches.iter().zip((0..).step_by(STEP_STRIDE)) {
@@ -326,12 +344,13 @@ impl Stepper for GpuStepper<'_> {
     }
 
     fn kernel_times(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<(&'static str, Duration)>> {
-        let (gpu, dispatches) = (self.session.gpu, &self.dispatches);
+        let gpu = self.session.gpu;
         self.begin(plan, rates)?;
-        let Some(clock) = Clock::new(gpu, self.steps_at_once * dispatches.len())? else { return Ok(Vec::new()) };
-        let mut times: Vec<_> = dispatches.iter().map(|dispatch| (dispatch.kernel.name, Duration::ZERO)).collect();
+        let Some(clock) = Clock::new(gpu, self.steps_at_once * self.dispatches.len())? else { return Ok(Vec::new()) };
+        let mut times: Vec<_> = self.dispatches.iter().map(|dispatch| (dispatch.kernel.name, Duration::ZERO)).collect();
         for (batches, rates) in plan.batches.chunks(self.steps_at_once).zip(rates.chunks(self.steps_at_once)) {
             self.write_steps(batches, rates, 0)?;
+            let dispatches = &self.dispatches;
             let n_passes = batches.len() * dispatches.len();
             gpu.submit("optimizer steps", |encoder| {
                 let mut number = 0;

@@ -86,6 +86,9 @@ pub(super) trait Lanes: Copy {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
 
+    /// The square root, correctly rounded.
+    fn sqrt(self, a: Self::V) -> Self::V;
+
     /// The larger of both; `b` when one is NaN (or NaN).
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
 

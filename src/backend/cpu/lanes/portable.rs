@@ -84,6 +84,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn sqrt(self, a: V) -> V {
+        a.map(f32::sqrt)
+    }
+
+    #[inline(always)]
     fn max(self, a: V, b: V) -> V {
         map2(a, b, |a, b| if a > b { a } else { b })
     }

@@ -1,0 +1,63 @@
+//! A model as the start of a training.
+
+use super::Model;
+use crate::backend::{Parameters, Shape};
+use crate::data::{Dataset, check_classes};
+use crate::error::{Error, Result};
+
+impl Model {
+    /// The classes of a training on `data` that starts here, and its parameters for features times `scale`: first the
+    /// model's classes, so that none is forgotten, then those new in the data, in their order. A new class has weights 0 and
+    /// the mean of the model's intercepts. Where the columns of W sum to 0, as those of a minimum with a penalty do, that is
+    /// the mean of the other logits for any sample: no prediction changes before the training.
+    pub(crate) fn start(&self, data: &Dataset, scale: f32) -> Result<(Vec<String>, Parameters)> {
+        self.check_width(data.n_features())?;
+        if let (Some(model), Some(data)) = (&self.feature_names, data.feature_names())
+            && let Some(index) = (0..model.len()).find(|&index| model[index] != data[index])
+        {
+            return Err(Error::FeatureName {
+                column: index + 1,
+                model: model[index].clone(),
+                data: data[index].clone(),
+            });
+        }
+        let classes = self.classes_with(data.classes());
+        check_classes(&classes)?;
+
+        let (q, n_old) = (classes.len(), self.n_classes());
+        let bias = self.parameters.bias();
+        let mean = bias.iter().map(|&b| f64::from(b)).sum::<f64>() / n_old as f64;
+        let shape = Shape { n_features: self.n_features(), n_classes: q, n_heads: 1 };
+        let mut values = vec![0.0; shape.n_parameters()];
+        let rows = values.chunks_exact_mut(q).zip(self.parameters.values.chunks_exact(n_old));
+        for (index, (row, old)) in rows.enumerate() {
+            let is_intercept = index == shape.n_features;
+            for (value, &w) in row.iter_mut().zip(old) {
+                *value = if is_intercept { w } else { w / scale };
+            }
+            if is_intercept {
+                row[n_old..].fill(mean as f32);
+            }
+        }
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Setting {
+                name: "the feature scale",
+                value: format!("{scale:e}"),
+                expected: "larger, as the weights of the model to start from are too large for it",
+            });
+        }
+        Ok((classes, Parameters { shape, values }))
+    }
+
+    /// The classes, and after them those of `others` that are not among them.
+    pub fn classes_with(&self, others: &[String]) -> Vec<String> {
+        let known: std::collections::HashSet<&String> = self.classes.iter().collect();
+        let new = others.iter().filter(|class| !known.contains(class));
+        self.classes.iter().chain(new).cloned().collect()
+    }
+
+    /// What features were multiplied by in the training, if something is known of it.
+    pub(crate) fn feature_scale(&self) -> Option<f64> {
+        self.training.get("feature_scale")?.as_f64()
+    }
+}

@@ -1,0 +1,148 @@
+//! What the stochastic solvers have in common: epochs of steps, each with a batch.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::Progress;
+use super::schedule::{Course, Schedule, Warmup};
+use super::stop::{Observer, StopReason};
+use crate::backend::{Head, Parameters, Rule, Session};
+use crate::batch::Plan;
+use crate::error::{Error, Result};
+
+/// Epochs by default, and steps at least.
+const EPOCHS: usize = 30;
+const STEPS: usize = 1000;
+
+/// A stochastic solver: what its settings come to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stochastic {
+    pub epochs: Option<usize>,
+    pub batch_size: usize,
+    pub learning_rate: Option<f64>,
+    pub schedule: Schedule,
+    pub warmup: Warmup,
+    pub rule: Rule,
+}
+
+/// What a stochastic solver minimises, from where.
+pub(crate) struct Problem<'a> {
+    pub session: &'a mut dyn Session,
+    pub start: &'a Parameters,
+    pub l2: f64,
+    /// Whether b is trained.
+    pub intercept: bool,
+}
+
+impl Stochastic {
+    pub fn check(&self) -> Result<()> {
+        if self.epochs == Some(0) {
+            return setting("the number of epochs", "0".to_owned(), "at least 1");
+        }
+        if self.batch_size == 0 {
+            return setting("the batch size", "0".to_owned(), "at least 1");
+        }
+        match self.learning_rate {
+            Some(rate) if !(rate > 0.0 && rate.is_finite()) => {
+                return setting("the learning rate", rate.to_string(), "a finite number above 0");
+            }
+            _ => {}
+        }
+        self.schedule.check()
+    }
+
+    /// How often each of `n_samples` samples is visited.
+    pub fn n_epochs(&self, n_samples: usize) -> usize {
+        let steps_per_epoch = n_samples.div_ceil(self.batch_size.max(1)).max(1);
+        self.epochs.unwrap_or_else(|| EPOCHS.max(STEPS.div_ceil(steps_per_epoch)))
+    }
+
+    /// Minimises with `learning_rate` times the schedule while `observer` looks on, which may stop it. Returns why it ended,
+    /// with which parameters, and when the first step began.
+    pub fn minimise(
+        &self,
+        problem: Problem,
+        learning_rate: f64,
+        seed: u64,
+        observer: &mut Observer,
+    ) -> Result<(StopReason, Parameters, Instant)> {
+        let Problem { session, start, l2, intercept } = problem;
+        let head = Head { learning_rate: learning_rate as f32, l2: l2 as f32, intercept, rule: self.rule };
+        let chunks = session.chunks().to_vec();
+        let n_samples = chunks.last().map_or(0, |chunk| chunk.end);
+        let largest_chunk = chunks.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let batch_size = self.batch_size.min(largest_chunk);
+        let n_epochs = self.n_epochs(n_samples);
+        let n_steps = chunks.iter().map(|chunk| chunk.len().div_ceil(batch_size.max(1))).sum();
+        let course = Course { n_epochs, n_steps };
+        self.warmup.check(course)?;
+
+        let mut stepper = session.stepper(start, &[head], batch_size)?;
+        let begin = Instant::now();
+        let mut reason = None;
+        for epoch in 0..n_epochs {
+            let plan = Plan::new(&chunks, batch_size, seed, epoch as u64);
+            let rate = |step| self.schedule.rate(self.warmup, course, epoch, step) as f32;
+            let rates: Vec<f32> = (0..plan.batches.len()).map(rate).collect();
+            let loss = stepper.run(&plan, &rates)?[0] / n_samples as f64;
+            if !loss.is_finite() {
+                return Err(Error::Diverged { epoch: epoch + 1, learning_rate });
+            }
+            let progress = Progress {
+                epoch: epoch + 1,
+                n_epochs,
+                loss,
+                evaluations: (epoch + 1) as f64,
+                validation_loss: None,
+                n_samples,
+                elapsed: begin.elapsed(),
+            };
+            let mut parameters = || finite(stepper.parameters()?, epoch + 1, learning_rate);
+            reason = observer.after(progress, &mut parameters)?;
+            if reason.is_some() {
+                break;
+            }
+        }
+        let parameters = finite(stepper.parameters()?, observer.n_epochs(), learning_rate)?;
+        Ok((reason.unwrap_or(StopReason::Epochs), parameters, begin))
+    }
+
+    /// The settings for the record of a model.
+    pub fn to_json(&self) -> Value {
+        let Self { batch_size, schedule, warmup, .. } = self;
+        let mut record = json!({
+            "batch_size": batch_size,
+            "schedule": schedule.to_string(),
+            "warmup": warmup.to_string(),
+        });
+        // Their shortest digits, not those of the rounding to single precision.
+        let number = |x: f32| x.to_string().parse::<f64>().unwrap_or_else(|_| x.into());
+        let settings = match self.rule {
+            Rule::Momentum { momentum, nesterov } => json!({ "momentum": number(momentum), "nesterov": nesterov }),
+            Rule::AdamW { beta_1, beta_2, epsilon, weight_decay } => json!({
+                "beta_1": number(beta_1),
+                "beta_2": number(beta_2),
+                "epsilon": number(epsilon),
+                "weight_decay": number(weight_decay),
+            }),
+        };
+        if let (Some(record), Value::Object(settings)) = (record.as_object_mut(), settings) {
+            record.extend(settings);
+        }
+        record
+    }
+}
+
+/// The parameters, when all are finite.
+fn finite(parameters: Parameters, epoch: usize, learning_rate: f64) -> Result<Parameters> {
+    if parameters.values.iter().all(|value| value.is_finite()) {
+        Ok(parameters)
+    } else {
+        Err(Error::Diverged { epoch, learning_rate })
+    }
+}
+
+pub(super) fn setting(name: &'static str, value: String, expected: &'static str) -> Result<()> {
+    Err(Error::Setting { name, value, expected })
+}
