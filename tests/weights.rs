@@ -1,7 +1,7 @@
 //! Weights of samples and classes, label smoothing, and the figures of evaluations, as an application uses them.
 
 use softreg::data::Targets;
-use softreg::{ClassWeight, Dataset, Error, Features, Fit, Labels, Sgd, SoftmaxRegression, data};
+use softreg::{ClassWeight, Dataset, Error, FeatureScale, Features, Fit, Labels, Sgd, SoftmaxRegression, data};
 
 /// Overlapping clouds around three points, `counts` samples of each, in turns as far as they go.
 fn clouds(counts: [usize; 3]) -> Dataset<'static> {
@@ -90,6 +90,20 @@ fn balanced_classes_are_those_of_the_weights_by_name_and_of_repetition() {
     let training = balanced.model.training();
     assert_eq!((&training["class_weight"], &training["sample_weights"]), (&"balanced".into(), &false.into()));
     assert_eq!(by_name.model.training()["class_weight"]["c"], 4.0);
+}
+
+/// scikit-learn 1.9.1: LogisticRegression(C=1/(0.01·180), class_weight="balanced", tol=1e-12).fit(x, y, sample_weight=w); 180
+/// is the sum of the weights, which balance does not change. Its intercepts are given with mean 0, as ours have it.
+#[test]
+fn sample_and_class_weights_are_those_of_scikit_learn() {
+    let weights: Vec<f32> = (0..120).map(|i| (i % 4) as f32).collect();
+    let data = clouds([60, 40, 20]).with_weights(weights).unwrap();
+    let estimator = optimum().feature_scale(FeatureScale::Factor(1.0)).class_weight(ClassWeight::Balanced);
+    let fit = estimator.fit(&data).unwrap();
+    let expected = [-0.84585, 1.80041, -0.95456, -0.75329, -0.43661, 1.1899, 0.70833, -0.58796, -0.12037];
+    for (found, expected) in fit.model.weights().iter().chain(fit.model.bias()).zip(expected) {
+        assert!((found - expected).abs() < 1e-4, "{found}, expected {expected}");
+    }
 }
 
 #[test]
