@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
 use crate::objective;
-use crate::solver::{Limits, Observer, Outcome, Problem, Progress, Solver, StopReason, Validate};
+use crate::solver::{Limits, Observer, Outcome, Progress, Solver, StochasticProblem, StopReason, Validate};
 
 /// What every feature is multiplied by before training.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -111,7 +111,7 @@ pub struct Fit {
     /// Each epoch.
     pub epochs: Vec<Progress>,
     /// Why there were no more.
-    pub stop_reason: StopReason,
+    pub reason: StopReason,
     /// The epoch, from 1, after which the validation loss was lowest, and whose weights the model has; none without
     /// validation data.
     pub best_epoch: Option<usize>,
@@ -200,12 +200,13 @@ impl SoftmaxRegression {
     }
 
     /// Evaluates this data, or this share of the training data, after each epoch. The fitted model is that of the epoch with
-    /// the lowest validation loss. An evaluation takes about a third of the time of an epoch on as much data.
+    /// the lowest validation loss. An evaluation takes one product with
+    /// its features, an epoch two.
     ///
     /// ```
     /// use softreg::{SoftmaxRegression, data};
     /// let fit = SoftmaxRegression::new().validation(0.1).patience(5).fit(&data::digits()?)?;
-    /// println!("best after {:?} of {} epochs: {}", fit.best_epoch, fit.epochs.len(), fit.stop_reason);
+    /// println!("best after {:?} of {} epochs: {}", fit.best_epoch, fit.epochs.len(), fit.reason);
     /// # Ok::<(), softreg::Error>(())
     /// ```
     #[must_use]
@@ -350,7 +351,8 @@ impl SoftmaxRegression {
 
         let solver = self.solver.stochastic();
         let learning_rate = self.solver.learning_rate(data.features(), scale, targets, shape.n_classes, self.l2);
-        let problem = Problem { session: &mut *session, start: &start, l2: self.l2, intercept: self.intercept };
+        let problem =
+            StochasticProblem { session: &mut *session, start: &start, l2: self.l2, intercept: self.intercept };
         let (reason, last, first_step) = solver.minimise(problem, learning_rate, self.seed, &mut observer)?;
         let Outcome { parameters, epochs, reason, best_epoch } = observer.finish(reason, last);
         let (preparation, training) = (first_step - begin, first_step.elapsed());
@@ -366,7 +368,7 @@ impl SoftmaxRegression {
         settings["epochs"] = epochs.len().into();
         settings["learning_rate"] = learning_rate.into();
         settings["intercept"] = self.intercept.into();
-        settings["stop_reason"] = reason.to_string().into();
+        settings["reason"] = reason.to_string().into();
         if let (Some(epoch), Some(validation)) = (best_epoch, &validation) {
             settings["best_epoch"] = epoch.into();
             settings["validation_loss"] = validation.log_loss.into();
@@ -390,7 +392,7 @@ impl SoftmaxRegression {
             train,
             objective,
             epochs,
-            stop_reason: reason,
+            reason,
             best_epoch,
             validation,
             learning_rate,

@@ -11,7 +11,7 @@ mod stop;
 pub use adamw::AdamW;
 pub use schedule::{Schedule, Warmup};
 pub use sgd::Sgd;
-pub(crate) use stochastic::{Problem, Stochastic};
+pub(crate) use stochastic::{Stochastic, StochasticProblem};
 pub use stop::StopReason;
 pub(crate) use stop::{Limits, Observer, Outcome, Validate};
 
