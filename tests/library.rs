@@ -313,7 +313,7 @@ fn every_schedule_and_both_rules_train() {
                 let name = solver.name();
                 let fit = SoftmaxRegression::new().solver(solver).fit(&train).unwrap();
                 let accuracy = fit.model.evaluate(&test).unwrap().accuracy;
-                assert!(accuracy > 0.95 && fit.stop_reason == StopReason::Epochs, "{name} {schedule}: {accuracy}");
+                assert!(accuracy > 0.95 && fit.reason == StopReason::Epochs, "{name} {schedule}: {accuracy}");
                 let settings = &fit.model.training()["settings"];
                 assert_eq!(settings["schedule"], schedule.to_string());
                 assert_eq!(settings["beta_2"].as_f64(), (name == "adamw").then_some(0.999));
@@ -448,7 +448,7 @@ fn training_stops_early_and_keeps_the_best_weights() {
     let fit = estimator.clone().patience(4).fit(&train).unwrap();
     let losses: Vec<f64> = fit.epochs.iter().map(|epoch| epoch.validation_loss.unwrap()).collect();
     let best = fit.best_epoch.unwrap();
-    assert_eq!((fit.stop_reason, losses.len()), (StopReason::EarlyStopping, best + 4));
+    assert_eq!((fit.reason, losses.len()), (StopReason::EarlyStopping, best + 4));
     assert!(losses.iter().all(|&loss| loss >= losses[best - 1]));
     let validation = fit.validation.as_ref().unwrap();
     assert_eq!(validation.log_loss, losses[best - 1]);
@@ -456,12 +456,12 @@ fn training_stops_early_and_keeps_the_best_weights() {
     let again = fit.model.evaluate(&test).unwrap();
     assert!((again.log_loss - validation.log_loss).abs() < 1e-6 && again.accuracy == validation.accuracy);
     let settings = &fit.model.training()["settings"];
-    assert_eq!((&settings["stop_reason"], &settings["best_epoch"]), (&"early stopping".into(), &best.into()));
+    assert_eq!((&settings["reason"], &settings["best_epoch"]), (&"early stopping".into(), &best.into()));
 
     // Without patience all epochs are done, and the best weights kept.
     let solver = Sgd { epochs: Some(best + 10), schedule: Schedule::Constant, ..Sgd::default() };
     let all = estimator.solver(solver).fit(&train).unwrap();
-    assert_eq!((all.stop_reason, all.epochs.len()), (StopReason::Epochs, best + 10));
+    assert_eq!((all.reason, all.epochs.len()), (StopReason::Epochs, best + 10));
     assert!(all.validation.unwrap().log_loss <= validation.log_loss);
 
     // A share of the training data is not trained on.
@@ -489,10 +489,10 @@ fn a_time_limit_is_kept() {
     let begin = std::time::Instant::now();
     let fit = SoftmaxRegression::new().solver(forever).time_limit(limit).fit(&digits).unwrap();
     assert!(begin.elapsed() < 10 * limit);
-    assert_eq!(fit.stop_reason, StopReason::TimeLimit);
+    assert_eq!(fit.reason, StopReason::TimeLimit);
     assert!(fit.epochs.len() > 1 && fit.epochs.last().unwrap().elapsed <= limit);
     let fit = SoftmaxRegression::new().time_limit(std::time::Duration::from_nanos(1)).fit(&digits).unwrap();
-    assert_eq!((fit.epochs.len(), fit.stop_reason), (1, StopReason::TimeLimit));
+    assert_eq!((fit.epochs.len(), fit.reason), (1, StopReason::TimeLimit));
 }
 
 #[test]

@@ -51,8 +51,21 @@ fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::R
         ("learning_rate", "learning rate"),
         ("momentum", "momentum"),
         ("nesterov", "Nesterov"),
+        ("beta_1", "beta1"),
+        ("beta_2", "beta2"),
+        ("epsilon", "epsilon"),
+        ("weight_decay", "weight decay"),
     ];
     section(out, "", &training["settings"], &of_solver)?;
+    let of_course = [
+        ("schedule", "schedule"),
+        ("warmup", "warm-up"),
+        ("intercept", "intercept"),
+        ("reason", "ended by"),
+        ("best_epoch", "weights of epoch"),
+        ("validation_loss", "validation loss"),
+    ];
+    section(out, "", &training["settings"], &of_course)?;
     let metrics = [("train_loss", "loss"), ("train_accuracy", "accuracy"), ("objective", "objective")];
     section(out, "training", training, &metrics)?;
     let test = [("n_test_samples", "samples"), ("test_loss", "loss"), ("test_accuracy", "accuracy")];

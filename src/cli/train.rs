@@ -254,7 +254,7 @@ impl Run<'_> {
             "solver     {}, {} epochs{}, batch size {}{momentum}, l2 {}, seed {}",
             solver.name(),
             self.fit.epochs.len(),
-            chosen(args.epochs.is_none() && self.fit.stop_reason == StopReason::Epochs),
+            chosen(args.epochs.is_none() && self.fit.reason == StopReason::Epochs),
             args.batch_size,
             rounded(args.l2),
             args.seed,
@@ -292,8 +292,8 @@ impl Run<'_> {
         if !notes.is_empty() {
             writeln!(out, "           {}", notes.join(", "))?;
         }
-        if self.fit.stop_reason != StopReason::Epochs {
-            writeln!(out, "stopped    {}", self.fit.stop_reason)?;
+        if self.fit.reason != StopReason::Epochs {
+            writeln!(out, "stopped    {}", self.fit.reason)?;
         }
         if let Some(epoch) = self.fit.best_epoch {
             writeln!(out, "weights    of epoch {epoch}, which has the lowest validation loss")?;
@@ -339,7 +339,7 @@ impl Run<'_> {
             "n_heads": 1,
             "dtype": train.features().values().dtype().to_string(),
             "epochs": fit.epochs.len(),
-            "reason": fit.stop_reason.to_string(),
+            "reason": fit.reason.to_string(),
             "best_epoch": fit.best_epoch,
             "patience": args.patience,
             "time_limit": args.time_limit,

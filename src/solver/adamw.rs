@@ -13,8 +13,8 @@ use crate::error::Result;
 /// W ← W − η·(m/(1 − β₁ᵗ)/(√(s/(1 − β₂ᵗ)) + ε) + weight_decay·W), η the learning rate times the schedule. The intercept does
 /// not decay.
 ///
-/// The penalty of the estimator stays a part of the objective. The weight decay is not: it pulls all weights towards 0 at the
-/// same pace, however large their gradients, and is no minimiser of a penalised loss.
+/// The penalty of the estimator is a part of the objective, and of g. The weight decay is neither: it pulls each weight
+/// towards 0 by the same share, however large its gradients are.
 ///
 /// More settings may be added: end with `..AdamW::default()`.
 ///

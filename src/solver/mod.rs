@@ -19,7 +19,7 @@ pub use batch::{Lbfgs, NewtonCg};
 pub use certificate::Certificate;
 pub use schedule::{Schedule, Warmup};
 pub use sgd::Sgd;
-pub(crate) use stochastic::{Problem, Stochastic};
+pub(crate) use stochastic::{Stochastic, StochasticProblem};
 pub use stop::StopReason;
 pub(crate) use stop::{Limits, Observer, Outcome, Validate};
 

@@ -27,7 +27,7 @@ pub(crate) struct Stochastic {
 }
 
 /// What a stochastic solver minimises, from where.
-pub(crate) struct Problem<'a> {
+pub(crate) struct StochasticProblem<'a> {
     pub session: &'a mut dyn Session,
     pub start: &'a Parameters,
     pub l2: f64,
@@ -62,12 +62,12 @@ impl Stochastic {
     /// with which parameters, and when the first step began.
     pub fn minimise(
         &self,
-        problem: Problem,
+        problem: StochasticProblem,
         learning_rate: f64,
         seed: u64,
         observer: &mut Observer,
     ) -> Result<(StopReason, Parameters, Instant)> {
-        let Problem { session, start, l2, intercept } = problem;
+        let StochasticProblem { session, start, l2, intercept } = problem;
         let head = Head { learning_rate: learning_rate as f32, l2: l2 as f32, intercept, rule: self.rule };
         let chunks = session.chunks().to_vec();
         let n_samples = chunks.last().map_or(0, |chunk| chunk.end);
@@ -114,8 +114,10 @@ impl Stochastic {
         let mut record = json!({
             "batch_size": batch_size,
             "schedule": schedule.to_string(),
-            "warmup": warmup.to_string(),
         });
+        if *warmup != Warmup::None {
+            record["warmup"] = warmup.to_string().into();
+        }
         // Their shortest digits, not those of the rounding to single precision.
         let number = |x: f32| x.to_string().parse::<f64>().unwrap_or_else(|_| x.into());
         let settings = match self.rule {
