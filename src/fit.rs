@@ -5,42 +5,49 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Device, Parameters, Session, Shape};
-use crate::data::Dataset;
+use crate::backend::cpu::{Moments, moments};
+use crate::backend::{Device, DeviceKind, Parameters, Session, Shape};
+use crate::data::{Dataset, Dtype, Features};
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
-use crate::objective::{self, Penalty};
+use crate::objective::Penalty;
 use crate::solver::{
-    Certificate, Found, Kind, Limits, Observer, Outcome, Progress, Solver, StochasticProblem, StopReason, Task,
+    Batch, Certificate, Kind, Limits, Observer, Outcome, Progress, Solver, StochasticProblem, StopReason, Task,
     Validate,
 };
 use crate::weighting::{ClassWeight, Weighting};
 
-/// What every feature is multiplied by before training.
+/// What every feature is multiplied by before training: the penalty is on the weights of features scaled so.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum FeatureScale {
-    /// 1/max|x| when the largest absolute value of the training data is above 1 or below 1/32, otherwise 1: bytes of
-    /// images come to 0..1, embeddings stay as they are.
+    /// Bytes, as in images, are brought to 0..1 by the largest of all; numbers stay as they are.
     #[default]
     Auto,
     /// This number, above 0.
     Factor(f64),
 }
 
+/// What scaled features of that largest absolute value are multiplied by for the steps of stochastic solvers, whose size would
+/// otherwise follow the unit that they are measured in. The objective is the same, with another factor of the penalty.
+fn scale_of_steps(max_abs: f32) -> f32 {
+    if max_abs > 1.0 || (max_abs > 0.0 && max_abs < 1.0 / 32.0) { 1.0 / max_abs } else { 1.0 }
+}
+
 impl FeatureScale {
-    /// What features of that largest absolute value are multiplied by.
-    fn of(self, max_abs: f32) -> Result<f32> {
+    /// What these features are multiplied by.
+    fn of(self, features: &Features) -> Result<f32> {
         /// Products of values up to this are far from the end of single precision, and their inverses too.
         const LARGEST: f32 = 1e18;
+        let max_abs = features.max_abs();
         let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
         if max_abs > LARGEST || (max_abs > 0.0 && max_abs < 1.0 / LARGEST) {
             let expected = "between 1e-18 and 1e18; divide the features first";
             return setting("the largest absolute value of the features", format!("{max_abs:e}"), expected);
         }
         match self {
-            Self::Auto if max_abs > 1.0 || (max_abs > 0.0 && max_abs < 1.0 / 32.0) => Ok(1.0 / max_abs),
+            Self::Auto if features.values().dtype() == Dtype::U8 && max_abs > 1.0 => Ok(1.0 / max_abs),
             Self::Auto => Ok(1.0),
             Self::Factor(factor) => match factor as f32 {
                 scale if scale > 1.0 / LARGEST && scale < LARGEST && scale * max_abs < LARGEST => Ok(scale),
@@ -99,6 +106,9 @@ pub struct SoftmaxRegression {
     class_weight: ClassWeight,
     label_smoothing: f64,
     intercept: bool,
+    standardize: bool,
+    penalty_factors: Option<Vec<f64>>,
+    polish: bool,
     init: Option<Arc<Model>>,
     validation: Option<Validation>,
     limits: Limits,
@@ -117,6 +127,8 @@ pub struct Fit {
     /// The objective: Σ_i s_i·ℓ_i + (l2/2)·‖W‖², with W that of the scaled features, s all weights over their sum, and ℓ for
     /// labels as they were smoothed. Without class weights and smoothing the first term is `train.log_loss`.
     pub objective: f64,
+    /// The solver, the one that was chosen where that was left to the data.
+    pub solver: Solver,
     /// Each epoch, or each iteration of a batch solver.
     pub epochs: Vec<Progress>,
     /// Why there were no more.
@@ -148,7 +160,7 @@ impl Default for SoftmaxRegression {
 }
 
 impl SoftmaxRegression {
-    /// The default estimator: SGD on the CPU, l2 = 1e-5, seed 0.
+    /// The default estimator: a solver that suits the data, on the CPU, l2 = 1e-5, seed 0.
     pub fn new() -> Self {
         Self {
             solver: Solver::default(),
@@ -159,6 +171,9 @@ impl SoftmaxRegression {
             class_weight: ClassWeight::default(),
             label_smoothing: 0.0,
             intercept: true,
+            standardize: false,
+            penalty_factors: None,
+            polish: false,
             init: None,
             validation: None,
             limits: Limits::default(),
@@ -223,6 +238,31 @@ impl SoftmaxRegression {
     #[must_use]
     pub fn intercept(mut self, intercept: bool) -> Self {
         self.intercept = intercept;
+        self
+    }
+
+    /// Penalises the weights of standardised features, (x − μ)/σ, the mean and deviation those of the training data: what a weight
+    /// is worth no longer depends on the unit of its feature. The model's weights are for features as given all the same, and the
+    /// features are not copied: the penalty's factor for feature k is l2·σ_k². Without an intercept features are divided by σ
+    /// only. For batch solvers.
+    #[must_use]
+    pub fn standardize(mut self, standardize: bool) -> Self {
+        self.standardize = standardize;
+        self
+    }
+
+    /// A factor of the penalties l2 and l1 for each feature, at least 0; a feature with 0 is not penalised. For batch solvers.
+    #[must_use]
+    pub fn penalty_factors(mut self, factors: impl Into<Vec<f64>>) -> Self {
+        self.penalty_factors = Some(factors.into());
+        self
+    }
+
+    /// Finishes the last digits on the CPU in double precision, with L-BFGS, where training was in single precision: on a GPU, or
+    /// with a stochastic solver.
+    #[must_use]
+    pub fn polish(mut self, polish: bool) -> Self {
+        self.polish = polish;
         self
     }
 
@@ -305,9 +345,32 @@ impl SoftmaxRegression {
                 return Err(Error::Setting { name, value: penalty.to_string(), expected });
             }
         }
-        if self.l1 > 0.0 && self.solver.is_stochastic() {
-            let expected = "0 with this solver; L-BFGS has l1 penalties";
-            return Err(Error::Setting { name: "the penalty l1", value: self.l1.to_string(), expected });
+        let of_batch_solvers = [
+            ("the penalty l1", self.l1.to_string(), self.l1 > 0.0),
+            ("standardize", true.to_string(), self.standardize),
+            ("the penalty factors", "given".to_owned(), self.penalty_factors.is_some()),
+        ];
+        if self.solver.is_stochastic() {
+            for (name, value, is_given) in of_batch_solvers {
+                if is_given {
+                    let expected = "left out with a stochastic solver: L-BFGS and Newton-CG take it";
+                    return Err(Error::Setting { name, value, expected });
+                }
+            }
+        }
+        if self.polish && self.validation.is_some() {
+            let expected = "left out with validation data, which decides where training ends";
+            return Err(Error::Setting { name: "polish", value: true.to_string(), expected });
+        }
+        if let Some(factors) = &self.penalty_factors {
+            if factors.len() != data.n_features() {
+                let what = "penalty factors (one for each feature)".to_owned();
+                return Err(Error::Shape { what, expected: data.n_features(), found: factors.len() });
+            }
+            if let Some(factor) = factors.iter().find(|factor| !(**factor >= 0.0 && factor.is_finite())) {
+                let expected = "a finite number, at least 0";
+                return Err(Error::Setting { name: "a penalty factor", value: factor.to_string(), expected });
+            }
         }
         match &self.validation {
             None => self.fit_on(data, None, begin, &mut on_epoch),
@@ -322,6 +385,13 @@ impl SoftmaxRegression {
                 self.fit_on(&data, Some(&validation), begin, &mut on_epoch)
             }
         }
+    }
+
+    /// The solver that [`SoftmaxRegression::fit`] takes for this data: the one that was set, or what [`Solver::Auto`] comes to.
+    pub fn solver_for(&self, data: &Dataset) -> Solver {
+        let needs_batch = self.l1 > 0.0 || self.standardize || self.penalty_factors.is_some();
+        let size = data.n_samples().saturating_mul(data.n_features()).saturating_mul(data.n_classes());
+        self.solver.clone().chosen_for(size, needs_batch)
     }
 
     /// Goes on with the training of `model` on a batch of data, for one epoch unless the solver says how many, as
@@ -358,11 +428,20 @@ impl SoftmaxRegression {
         on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Fit> {
         let init = self.init.as_deref();
-        let scale = match (self.feature_scale, init.and_then(Model::feature_scale)) {
+        let solver = self.solver_for(data);
+        let kind = solver.kind();
+        let feature_scale = match (self.feature_scale, init.and_then(Model::feature_scale)) {
             (FeatureScale::Auto, Some(factor)) => FeatureScale::Factor(factor),
             (feature_scale, _) => feature_scale,
         };
-        let scale = scale.of(data.features().max_abs())?;
+        let feature_scale = feature_scale.of(data.features())?;
+        // What the steps of stochastic solvers multiply features by beside, and the weights' penalty that makes up for it.
+        let of_steps = match (&kind, self.feature_scale) {
+            (Kind::Stochastic(_), FeatureScale::Auto) => scale_of_steps(feature_scale * data.features().max_abs()),
+            _ => 1.0,
+        };
+        let scale = feature_scale * of_steps;
+        let l2 = self.l2 * f64::from(of_steps).powi(2);
         let (classes, mut start) = match init {
             Some(model) => model.start(data, scale)?,
             None => {
@@ -393,37 +472,66 @@ impl SoftmaxRegression {
         let validate = validate.as_mut().map(|validate| -> &mut Validate { validate });
         let mut observer = Observer::new(self.limits, begin, validate, on_epoch);
 
-        let learning_rate = self.solver.learning_rate(data.features(), scale, supervision, shape.n_classes, self.l2);
-        let (mut settings, last, reason, preparation, training, found) = match self.solver.kind() {
-            Kind::Stochastic(solver) => {
-                let problem =
-                    StochasticProblem { session: &mut *session, start: &start, l2: self.l2, intercept: self.intercept };
-                let rate = learning_rate.unwrap_or_default();
-                let (reason, last, first_step) = solver.minimise(problem, rate, self.seed, &mut observer)?;
-                (solver.to_json(), last, reason, first_step - begin, first_step.elapsed(), None)
+        let learning_rate = solver.learning_rate(data.features(), scale, supervision, shape.n_classes, l2);
+        let is_batch = matches!(kind, Kind::Batch(_)) || self.polish;
+        let deviations = |moments: &Moments| -> Vec<f64> {
+            moments.variance.iter().map(|variance| if *variance > 0.0 { variance.sqrt() } else { 1.0 }).collect()
+        };
+        let moments = if is_batch { Some(moments(data.features(), scale, supervision.weights)?) } else { None };
+        let deviations = moments.as_ref().filter(|_| self.standardize).map(deviations);
+        let penalty = Penalty::uniform(l2, self.l1, shape.n_features)
+            .times(self.penalty_factors.as_deref(), deviations.as_deref());
+        let task = |start: Option<&Parameters>| {
+            Some(Task {
+                features: data.features(),
+                scale,
+                supervision,
+                moments: moments.as_ref()?,
+                shape,
+                penalty: &penalty,
+                has_intercept: self.intercept,
+                start: start.map(|start| start.values.iter().map(|&value| value.into()).collect()),
+            })
+        };
+        let mut products = None;
+        let mut certificate = None;
+        let (mut settings, last, mut reason, first, mut training) = match (&kind, task(init.map(|_| &start))) {
+            (Kind::Batch(solver), Some(task)) => {
+                let found = solver.minimise(&mut *session, &task, &mut observer)?;
+                (products, certificate) = (Some(found.counts.products), Some(found.certificate));
+                (solver.to_json(), found.parameters, found.reason, found.begin, found.training)
             }
-            Kind::Batch(solver) => {
-                let d = shape.n_features;
-                let task = Task {
-                    features: data.features(),
-                    scale,
-                    supervision,
-                    shape,
-                    penalty: Penalty { l2: vec![self.l2; d], l1: vec![self.l1; d] },
-                    has_intercept: self.intercept,
-                    start: init.map(|_| start.values.iter().map(|&value| value.into()).collect()),
-                };
-                let Found { parameters, reason, counts, certificate, begin: first, training } =
-                    solver.minimise(&mut *session, &task, &mut observer)?;
-                (solver.to_json(), parameters, reason, first - begin, training, Some((counts, certificate)))
+            (Kind::Batch(solver), None) => {
+                (solver.to_json(), start.clone(), StopReason::Iterations, begin, begin.elapsed())
+            }
+            (Kind::Stochastic(solver), _) => {
+                let intercept = self.intercept;
+                let problem = StochasticProblem { session: &mut *session, start: &start, l2, intercept };
+                let rate = learning_rate.unwrap_or_default();
+                let (reason, last, first) = solver.minimise(problem, rate, self.seed, &mut observer)?;
+                (solver.to_json(), last, reason, first, first.elapsed())
             }
         };
-        let Outcome { parameters, epochs, reason, best_epoch } = observer.finish(reason, last);
+        let Outcome { mut parameters, epochs, reason: stopped, best_epoch } = observer.finish(reason, last);
+        let is_double = certificate.as_ref().is_some_and(|_| self.device.info().kind == DeviceKind::Cpu);
+        if let Some(task) = task(Some(&parameters)).filter(|_| self.polish && !is_double) {
+            let cpu = Device::cpu();
+            let mut session = cpu.session(task.features, scale, Some(supervision))?;
+            let mut silent = |_: &Progress| ControlFlow::Continue(());
+            let mut observer = Observer::new(Limits::default(), begin, None, &mut silent);
+            let found = Batch::polishing().minimise(&mut *session, &task, &mut observer)?;
+            (parameters, reason) = (found.parameters, found.reason);
+            products = Some(products.unwrap_or(0) + found.counts.products);
+            certificate = Some(found.certificate);
+            training += found.training;
+        } else {
+            reason = stopped;
+        }
 
         let train = evaluate(&mut *session, data, &parameters)?;
-        let objective = match &found {
+        let objective = match &certificate {
             // Of the last iteration, which the validation may not have chosen.
-            Some((_, certificate)) if best_epoch.is_none_or(|best| best == epochs.len()) => certificate.objective,
+            Some(certificate) if best_epoch.is_none_or(|best| best == epochs.len()) => certificate.objective,
             _ => {
                 let loss = match weighting.is_plain() {
                     true => train.log_loss,
@@ -436,9 +544,10 @@ impl SoftmaxRegression {
                         evaluator.finish().log_loss
                     }
                 };
-                loss + objective::penalty(self.l2, self.l1, &parameters)
+                loss + penalty.of(&parameters)
             }
         };
+        let preparation = first - begin;
         let validation = match &mut watched {
             Some((session, data)) => Some(evaluate(&mut **session, data, &parameters)?),
             None => None,
@@ -453,14 +562,14 @@ impl SoftmaxRegression {
             settings["validation_loss"] = validation.log_loss.into();
         }
         let record = Training {
-            solver: self.solver.name().to_owned(),
+            solver: solver.name().to_owned(),
             device: self.device.info().name.clone(),
             n_samples: data.n_samples(),
             settings,
             l2: self.l2,
             l1: self.l1,
             seed: self.seed,
-            feature_scale: f64::from(scale),
+            feature_scale: f64::from(feature_scale),
             is_weighted: data.weights().is_some(),
             class_weight: self.class_weight.to_json(),
             label_smoothing: self.label_smoothing,
@@ -479,9 +588,10 @@ impl SoftmaxRegression {
             best_epoch,
             validation,
             learning_rate,
-            products: found.as_ref().map(|(counts, _)| counts.products),
-            certificate: found.map(|(_, certificate)| certificate),
-            feature_scale: f64::from(scale),
+            products,
+            certificate,
+            feature_scale: f64::from(feature_scale),
+            solver,
             preparation,
             training,
         })

@@ -10,11 +10,6 @@
 use crate::backend::{Evaluation, Loss, Parameters, Point, Shape};
 use crate::error::Result;
 
-/// The penalty (l2/2)·‖W‖² + l1·‖W‖₁, without the intercept.
-pub fn penalty(l2: f64, l1: f64, parameters: &Parameters) -> f64 {
-    parameters.weights().iter().map(|&w| f64::from(w)).map(|w| l2 / 2.0 * w * w + l1 * w.abs()).sum()
-}
-
 /// The penalty of the weights of each feature of X̃.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Penalty {
@@ -25,6 +20,29 @@ pub(crate) struct Penalty {
 }
 
 impl Penalty {
+    /// The same for the weights of each of d features.
+    pub fn uniform(l2: f64, l1: f64, d: usize) -> Self {
+        Self { l2: vec![l2; d], l1: vec![l1; d] }
+    }
+
+    /// Times a factor for each feature: f_k, and for standardised features, whose weights are σ_k·W_k, σ_k² of l2 and σ_k of l1.
+    pub fn times(mut self, factors: Option<&[f64]>, deviations: Option<&[f64]>) -> Self {
+        for (k, (l2, l1)) in self.l2.iter_mut().zip(&mut self.l1).enumerate() {
+            let factor = factors.map_or(1.0, |factors| factors[k]);
+            let deviation = deviations.map_or(1.0, |deviations| deviations[k]);
+            *l2 *= factor * deviation * deviation;
+            *l1 *= factor * deviation;
+        }
+        self
+    }
+
+    /// Its value for parameters of a single model, the intercept left out.
+    pub fn of(&self, parameters: &Parameters) -> f64 {
+        let weights: Vec<f64> = parameters.weights().iter().map(|&w| w.into()).collect();
+        let m = parameters.shape.n_outputs();
+        0.5 * self.product(&weights, &weights, m) + self.l1_norm(&weights, m)
+    }
+
     /// Σ_k l1_k·‖W_k‖₁ of parameters with m outputs.
     pub fn l1_norm(&self, parameters: &[f64], m: usize) -> f64 {
         let rows = parameters.chunks_exact(m).zip(&self.l1);
@@ -107,6 +125,10 @@ impl<'a> Objective<'a> {
 
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    pub fn is_double(&self) -> bool {
+        self.loss.is_double()
     }
 
     pub fn has_intercept(&self) -> bool {

@@ -314,6 +314,9 @@ fn n_samples(chunks: &[Range<usize>]) -> usize {
 /// intercept as the weight of a constant feature 1; on the host they are in `f64`. A length t is given for each head. A
 /// direction must have been given before a length other than 0 is.
 pub trait Loss {
+    /// Whether the arithmetic is in double precision.
+    fn is_double(&self) -> bool;
+
     /// Goes to `parameters`; there is no direction then. Two products and one readback.
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation>;
 

@@ -12,7 +12,8 @@ use super::certificate::{Certificate, certify};
 use super::preconditioner::{Curvature, Preconditioner};
 use super::vector::{add, centre_over_classes, dot, max_abs};
 use super::{Observer, Progress, StopReason, proximal};
-use crate::backend::{Parameters, Session, Shape, Supervision, cpu};
+use crate::backend::cpu::{Cpu, Moments};
+use crate::backend::{Backend, Parameters, Session, Shape, Supervision};
 use crate::data::Features;
 use crate::error::{Error, Result};
 use crate::objective::{Counts, Objective, Penalty, Smooth};
@@ -388,13 +389,19 @@ pub(super) fn minimise(
     Ok(Minimum { parameters, reason, begin })
 }
 
+/// Multiplications and additions of an evaluation in double precision on the CPU beyond which the device's own precision must do
+/// for the certificate: a few seconds for all of it.
+const CERTIFIED: f64 = 5e10;
+
 /// What a batch solver minimises over.
 pub(crate) struct Task<'a> {
     pub features: &'a Features<'a>,
     pub scale: f32,
     pub supervision: Supervision<'a>,
+    /// Of X̃.
+    pub moments: &'a Moments,
     pub shape: Shape,
-    pub penalty: Penalty,
+    pub penalty: &'a Penalty,
     pub has_intercept: bool,
     /// Where to begin, not centred; by default weights 0 and intercepts that give each class its frequency.
     pub start: Option<Vec<f64>>,
@@ -432,6 +439,11 @@ impl From<&NewtonCg> for Batch {
 }
 
 impl Batch {
+    /// What finishes the last digits.
+    pub fn polishing() -> Self {
+        (&Lbfgs { tolerance: 1e-11, ..Lbfgs::default() }).into()
+    }
+
     pub fn check(&self) -> Result<()> {
         check(self.limits)
     }
@@ -452,16 +464,15 @@ impl Batch {
 
     /// Minimises on `session`, which has the features and targets of the task, and certifies the result.
     pub fn minimise(&self, session: &mut dyn Session, task: &Task, observer: &mut Observer) -> Result<Found> {
-        let Task { features, scale, supervision, shape, ref penalty, has_intercept, ref start } = *task;
+        let Task { features, scale, supervision, moments, shape, penalty, has_intercept, ref start } = *task;
         let weights = supervision.weights;
-        let moments = cpu::moments(features, scale, weights)?;
         let shares = class_shares(supervision, shape.n_classes);
         let mean = has_intercept.then(|| moments.mean.clone());
         let n_samples = features.n_samples();
-        let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
+        let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone());
         let zero = intercepts(&shares, shape, has_intercept);
         let parameters = start.as_ref().map_or_else(|| zero.clone(), |start| objective.centred(start));
-        let curvature = Curvature { features, scale, weights, moments: &moments, penalty: &penalty.l2, has_intercept };
+        let curvature = Curvature { features, scale, weights, moments, penalty: &penalty.l2, has_intercept };
         let mut observe = |progress, objective: &Objective, parameters: &[f64]| {
             let reason = observer.after(progress, &mut || Ok(single(shape, &objective.uncentred(parameters))))?;
             // Its last epoch is the last iteration.
@@ -476,9 +487,18 @@ impl Batch {
         };
         let Minimum { mut parameters, reason, begin } = minimum;
         let (training, counts) = (begin.elapsed(), objective.counts());
-        let first = objective.start(&zero)?.gradient;
-        let certificate = certify(&mut objective, &mut parameters, &shares, max_abs(&first))?;
-        let parameters = single(shape, &objective.uncentred(&parameters));
+        let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
+        let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
+            let certificate = certify(&mut objective, &mut parameters, &zero, &shares)?;
+            (objective.uncentred(&parameters), certificate)
+        } else {
+            let cpu = Cpu::new();
+            let mut session = cpu.session(features, scale, Some(supervision))?;
+            let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
+            let certificate = certify(&mut objective, &mut parameters, &zero, &shares)?;
+            (objective.uncentred(&parameters), certificate)
+        };
+        let parameters = single(shape, &parameters);
         Ok(Found { parameters, reason, counts, certificate, begin, training })
     }
 }

@@ -1,10 +1,12 @@
 //! How far from the minimum a solution can be at most.
 
+use super::vector::max_abs;
 use crate::backend::Shape;
 use crate::error::Result;
 use crate::objective::Objective;
 
-/// What was found at a solution, by evaluating the objective there once more in double precision.
+/// What was found at a solution, by evaluating the objective there once more: in double precision on the CPU, whatever the device,
+/// unless the data is so large that this would take more than a few seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Certificate {
@@ -22,13 +24,16 @@ pub struct Certificate {
     pub gap: Option<f64>,
     /// Weights that are not 0.
     pub n_nonzero: usize,
+    /// Whether all this was computed in double precision.
+    pub is_double: bool,
 }
 
 /// The intercepts are improved until they leave so much of a gradient, in so many evaluations.
 const INTERCEPT_GRADIENT: f64 = 1e-13;
 const INTERCEPT_STEPS: usize = 8;
 
-/// Evaluates at `parameters`, centred, whose intercepts are made better first.
+/// Evaluates at `parameters`, centred, whose intercepts are made better first; `zero` are the parameters without weights, `shares` the
+/// frequencies of the classes.
 ///
 /// With G = Xᵀ·S·(P − Y), S·1 the weights, the dual problem's value at P is Σ_i s_i·H(p_i) − Σ max(|G| − l1, 0)²/(2·l2), for P with
 /// Σ_i s_i·(p_i − y_i) = 0, which the intercepts see to; H is the entropy. Where l2 is 0, P' = Y + θ·(P − Y) takes the place of P, θ
@@ -36,11 +41,12 @@ const INTERCEPT_STEPS: usize = 8;
 pub(super) fn certify(
     objective: &mut Objective,
     parameters: &mut [f64],
+    zero: &[f64],
     shares: &[f64],
-    first_gradient_norm: f64,
 ) -> Result<Certificate> {
     let Shape { n_features: d, n_classes: m, .. } = objective.shape();
     let n_weights = d * m;
+    let first_gradient_norm = max_abs(&objective.start(zero)?.gradient);
     let mut smooth = objective.start(parameters)?;
     if objective.has_intercept() {
         for _ in 0..INTERCEPT_STEPS {
@@ -108,6 +114,7 @@ pub(super) fn certify(
         gradient_norm,
         relative_gradient_norm: gradient_norm / first_gradient_norm.max(f64::MIN_POSITIVE),
         gap,
+        is_double: objective.is_double(),
         n_nonzero: parameters[..n_weights].iter().filter(|&&w| w != 0.0).count(),
     })
 }

@@ -14,7 +14,7 @@ mod stop;
 mod vector;
 
 pub use adamw::AdamW;
-pub(crate) use batch::{Batch, Found, Task};
+pub(crate) use batch::{Batch, Task};
 pub use batch::{Lbfgs, NewtonCg};
 pub use certificate::Certificate;
 pub use schedule::{Schedule, Warmup};
@@ -29,10 +29,17 @@ use crate::backend::Supervision;
 use crate::data::Features;
 use crate::error::Result;
 
+/// The largest n_samples·n_features·n_classes that [`Solver::Auto`] minimises with all samples at once.
+const LARGEST_BATCH: usize = 20_000_000;
+
 /// How the objective is minimised.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Solver {
+    /// L-BFGS where that takes about a second at most, n_samples·n_features·n_classes ≤ 2·10⁷, or where the penalty needs it; else
+    /// SGD.
+    #[default]
+    Auto,
     /// Minibatch stochastic gradient descent with momentum.
     Sgd(Sgd),
     /// AdamW.
@@ -55,6 +62,7 @@ impl Solver {
     /// Its name, as the command line has it.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Sgd(_) => "sgd",
             Self::AdamW(_) => "adamw",
             Self::Lbfgs(_) => "lbfgs",
@@ -72,6 +80,7 @@ impl Solver {
 
     pub(crate) fn check(&self) -> Result<()> {
         match self {
+            Self::Auto => Ok(()),
             Self::Sgd(sgd) => sgd.check(),
             Self::AdamW(adamw) => adamw.check(),
             Self::Lbfgs(lbfgs) => Batch::from(lbfgs).check(),
@@ -87,6 +96,7 @@ impl Solver {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Sgd(sgd) => Kind::Stochastic(sgd.stochastic()),
+            Self::Auto => Kind::Batch((&Lbfgs::default()).into()),
             Self::AdamW(adamw) => Kind::Stochastic(adamw.stochastic()),
             Self::Lbfgs(lbfgs) => Kind::Batch(lbfgs.into()),
             Self::NewtonCg(newton) => Kind::Batch(newton.into()),
@@ -105,22 +115,29 @@ impl Solver {
         match self {
             Self::Sgd(sgd) => Some(sgd.learning_rate(features, scale, supervision, n_classes, l2)),
             Self::AdamW(adamw) => Some(adamw.learning_rate()),
-            Self::Lbfgs(_) | Self::NewtonCg(_) => None,
+            Self::Auto | Self::Lbfgs(_) | Self::NewtonCg(_) => None,
         }
     }
 
-    /// The same solver, with so many epochs where it leaves them open.
+    /// The same solver, or the one that is chosen for data of n_samples·n_features·n_classes = `size`.
+    pub(crate) fn chosen_for(self, size: usize, needs_batch: bool) -> Self {
+        match self {
+            Self::Auto if needs_batch || size <= LARGEST_BATCH => Self::Lbfgs(Lbfgs::default()),
+            Self::Auto => Self::Sgd(Sgd::default()),
+            chosen => chosen,
+        }
+    }
+
+    /// The same solver, with so many epochs where it leaves them open; SGD where that is left to the data.
     pub(crate) fn with_default_epochs(mut self, n: usize) -> Self {
-        if let Self::Sgd(Sgd { epochs, .. }) | Self::AdamW(AdamW { epochs, .. }) = &mut self {
-            epochs.get_or_insert(n);
+        match &mut self {
+            Self::Auto => Self::Sgd(Sgd { epochs: Some(n), ..Sgd::default() }),
+            Self::Sgd(Sgd { epochs, .. }) | Self::AdamW(AdamW { epochs, .. }) => {
+                epochs.get_or_insert(n);
+                self
+            }
+            Self::Lbfgs(_) | Self::NewtonCg(_) => self,
         }
-        self
-    }
-}
-
-impl Default for Solver {
-    fn default() -> Self {
-        Self::Sgd(Sgd::default())
     }
 }
 

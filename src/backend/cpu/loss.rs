@@ -329,6 +329,10 @@ fn sum_of_points(parts: &[Part], n_heads: usize) -> Vec<Point> {
 }
 
 impl<T: Element> Loss for CpuLoss<'_, T> {
+    fn is_double(&self) -> bool {
+        true
+    }
+
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation> {
         self.set_weights(parameters)?;
         self.direction = Vec::new();

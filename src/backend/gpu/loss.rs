@@ -436,6 +436,10 @@ fn product_flops(shape: Shape, n_samples: usize) -> f64 {
 }
 
 impl Loss for GpuLoss<'_> {
+    fn is_double(&self) -> bool {
+        false
+    }
+
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation> {
         self.write_weights(parameters)?;
         self.write_lengths(&vec![0.0; self.shape.n_heads])?;
