@@ -144,7 +144,7 @@ mod gpu {
                 "softmax" => Single::softmax(&gpu, data.shape, &outputs, &data.targets, &order),
                 "gradient" => {
                     let tile = gradient_tile(data.shape);
-                    Single::gradient(&gpu, data.shape, &data.features, 1.0, &outputs, &order, tile)
+                    Single::gradient(&gpu, data.shape, &data.features, 1.0, &outputs, Some(&order), tile)
                 }
                 "narrow_residual" => {
                     Single::narrow_residual(&gpu, &data.features, 1.0, &data.start, &data.targets, &order, variant)
