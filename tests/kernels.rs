@@ -293,6 +293,27 @@ fn along_error(
     Ok(())
 }
 
+/// Samples that are sure of their class, in whose losses and residuals the logarithm of 1 and a little, and 1 less almost 1,
+/// have lost what counts; and some that are less sure.
+fn sure_error(gpu: &Gpu, plant: Plant) -> Result<(), String> {
+    let shape = Shape { n_features: 1, n_classes: 2, n_heads: 1 };
+    for logit in [10.0f32, 4.0, 0.125] {
+        let (z, d) = ([logit, 0.0], [1.0, 0.0]);
+        let targets = Targets::Classes(vec![0].into());
+        let mut single = Single::along(gpu, shape, (&z, &d), &targets, 0, &[1.0], &[0.0], true, 1).unwrap();
+        plant(&mut single.variant.source);
+        single.run(1).unwrap();
+        let results = single.results().unwrap();
+        let (z, d, zeros) = (f64s(&z), f64s(&d), [0.0; 2]);
+        let expected = reference::along(&z, &d, &[1.0, 0.0], &[1.0], &[0.0], shape);
+        let bound = reference::along_bound(&z, &zeros, &d, &zeros, &[1.0, 0.0], &[1.0], &[0.0], shape);
+        reference::compare("residual", &results[0], &expected.residual, &bound.residual)?;
+        reference::compare("loss", &results[1][..1], &expected.losses, &bound.losses)?;
+        reference::compare("slope", &results[1][1..], &expected.slopes, &bound.slopes)?;
+    }
+    Ok(())
+}
+
 fn hessian_error(gpu: &Gpu, case: (usize, usize, usize, usize), range: f32, plant: Plant) -> Result<(), String> {
     let (n, _, q, h) = case;
     let shape = shape_of(case);
@@ -1054,9 +1075,10 @@ fn a_planted_error_is_noticed() {
         for (from, to) in [("residual[row + j] = weight * r;", "residual[row + j] = r;"), ("- y, -rest", "- y, rest")] {
             along_error(gpu, shared, 3.0, true, &replace(from, to)).unwrap_err();
         }
-        // Where samples are sure of their class the logarithm of 1 and a little has lost it.
-        let logarithm = replace("if x > 1.0 {", "if true {");
-        along_error(gpu, (97, 1, 2, 3), 30.0, false, &logarithm).unwrap_err();
+        sure_error(gpu, NOTHING).unwrap();
+        for (from, to) in [("if x > 1.0 {", "if true {"), ("-rest / (1.0 + rest)", "1.0 / (1.0 + rest) - y")] {
+            sure_error(gpu, &replace(from, to)).unwrap_err();
+        }
         for (from, to) in [
             ("highest[thread] = other;", ""),
             ("- v_most - mean", "- v_most"),

@@ -115,11 +115,11 @@ impl Kernel {
             let module = if gpu.options.checked_shaders {
                 device.create_shader_module(module)
             } else {
-                // SAFETY: the kernels stay within their buffers for every step that `Session`, `Stepper` and `ceilings` make,
-                // which have checked parameters, labels and plans (src/backend/check.rs): an index is below the counts in
-                // `Step`, which the buffers are sized by, or is guarded by a comparison with them; their loops end, as each
-                // counts up to such a count, halves a constant or goes round a cycle. Matrices, which know no bounds, are
-                // loaded from and stored to whole tiles of workgroup memory.
+                // SAFETY: the kernels stay within their buffers for every step that `Session`, `Stepper`, `Loss` and
+                // `ceilings` make, which have checked parameters, labels and plans (src/backend/check.rs): an index is
+                // below the counts in `Step`, which the buffers are sized by, or is guarded by a comparison with them;
+                // their loops end, as each counts up to such a count, halves a constant or goes round a cycle.
+                // Matrices, which know no bounds, are loaded from and stored to whole tiles of workgroup memory.
                 unsafe { device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked()) }
             };
             let step_size = wgpu::BufferSize::new(size_of::<Step>() as u64);
