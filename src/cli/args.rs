@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use softreg::data::{Dtype, MAX_CLASSES, Source};
-use softreg::{AdamW, ClassWeight, DeviceOptions, FeatureScale, Schedule, Sgd, Solver, Warmup};
+use softreg::{AdamW, ClassWeight, DeviceOptions, FeatureScale, Lbfgs, NewtonCg, Schedule, Sgd, Solver, Warmup};
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
 #[derive(Debug, Parser)]
@@ -152,31 +152,48 @@ pub struct Train {
     #[arg(long)]
     pub matrix_units: bool,
 
-    /// How the objective is minimised: sgd, minibatch stochastic gradient descent with Nesterov's momentum; adamw, whose
-    /// steps follow the sign of each weight's gradient rather than its size
-    #[arg(long, value_enum, default_value_t = SolverName::Sgd)]
+    /// How the objective is minimised: lbfgs and newton-cg go to its minimum with all samples at once, whatever the scale of
+    /// the columns; sgd and adamw take many steps with a batch each; auto takes lbfgs where that takes about a second or a
+    /// penalty needs it, else sgd
+    #[arg(long, value_enum, default_value_t = SolverName::Auto)]
     pub solver: SolverName,
 
-    /// How often each sample is visited. Default: 30, on small data as often as makes 1,000 steps
+    /// lbfgs, newton-cg: iterations at most. Default: 1000 and 200
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub max_iterations: Option<usize>,
+
+    /// lbfgs, newton-cg: end when the objective is estimated to be within this share of its minimum. Default: 1e-8
+    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
+    pub tolerance: Option<f64>,
+
+    /// lbfgs: how many of the last steps are remembered. Default: 10
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub memory: Option<usize>,
+
+    /// Finish the last digits on the CPU in double precision, with lbfgs
+    #[arg(long, conflicts_with = "held_out")]
+    pub polish: bool,
+
+    /// sgd, adamw: how often each sample is visited. Default: 30, on small data as often as makes 1,000 steps
     #[arg(long, value_name = "N", value_parser = count)]
     pub epochs: Option<usize>,
 
-    /// Samples a step
-    #[arg(long, value_name = "N", value_parser = count, default_value_t = Sgd::default().batch_size)]
-    pub batch_size: usize,
+    /// sgd, adamw: samples a step. Default: 128
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub batch_size: Option<usize>,
 
     /// Learning rate, which the schedule multiplies. Default: chosen from the data; the report has it
     #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true)]
     pub lr: Option<f64>,
 
-    /// How the learning rate changes: constant; linear, to 0 in a straight line; cosine, to 0 along half a cosine;
-    /// one-cycle, from a 25th up and then to 0; step:FACTOR:EPOCHS, times FACTOR every EPOCHS
-    #[arg(long, value_name = "NAME", value_parser = schedule, default_value_t = Schedule::default())]
-    pub schedule: Schedule,
+    /// sgd, adamw: how the learning rate changes: constant; linear, to 0 in a straight line; cosine, to 0 along half a cosine;
+    /// one-cycle, from a 25th up and then to 0; step:FACTOR:EPOCHS, times FACTOR every EPOCHS. Default: linear
+    #[arg(long, value_name = "NAME", value_parser = schedule)]
+    pub schedule: Option<Schedule>,
 
-    /// Let the learning rate rise for so many epochs first, which need not be whole
-    #[arg(long, value_name = "EPOCHS", value_parser = not_negative, allow_negative_numbers = true, default_value_t = 0.0)]
-    pub warmup: f64,
+    /// sgd, adamw: let the learning rate rise for so many epochs first, which need not be whole
+    #[arg(long, value_name = "EPOCHS", value_parser = not_negative, allow_negative_numbers = true)]
+    pub warmup: Option<f64>,
 
     /// sgd: share of the velocity that a step keeps, at least 0 and below 1. Default: 0.9
     #[arg(long, value_name = "F", value_parser = below_1, allow_negative_numbers = true)]
@@ -215,12 +232,27 @@ pub struct Train {
     #[arg(long, value_name = "F", value_parser = not_negative, allow_negative_numbers = true, default_value = "1e-5")]
     pub l2: f64,
 
+    /// Penalty l1·‖W‖₁ beside that of --l2, with exact zeros. scikit-learn's l1_ratio r and C are l1 = r/(C·n_samples) and
+    /// l2 = (1 - r)/(C·n_samples). For lbfgs
+    #[arg(long, value_name = "F", value_parser = not_negative, allow_negative_numbers = true, default_value = "0")]
+    pub l1: f64,
+
+    /// Penalise the weights of standardised features, (x - mean)/deviation; the saved model takes features as they are. For
+    /// lbfgs and newton-cg
+    #[arg(long)]
+    pub standardize: bool,
+
+    /// Factors of the penalty, one for each feature, in the form of --sample-weight; 0 leaves a feature without a penalty.
+    /// For lbfgs and newton-cg
+    #[arg(long, value_name = "PATH", requires = "features")]
+    pub penalty_factors: Option<PathBuf>,
+
     /// Seed of the order of the samples and of --test-split. One seed on one device gives one model, bit for bit
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
-    /// What every feature is multiplied by in training (the saved model takes features as they are): `auto` is
-    /// 1/max|x| when max|x| is above 1 or below 1/32, otherwise 1; `none` is 1
+    /// What every feature is multiplied by in training (the saved model takes features as they are): `auto` brings bytes to
+    /// 0..1 by the largest of all and leaves numbers as they are; `none` is 1
     #[arg(long, value_name = "auto|none|F", value_parser = feature_scale, allow_negative_numbers = true, default_value = "auto")]
     pub feature_scale: FeatureScale,
 
@@ -432,6 +464,9 @@ pub fn device_options(matrix_units: bool) -> DeviceOptions {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum SolverName {
+    Auto,
+    Lbfgs,
+    NewtonCg,
     Sgd,
     // Without this, `adam-w`.
     #[value(name = "adamw")]
@@ -440,9 +475,27 @@ pub enum SolverName {
 
 impl Train {
     pub fn solver(&self) -> Solver {
-        let (epochs, batch_size, learning_rate, schedule) = (self.epochs, self.batch_size, self.lr, self.schedule);
-        let warmup = if self.warmup > 0.0 { Warmup::Epochs(self.warmup) } else { Warmup::None };
-        match self.solver {
+        let (epochs, learning_rate) = (self.epochs, self.lr);
+        let batch_size = self.batch_size.unwrap_or(Sgd::default().batch_size);
+        let schedule = self.schedule.unwrap_or_default();
+        let warmup = self.warmup.filter(|&epochs| epochs > 0.0).map_or(Warmup::None, Warmup::Epochs);
+        match self.solver_name() {
+            SolverName::Auto => Solver::Auto,
+            SolverName::Lbfgs => {
+                let default = Lbfgs::default();
+                let mut lbfgs = default.clone();
+                lbfgs.max_iterations = self.max_iterations.unwrap_or(default.max_iterations);
+                lbfgs.tolerance = self.tolerance.unwrap_or(default.tolerance);
+                lbfgs.memory = self.memory.unwrap_or(default.memory);
+                lbfgs.into()
+            }
+            SolverName::NewtonCg => {
+                let default = NewtonCg::default();
+                let mut newton = default.clone();
+                newton.max_iterations = self.max_iterations.unwrap_or(default.max_iterations);
+                newton.tolerance = self.tolerance.unwrap_or(default.tolerance);
+                newton.into()
+            }
             SolverName::Sgd => {
                 let momentum = self.momentum.unwrap_or(Sgd::default().momentum);
                 let nesterov = !self.no_nesterov;
@@ -460,25 +513,68 @@ impl Train {
         }
     }
 
-    /// An option that was given and is not of the solver, and the solver that it is of.
-    pub fn foreign_option(&self) -> Option<(&'static str, &'static str)> {
-        let of_sgd = [
-            ("--momentum", self.momentum.is_some()),
-            ("--nesterov", self.nesterov),
-            ("--no-nesterov", self.no_nesterov),
-        ];
-        let of_adamw = [
+    /// The solver that was named; where that is auto, the one that an option belongs to.
+    fn solver_name(&self) -> SolverName {
+        let is_given = |options: &[(&str, bool)]| options.iter().any(|(_, is_given)| *is_given);
+        match self.solver {
+            SolverName::Auto if is_given(&self.of_stochastic()) || is_given(&self.of_sgd()) => SolverName::Sgd,
+            SolverName::Auto if is_given(&self.of_batch()) || is_given(&self.of_lbfgs()) => SolverName::Lbfgs,
+            named => named,
+        }
+    }
+
+    fn of_batch(&self) -> [(&'static str, bool); 2] {
+        [("--max-iterations", self.max_iterations.is_some()), ("--tolerance", self.tolerance.is_some())]
+    }
+
+    fn of_lbfgs(&self) -> [(&'static str, bool); 1] {
+        [("--memory", self.memory.is_some())]
+    }
+
+    fn of_stochastic(&self) -> [(&'static str, bool); 5] {
+        [
+            ("--epochs", self.epochs.is_some()),
+            ("--batch-size", self.batch_size.is_some()),
+            ("--lr", self.lr.is_some()),
+            ("--schedule", self.schedule.is_some()),
+            ("--warmup", self.warmup.is_some()),
+        ]
+    }
+
+    fn of_sgd(&self) -> [(&'static str, bool); 3] {
+        [("--momentum", self.momentum.is_some()), ("--nesterov", self.nesterov), ("--no-nesterov", self.no_nesterov)]
+    }
+
+    fn of_adamw(&self) -> [(&'static str, bool); 4] {
+        [
             ("--beta1", self.beta_1.is_some()),
             ("--beta2", self.beta_2.is_some()),
             ("--epsilon", self.epsilon.is_some()),
             ("--weight-decay", self.weight_decay.is_some()),
+        ]
+    }
+
+    /// An option that was given and is not of the solver, and the solvers that it is of.
+    pub fn foreign_option(&self) -> Option<(&'static str, &'static str)> {
+        let solver = self.solver_name();
+        let is_batch = matches!(solver, SolverName::Lbfgs | SolverName::NewtonCg);
+        let needs_batch = [
+            ("--l1", self.l1 > 0.0),
+            ("--standardize", self.standardize),
+            ("--penalty-factors", self.penalty_factors.is_some()),
         ];
-        let (foreign, solver) = match self.solver {
-            SolverName::Sgd => (&of_adamw[..], "adamw"),
-            SolverName::AdamW => (&of_sgd[..], "sgd"),
-        };
-        let (option, _) = foreign.iter().find(|(_, is_given)| *is_given)?;
-        Some((option, solver))
+        let all = [
+            (&self.of_batch()[..], "lbfgs or newton-cg", is_batch),
+            (&self.of_lbfgs()[..], "lbfgs", matches!(solver, SolverName::Lbfgs)),
+            (&needs_batch[..], "lbfgs or newton-cg", is_batch || matches!(solver, SolverName::Auto)),
+            (&self.of_stochastic()[..], "sgd or adamw", matches!(solver, SolverName::Sgd | SolverName::AdamW)),
+            (&self.of_sgd()[..], "sgd", matches!(solver, SolverName::Sgd)),
+            (&self.of_adamw()[..], "adamw", matches!(solver, SolverName::AdamW)),
+        ];
+        let foreign = all.iter().filter(|(_, _, is_of_solver)| !is_of_solver);
+        foreign
+            .flat_map(|(options, name, _)| options.iter().map(move |option| (option, *name)))
+            .find_map(|((option, is_given), name)| is_given.then_some((*option, name)))
     }
 
     /// The training data, with the columns of the model to start from, if it names them; none when it is the built-in

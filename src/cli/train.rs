@@ -10,7 +10,9 @@ use clap::CommandFactory;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
 use softreg::data;
-use softreg::{Dataset, Device, Evaluation, FeatureScale, Fit, Model, Schedule, SoftmaxRegression, Solver, StopReason};
+use softreg::{
+    Certificate, Dataset, Device, Evaluation, FeatureScale, Fit, Model, Schedule, SoftmaxRegression, Solver, StopReason,
+};
 
 use crate::progress::Display;
 use crate::report::{self, Stages, rounded};
@@ -56,11 +58,12 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         tell("model      not saved; --out MODEL.safetensors saves it");
     }
 
-    let solver = args.solver();
-    let display = Display::new(solver.n_epochs(train.n_samples()), args.quiet);
     let mut estimator = SoftmaxRegression::new()
-        .solver(solver)
+        .solver(args.solver())
         .l2(args.l2)
+        .l1(args.l1)
+        .standardize(args.standardize)
+        .polish(args.polish)
         .seed(args.seed)
         .feature_scale(args.feature_scale)
         .class_weight(args.class_weight.clone().unwrap_or_default())
@@ -81,6 +84,11 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     if let Some(limit) = args.time_limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
         estimator = estimator.time_limit(limit);
     }
+    if let Some(path) = &args.penalty_factors {
+        estimator = estimator.penalty_factors(data::read_numbers(path)?);
+    }
+    let solver = estimator.solver_for(&train);
+    let display = Display::new(&solver, train.n_samples(), args.quiet);
     let begin = Instant::now();
     let fit = estimator.fit_with(&train, |progress| {
         display.show(progress);
@@ -122,6 +130,7 @@ fn check_outputs(args: &args::Train) -> Result<()> {
         &args.labels,
         &args.classes,
         &args.sample_weight,
+        &args.penalty_factors,
         &args.test,
         &args.test_labels,
         &args.test_sample_weight,
@@ -225,9 +234,19 @@ impl Run<'_> {
         self.device.uses_matrix_units(self.fit.model.n_classes())
     }
 
+    fn is_batch(&self) -> bool {
+        self.fit.learning_rate.is_none()
+    }
+
+    /// Passes over the samples, each of a product X·W and one Xᵀ·R.
+    fn evaluations(&self) -> Option<f64> {
+        self.fit.products.map(|products| products as f64 / 2.0)
+    }
+
     fn samples_per_second(&self) -> f64 {
         let seconds = self.fit.training.max(Duration::from_nanos(1)).as_secs_f64();
-        self.fit.epochs.iter().map(|epoch| epoch.n_samples as f64).sum::<f64>() / seconds
+        let n_samples = self.fit.epochs.first().map_or(0, |epoch| epoch.n_samples) as f64;
+        self.evaluations().unwrap_or(self.fit.epochs.len() as f64) * n_samples / seconds
     }
 
     fn report(&self, out: &mut dyn io::Write) -> io::Result<()> {
@@ -244,29 +263,33 @@ impl Run<'_> {
 
         let args = self.args;
         let chosen = |automatic: bool| if automatic { " (auto)" } else { "" };
-        let solver = args.solver();
-        let momentum = match &solver {
-            Solver::Sgd(sgd) => format!(", momentum {}", sgd.momentum),
-            _ => String::new(),
-        };
-        writeln!(
-            out,
-            "solver     {}, {} epochs{}, batch size {}{momentum}, l2 {}, seed {}",
-            solver.name(),
-            self.fit.epochs.len(),
-            chosen(args.epochs.is_none() && self.fit.reason == StopReason::Epochs),
-            args.batch_size,
-            rounded(args.l2),
-            args.seed,
-        )?;
-        writeln!(
-            out,
-            "           learning rate {}{}, feature scale {}{}",
-            self.fit.learning_rate.map_or_else(String::new, rounded),
-            chosen(args.lr.is_none()),
-            rounded(self.fit.feature_scale),
-            chosen(args.feature_scale == FeatureScale::Auto),
-        )?;
+        let solver = &self.fit.solver;
+        let mut name = format!("{}{}", solver.name(), chosen(matches!(args.solver(), Solver::Auto)));
+        if self.is_batch() {
+            let evaluations = self.evaluations().map_or_else(String::new, |n| format!(", {n} evaluations"));
+            name += &format!(", {} iterations{evaluations}", self.fit.epochs.len());
+        } else {
+            let automatic = args.epochs.is_none() && self.fit.reason == StopReason::Epochs;
+            let (batch_size, momentum) = match solver {
+                Solver::Sgd(sgd) => (sgd.batch_size, format!(", momentum {}", sgd.momentum)),
+                Solver::AdamW(adamw) => (adamw.batch_size, String::new()),
+                _ => (0, String::new()),
+            };
+            name +=
+                &format!(", {} epochs{}, batch size {batch_size}{momentum}", self.fit.epochs.len(), chosen(automatic));
+        }
+        writeln!(out, "solver     {name}")?;
+        let mut settings = vec![format!("l2 {}", rounded(args.l2))];
+        if args.l1 > 0.0 {
+            settings.push(format!("l1 {}", rounded(args.l1)));
+        }
+        if let Some(rate) = self.fit.learning_rate {
+            settings.push(format!("learning rate {}{}", rounded(rate), chosen(args.lr.is_none())));
+        }
+        let automatic = chosen(args.feature_scale == FeatureScale::Auto);
+        settings.push(format!("feature scale {}{automatic}", rounded(self.fit.feature_scale)));
+        settings.push(format!("seed {}", args.seed));
+        writeln!(out, "           {}", settings.join(", "))?;
         let training = self.fit.model.training();
         let class_weight = match &training["class_weight"] {
             Value::Null => None,
@@ -276,24 +299,33 @@ impl Run<'_> {
         let smoothing =
             (args.label_smoothing > 0.0).then(|| format!("label smoothing {}", rounded(args.label_smoothing)));
         let mut notes = Vec::new();
-        if args.schedule != Schedule::default() || args.warmup > 0.0 {
-            notes.push(format!("schedule {}", args.schedule));
+        let warmup = args.warmup.filter(|&epochs| epochs > 0.0);
+        let schedule = args.schedule.unwrap_or_default();
+        if schedule != Schedule::default() || warmup.is_some() {
+            notes.push(format!("schedule {schedule}"));
         }
-        if args.warmup > 0.0 {
-            notes.push(format!("warm-up {} epochs", args.warmup));
-        }
+        notes.extend(warmup.map(|epochs| format!("warm-up {epochs} epochs")));
         if let Some(weight_decay) = args.weight_decay {
             notes.push(format!("weight decay {weight_decay}"));
         }
         if args.no_intercept {
             notes.push("no intercept".to_owned());
         }
+        if args.standardize {
+            notes.push("standardised penalty".to_owned());
+        }
+        if args.penalty_factors.is_some() {
+            notes.push("penalty factors".to_owned());
+        }
         notes.extend(class_weight.into_iter().chain(smoothing));
         if !notes.is_empty() {
             writeln!(out, "           {}", notes.join(", "))?;
         }
+        if let Some(certificate) = &self.fit.certificate {
+            write_certificate(out, certificate, args.l1 > 0.0)?;
+        }
         if self.fit.reason != StopReason::Epochs {
-            writeln!(out, "stopped    {}", self.fit.reason)?;
+            writeln!(out, "stopped    {}", explained(self.fit.reason))?;
         }
         if let Some(epoch) = self.fit.best_epoch {
             writeln!(out, "weights    of epoch {epoch}, which has the lowest validation loss")?;
@@ -312,8 +344,8 @@ impl Run<'_> {
 
     fn to_json(&self) -> Value {
         let Self { args, device, train, fit, test, stages, .. } = self;
-        let solver = args.solver();
-        let (sgd, adamw) = match &solver {
+        let solver = &fit.solver;
+        let (sgd, adamw) = match solver {
             Solver::Sgd(sgd) => (Some(sgd), None),
             Solver::AdamW(adamw) => (None, Some(adamw)),
             _ => (None, None),
@@ -343,9 +375,13 @@ impl Run<'_> {
             "best_epoch": fit.best_epoch,
             "patience": args.patience,
             "time_limit": args.time_limit,
-            "batch_size": args.batch_size,
+            "batch_size": sgd.map(|sgd| sgd.batch_size).or(adamw.map(|adamw| adamw.batch_size)),
             "lr": fit.learning_rate,
             "l2": args.l2,
+            "l1": args.l1,
+            "standardize": args.standardize,
+            "penalty_factors": path(&args.penalty_factors),
+            "polish": args.polish,
             "intercept": !args.no_intercept,
             "feature_scale": fit.feature_scale,
             "sample_weight": path(&args.sample_weight).or_else(|| args.weight_column.clone()),
@@ -361,14 +397,27 @@ impl Run<'_> {
             "samples_per_second": self.samples_per_second(),
         });
         let settings = json!({
-            "schedule": args.schedule.to_string(),
-            "warmup": args.warmup,
+            "schedule": (!self.is_batch()).then(|| args.schedule.unwrap_or_default().to_string()),
+            "warmup": (!self.is_batch()).then(|| args.warmup.unwrap_or_default()),
             "momentum": sgd.map(|sgd| sgd.momentum),
             "nesterov": sgd.map(|sgd| sgd.nesterov),
             "beta_1": adamw.map(|adamw| adamw.beta_1),
             "beta_2": adamw.map(|adamw| adamw.beta_2),
             "epsilon": adamw.map(|adamw| adamw.epsilon),
             "weight_decay": adamw.map(|adamw| adamw.weight_decay),
+        });
+        let certificate = fit.certificate.as_ref();
+        let optimum = json!({
+            "n_iterations": self.is_batch().then_some(fit.epochs.len()),
+            "n_evaluations": self.evaluations(),
+            "n_products": fit.products,
+            "converged": certificate.map(|_| fit.reason == StopReason::Converged),
+            "gradient_norm": certificate.map(|certificate| certificate.gradient_norm),
+            "relative_gradient_norm": certificate.map(|certificate| certificate.relative_gradient_norm),
+            "duality_gap": certificate.and_then(|certificate| certificate.gap),
+            "n_nonzero": certificate.map(|certificate| certificate.n_nonzero),
+            "certificate_precision": certificate.map(|c| if c.is_double { "f64" } else { "f32" }),
+            "evaluations_of_iterations": self.is_batch().then(|| fit.epochs.iter().map(|it| it.evaluations).collect::<Vec<_>>()),
         });
         let results = json!({
             "train_loss": fit.train.log_loss,
@@ -386,8 +435,9 @@ impl Run<'_> {
             "test_classes": test.map(|test| report::classes_json(fit.model.classes(), test)),
         });
         if let Some(record) = record.as_object_mut() {
-            record
-                .extend([settings, results].into_iter().flat_map(|part| part.as_object().cloned().unwrap_or_default()));
+            record.extend(
+                [settings, optimum, results].into_iter().flat_map(|part| part.as_object().cloned().unwrap_or_default()),
+            );
         }
         record
     }
@@ -395,4 +445,31 @@ impl Run<'_> {
 
 fn size(path: &Path) -> String {
     std::fs::metadata(path).map_or_else(|_| String::new(), |metadata| format!(" ({})", HumanBytes(metadata.len())))
+}
+
+/// How near the minimum the model is.
+fn write_certificate(out: &mut dyn io::Write, certificate: &Certificate, has_l1: bool) -> io::Result<()> {
+    let gap = certificate.gap.map_or_else(String::new, |gap| format!(", at most {gap:.1e} above the minimum"));
+    writeln!(out, "objective  {:.9}{gap}", certificate.objective)?;
+    let norm = certificate.gradient_norm;
+    let precision = if certificate.is_double { "double precision" } else { "single precision" };
+    writeln!(out, "           largest derivative {norm:.1e}, in {precision}")?;
+    if has_l1 {
+        writeln!(out, "           {} weights are not zero", HumanCount(certificate.n_nonzero as u64))?;
+    }
+    Ok(())
+}
+
+/// Why training ended, and what that means where it is not plain.
+fn explained(reason: StopReason) -> String {
+    let more = match reason {
+        StopReason::Separable => {
+            ": the training data can be told apart\n           without error, so larger weights are always better; a penalty \
+             (--l2)\n           has a best model"
+        }
+        StopReason::Precision => ": rounding leaves nothing to gain",
+        StopReason::Iterations => " (--max-iterations), before the minimum",
+        _ => "",
+    };
+    format!("{reason}{more}")
 }

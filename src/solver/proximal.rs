@@ -17,7 +17,7 @@ use super::vector::{add, centre_over_classes, dot};
 use super::{Progress, StopReason};
 use crate::backend::Shape;
 use crate::error::{Error, Result};
-use crate::objective::{Objective, Smooth};
+use crate::objective::{Objective, Penalty, Smooth};
 
 /// More features have a diagonal G.
 const MOST_FEATURES: usize = 4096;
@@ -34,6 +34,8 @@ const MOST_LENGTHS: usize = 30;
 const REFRESHED: usize = 5;
 /// So many iterations in a row whose models promise less than the tolerance are the end.
 const PROMISES: usize = 2;
+/// The largest derivative that is left, as a share of l1, where there is no other penalty: the duality gap follows it.
+const VIOLATION: f64 = 1e-5;
 const FRUITLESS: usize = 4;
 
 /// B, class after class: coordinate j·(d + 1) + k is of class j and feature k, the last of which is the intercept.
@@ -230,6 +232,22 @@ fn by_feature(values: &[f64], q: usize) -> Vec<f64> {
     (0..values.len()).map(|i| values[i % q * rows + i / q]).collect()
 }
 
+/// The largest partial derivative of the objective (where a weight is 0, of the smallest subgradient), as a share of l1, over the
+/// features that have no other penalty.
+fn violation(objective: &Objective, gradient: &[f64], parameters: &[f64]) -> f64 {
+    let q = objective.shape().n_classes;
+    let Penalty { l2, l1 } = objective.penalty();
+    let rows = gradient.chunks_exact(q).zip(parameters.chunks_exact(q)).zip(l2.iter().zip(l1));
+    let mut most: f64 = 0.0;
+    for ((g, w), (_, &l1)) in rows.filter(|(_, (l2, l1))| **l2 == 0.0 && **l1 > 0.0) {
+        for (&g, &w) in g.iter().zip(w) {
+            let least = if w == 0.0 { g.abs() - l1 } else { (g + l1 * w.signum()).abs() };
+            most = most.max(least / l1);
+        }
+    }
+    most
+}
+
 /// Minimises the objective with its l1 penalty from `parameters`, in centred coordinates, while `observe` looks on.
 pub(super) fn minimise(
     Limits { memory, max_iterations, tolerance }: Limits,
@@ -286,7 +304,9 @@ pub(super) fn minimise(
         if !(promised > 0.0 && promised.is_finite()) {
             break StopReason::Converged;
         }
-        n_promises = if gain_of_model <= 0.1 * tolerance * value { n_promises + 1 } else { 0 };
+        let is_near =
+            gain_of_model <= 0.1 * tolerance * value && violation(objective, &gradient, &parameters) <= VIOLATION;
+        n_promises = if is_near { n_promises + 1 } else { 0 };
 
         let first = objective.look(&parameters, &direction, 1.0)?;
         let norm_at = |objective: &Objective, t: f64| {
@@ -361,7 +381,8 @@ pub(super) fn minimise(
         }
         n_fruitless = if gain <= 1e-3 * tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless > FRUITLESS {
-            break StopReason::Precision;
+            let is_near = gain_of_model <= tolerance * value;
+            break if is_near { StopReason::Converged } else { StopReason::Precision };
         }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
             model.classes = class_curvature(&objective.uncentred(&parameters))?;

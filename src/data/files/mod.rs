@@ -143,6 +143,15 @@ pub fn read(source: &Source) -> Result<Table> {
     Ok(table)
 }
 
+/// A number for each feature or sample: text, one a line, or `.npy`.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::Malformed`], with the row of what is no number.
+pub fn read_numbers(path: impl AsRef<Path>) -> Result<Vec<f64>> {
+    let path = path.as_ref();
+    read_weights(path, &mut Input::open(path)?)
+}
+
 /// Labels; where they are a matrix, `classes` are the names of its columns.
 fn read_labels(path: &Path, input: &mut Input, classes: Option<&[String]>) -> Result<Labels<'static>> {
     match Format::of(input)? {
@@ -158,7 +167,7 @@ fn read_weights(path: &Path, input: &mut Input) -> Result<Vec<f64>> {
         Format::Npy => npy::read(input)?.into_weights(path),
         Format::Text => {
             let number = |(row, line): (usize, &String)| {
-                let problem = || format!("{line:?} is not a number; weights are one number a line, or .npy");
+                let problem = || format!("{line:?} is not a number; there must be one number a line, or .npy");
                 line.parse::<f64>().map_err(|_| Error::malformed(Place::file(path).at_row(row + 1), problem()))
             };
             names::lines(input, "weight")?.iter().enumerate().map(number).collect()
