@@ -261,10 +261,12 @@ fn search(
             break;
         }
     }
-    if !(point.value < at_zero.value) {
+    // NaN is not lower.
+    let is_lower = |point: &OnLine| point.t > 0.0 && point.value < at_zero.value;
+    if !is_lower(&point) {
         point = low;
     }
-    if !(point.t > 0.0 && point.value < at_zero.value) {
+    if !is_lower(&point) {
         return Ok(None);
     }
     let Smooth { value, slope, gradient } = objective.gradient(parameters, direction, point.t)?;
@@ -311,12 +313,12 @@ pub(super) fn minimise(
         // ⟨g, H⁻¹·g⟩ is about twice what is left to gain.
         let mut direction = pairs.apply(&gradient, preconditioner);
         let mut decrement = dot(&gradient, &direction);
-        if !(decrement > 0.0) {
+        if decrement.is_nan() || decrement <= 0.0 {
             pairs = Pairs::new(pairs.most);
             direction = preconditioner.apply(&gradient);
             decrement = dot(&gradient, &direction);
         }
-        if !(decrement > 1e-30) {
+        if decrement.is_nan() || decrement <= 1e-30 {
             break if decrement.is_finite() { StopReason::Converged } else { StopReason::Precision };
         }
         let mut confirm = decrement <= (tolerance * value).min(0.3 * not_confirmed);
@@ -453,7 +455,7 @@ impl Batch {
     }
 
     /// The settings for the record of a model.
-    pub fn to_json(&self) -> Value {
+    pub fn to_json(self) -> Value {
         let Limits { memory, max_iterations, tolerance } = self.limits;
         let mut record = json!({ "max_iterations": max_iterations, "tolerance": tolerance });
         if self.method == Method::Lbfgs {

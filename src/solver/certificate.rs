@@ -62,7 +62,7 @@ pub(super) fn certify(
                 }
             }
             let next = objective.start(&better)?;
-            if !(next.value <= smooth.value) {
+            if next.value.is_nan() || next.value > smooth.value {
                 break;
             }
             parameters.copy_from_slice(&better);
