@@ -2,7 +2,7 @@
 //! of the CPU.
 //!
 //! A model is P = softmax(X·W + b): X has a row of n_features values for each sample, W a column for each class. Training
-//! minimises J = mean cross-entropy (nats) + (l2/2)·‖W‖², the intercept b not penalised; with weights the mean is weighted.
+//! minimises J = mean cross-entropy (nats) + (l2/2)·‖W‖² + l1·‖W‖₁, the intercept b not penalised; with weights the mean is weighted.
 //!
 //! ```
 //! use ndarray::array;
@@ -34,7 +34,8 @@
 //!   `files` also readers of CSV, IDX and `.npy` in [`data`]. [`Dataset::with_weights`] and [`ClassWeight`] say how much
 //!   samples and classes count.
 //! - Training: [`SoftmaxRegression`] is the estimator; [`SoftmaxRegression::fit_with`] tells of each epoch and can be
-//!   stopped; [`Fit`] is the result. [`Sgd`] and [`AdamW`] are the solvers, [`Schedule`] says how their learning rate changes.
+//!   stopped; [`Fit`] is the result. [`Lbfgs`] and [`NewtonCg`] reach the minimum, which a [`Certificate`] tells;
+//!   [`Sgd`] and [`AdamW`] take many small steps, [`Schedule`] says how their learning rate changes; [`Solver::Auto`] chooses.
 //!   [`SoftmaxRegression::validation`] and [`SoftmaxRegression::patience`] stop early,
 //!   [`SoftmaxRegression::partial_fit`] goes on with new data.
 //! - Prediction: [`Model`], for a matrix of samples or for one without an allocation ([`Model::predict_into`]), and on a
