@@ -1060,7 +1060,7 @@ fn a_planted_error_is_noticed() {
                 ("highest[thread] = other;", ""),
                 ("var mass = 0.0;", "sum.x += 1e-4;\n var mass = 0.0;"),
                 ("label = labels[label];", ""),
-                ("label = step.start + sample;", "label = sample;"),
+                ("label = (step.start + sample) *", "label = sample *"),
                 ("let t = lengths[point * step.n_heads + head];", "let t = lengths[point * step.n_heads];"),
                 ("sum.z / (1.0 + rest)", "sum.z"),
                 ("- sum.w +", "+"),

@@ -39,6 +39,7 @@ fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::R
         ("solver", "solver"),
         ("n_samples", "samples"),
         ("l2", "l2"),
+        ("l1", "l1"),
         ("feature_scale", "feature scale"),
         ("seed", "seed"),
         ("class_weight", "class weights"),
@@ -46,7 +47,10 @@ fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::R
     ];
     section(out, "settings", training, &general)?;
     let of_solver = [
-        ("epochs", "epochs"),
+        ("epochs", "epochs or iterations"),
+        ("reason", "ended"),
+        ("tolerance", "tolerance"),
+        ("memory", "memory"),
         ("batch_size", "batch size"),
         ("learning_rate", "learning rate"),
         ("momentum", "momentum"),

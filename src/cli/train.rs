@@ -287,9 +287,11 @@ impl Run<'_> {
             settings.push(format!("learning rate {}{}", rounded(rate), chosen(args.lr.is_none())));
         }
         let automatic = chosen(args.feature_scale == FeatureScale::Auto);
-        settings.push(format!("feature scale {}{automatic}", rounded(self.fit.feature_scale)));
         settings.push(format!("seed {}", args.seed));
-        writeln!(out, "           {}", settings.join(", "))?;
+        settings.push(format!("feature scale {}{automatic}", rounded(self.fit.feature_scale)));
+        for line in settings.chunks(3) {
+            writeln!(out, "           {}", line.join(", "))?;
+        }
         let training = self.fit.model.training();
         let class_weight = match &training["class_weight"] {
             Value::Null => None,
@@ -467,7 +469,7 @@ fn explained(reason: StopReason) -> String {
             ": the training data can be told apart\n           without error, so larger weights are always better; a penalty \
              (--l2)\n           has a best model"
         }
-        StopReason::Precision => ": rounding leaves nothing to gain",
+        StopReason::Precision => ": rounding leaves nothing to gain (--polish goes on in f64)",
         StopReason::Iterations => " (--max-iterations), before the minimum",
         _ => "",
     };
