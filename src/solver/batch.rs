@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::certificate::{Certificate, certify};
 use super::preconditioner::{Curvature, Preconditioner};
-use super::vector::{add, centre_over_classes, dot, max_abs};
+use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Observer, Progress, StopReason, proximal};
 use crate::backend::cpu::{Cpu, Moments};
 use crate::backend::{Backend, Parameters, Session, Shape, Supervision};
@@ -139,7 +139,7 @@ impl Pairs {
     /// Takes a pair, unless rounding has left nothing of its curvature.
     fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
         let product = dot(&step, &change);
-        if product > 1e-12 * (dot(&step, &step) * dot(&change, &change)).sqrt() {
+        if is_positive(product, &step, &change) {
             if self.pairs.len() == self.most {
                 self.pairs.remove(0);
             }

@@ -13,7 +13,7 @@ use nalgebra::DMatrix;
 
 use super::batch::{Limits, Minimum, Observe};
 use super::preconditioner::{ClassSample, Curvature, gram};
-use super::vector::{add, centre_over_classes, dot};
+use super::vector::{add, centre_over_classes, dot, is_positive};
 use super::{Progress, StopReason};
 use crate::backend::Shape;
 use crate::error::{Error, Result};
@@ -99,7 +99,7 @@ impl Model {
     /// Takes a step and the change of the gradient with it, unless rounding has left nothing of its curvature.
     fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
         let product = dot(&step, &change);
-        if product > 1e-12 * (dot(&step, &step) * dot(&change, &change)).sqrt() {
+        if is_positive(product, &step, &change) {
             if self.pairs.len() == self.most_pairs {
                 self.pairs.remove(0);
             }

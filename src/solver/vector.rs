@@ -28,6 +28,11 @@ fn dot_of_part(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
+/// Whether a·b is more than what rounding leaves of terms that cancel, whatever the scale of single coordinates.
+pub(super) fn is_positive(product: f64, a: &[f64], b: &[f64]) -> bool {
+    product > 1e-12 * a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum::<f64>()
+}
+
 /// y ← y + a·x
 pub(super) fn add(y: &mut [f64], a: f64, x: &[f64]) {
     let add = |(y, x): (&mut [f64], &[f64])| y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
