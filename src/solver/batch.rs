@@ -530,3 +530,114 @@ fn intercepts(shares: &[f64], shape: Shape, has_intercept: bool) -> Vec<f64> {
     }
     parameters
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    #[cfg(feature = "gpu")]
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+    use crate::backend::cpu::moments;
+    use crate::batch::Shuffle;
+    use crate::data::Targets;
+    use crate::solver::stop::Limits as StopLimits;
+
+    /// Samples of three classes that overlap, in columns of very different scale.
+    fn data() -> (Features<'static>, Targets<'static>) {
+        let mut random = Shuffle::new(5, 0);
+        let mut value = || random.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5;
+        let scales = [1e-3, 1.0, 50.0, 1e3, 2.0, 0.1, 7.0, 300.0];
+        let mut x = Vec::new();
+        for i in 0..600 {
+            x.extend(
+                scales.iter().enumerate().map(|(k, scale)| scale * (value() + 0.5 * f32::from(i % 3 == k % 3) + 3.0)),
+            );
+        }
+        (Features::new(x, 600, 8).unwrap(), Targets::Classes((0..600).map(|i| i % 3).collect()))
+    }
+
+    /// Trains with L-BFGS and shows `on_iteration` each iteration.
+    fn train(backend: &dyn Backend, mut on_iteration: impl FnMut(&Progress)) -> Found {
+        let (features, targets) = data();
+        let shape = Shape { n_features: 8, n_classes: 3, n_heads: 1 };
+        let moments = moments(&features, 1.0, None).unwrap();
+        let penalty = Penalty::uniform(1e-4, 0.0, 8);
+        let task = Task {
+            features: &features,
+            scale: 1.0,
+            supervision: (&targets).into(),
+            moments: &moments,
+            shape,
+            penalty: &penalty,
+            has_intercept: true,
+            start: None,
+        };
+        let mut session = backend.session(&features, 1.0, Some((&targets).into())).unwrap();
+        let mut on_epoch = |progress: &Progress| {
+            on_iteration(progress);
+            ControlFlow::Continue(())
+        };
+        let mut observer = Observer::new(StopLimits::default(), Instant::now(), None, &mut on_epoch);
+        Batch::from(&Lbfgs { tolerance: 1e-10, ..Lbfgs::default() })
+            .minimise(&mut *session, &task, &mut observer)
+            .unwrap()
+    }
+
+    #[test]
+    fn the_gap_is_what_is_left_and_no_iteration_goes_up() {
+        let mut values = Vec::new();
+        let found = train(&Cpu::new(), |progress| values.push(progress.loss));
+        assert_eq!(found.reason, StopReason::Converged);
+        assert!(values.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-12)), "{values:?}");
+        let Certificate { objective, gap, .. } = found.certificate;
+        assert!((objective / values[values.len() - 1] - 1.0).abs() < 1e-9 && gap.unwrap() < 1e-4 * objective);
+    }
+
+    /// An iteration whose first length is accepted is one evaluation: two large products, and one readback on a GPU.
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn an_iteration_is_two_products_and_one_readback() {
+        for gpu in crate::backend::gpu::Gpu::open_all(Default::default()) {
+            let gpu = gpu.unwrap();
+            let counts = || [gpu.counts.products.load(Relaxed), gpu.counts.readbacks.load(Relaxed)];
+            let (mut before, mut evaluations) = (counts(), 1.0);
+            let (mut n_plain, mut n_others) = (0, 0);
+            let found = train(&gpu, |progress| {
+                let now = counts();
+                let of_iteration = [now[0] - before[0], now[1] - before[1]];
+                // The first iteration has the evaluation at the start before it.
+                match progress.evaluations - evaluations {
+                    _ if progress.epoch == 1 => {}
+                    1.0 => {
+                        assert_eq!(of_iteration, [2, 1], "iteration {}", progress.epoch);
+                        n_plain += 1;
+                    }
+                    more => {
+                        assert!(of_iteration[0] as f64 == 2.0 * more && of_iteration[1] > 1);
+                        n_others += 1;
+                    }
+                }
+                (before, evaluations) = (now, progress.evaluations);
+            });
+            assert!(n_plain >= 5 && n_others >= 1, "{n_plain} of {}", n_plain + n_others);
+            // As near to the minimum as single precision comes.
+            let exact = train(&Cpu::new(), |_| {}).certificate.objective;
+            let ratio = found.certificate.objective / exact - 1.0;
+            assert!(ratio.abs() < 1e-6 && found.certificate.is_double, "{ratio:e}");
+        }
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_errors() {
+        let default = Lbfgs::default;
+        for lbfgs in [
+            Lbfgs { max_iterations: 0, ..default() },
+            Lbfgs { tolerance: 0.0, ..default() },
+            Lbfgs { tolerance: f64::NAN, ..default() },
+            Lbfgs { memory: 0, ..default() },
+        ] {
+            assert!(matches!(Batch::from(&lbfgs).check(), Err(Error::Setting { .. })), "{lbfgs:?}");
+        }
+    }
+}
