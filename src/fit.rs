@@ -473,38 +473,31 @@ impl SoftmaxRegression {
         let mut observer = Observer::new(self.limits, begin, validate, on_epoch);
 
         let learning_rate = solver.learning_rate(data.features(), scale, supervision, shape.n_classes, l2);
-        let is_batch = matches!(kind, Kind::Batch(_)) || self.polish;
-        let deviations = |moments: &Moments| -> Vec<f64> {
-            moments.variance.iter().map(|variance| if *variance > 0.0 { variance.sqrt() } else { 1.0 }).collect()
+        let moments = match matches!(kind, Kind::Batch(_)) || self.polish {
+            true => moments(data.features(), scale, supervision.weights)?,
+            false => Moments::default(),
         };
-        let moments = if is_batch { Some(moments(data.features(), scale, supervision.weights)?) } else { None };
-        let deviations = moments.as_ref().filter(|_| self.standardize).map(deviations);
+        let deviations = self.standardize.then(|| moments.deviations());
         let penalty = Penalty::uniform(l2, self.l1, shape.n_features)
             .times(self.penalty_factors.as_deref(), deviations.as_deref());
-        let task = |start: Option<&Parameters>| {
-            Some(Task {
-                features: data.features(),
-                scale,
-                supervision,
-                moments: moments.as_ref()?,
-                shape,
-                penalty: &penalty,
-                has_intercept: self.intercept,
-                start: start.map(|start| start.values.iter().map(|&value| value.into()).collect()),
-            })
+        let task = |start: Option<&Parameters>| Task {
+            features: data.features(),
+            scale,
+            supervision,
+            moments: &moments,
+            shape,
+            penalty: &penalty,
+            has_intercept: self.intercept,
+            start: start.map(|start| start.values.iter().map(|&value| value.into()).collect()),
         };
-        let mut products = None;
-        let mut certificate = None;
-        let (mut settings, last, mut reason, first, mut training) = match (&kind, task(init.map(|_| &start))) {
-            (Kind::Batch(solver), Some(task)) => {
-                let found = solver.minimise(&mut *session, &task, &mut observer)?;
-                (products, certificate) = (Some(found.counts.products), Some(found.certificate));
+        let mut optimum = None;
+        let (mut settings, last, reason, first, mut training) = match &kind {
+            Kind::Batch(solver) => {
+                let found = solver.minimise(&mut *session, &task(init.map(|_| &start)), &mut observer)?;
+                optimum = Some((found.counts.products, found.certificate));
                 (solver.to_json(), found.parameters, found.reason, found.begin, found.training)
             }
-            (Kind::Batch(solver), None) => {
-                (solver.to_json(), start.clone(), StopReason::Iterations, begin, begin.elapsed())
-            }
-            (Kind::Stochastic(solver), _) => {
+            Kind::Stochastic(solver) => {
                 let intercept = self.intercept;
                 let problem = StochasticProblem { session: &mut *session, start: &start, l2, intercept };
                 let rate = learning_rate.unwrap_or_default();
@@ -512,27 +505,27 @@ impl SoftmaxRegression {
                 (solver.to_json(), last, reason, first, first.elapsed())
             }
         };
-        let Outcome { mut parameters, epochs, reason: stopped, best_epoch } = observer.finish(reason, last);
-        let is_double = certificate.as_ref().is_some_and(|_| self.device.info().kind == DeviceKind::Cpu);
-        if let Some(task) = task(Some(&parameters)).filter(|_| self.polish && !is_double) {
+        let Outcome { mut parameters, epochs, mut reason, best_epoch } = observer.finish(reason, last);
+        // On the CPU batch solvers are in double precision anyway.
+        if self.polish && !(optimum.is_some() && self.device.info().kind == DeviceKind::Cpu) {
             let cpu = Device::cpu();
-            let mut session = cpu.session(task.features, scale, Some(supervision))?;
+            let mut session = cpu.session(data.features(), scale, Some(supervision))?;
             let mut silent = |_: &Progress| ControlFlow::Continue(());
             let mut observer = Observer::new(Limits::default(), begin, None, &mut silent);
-            let found = Batch::polishing().minimise(&mut *session, &task, &mut observer)?;
+            let found = Batch::polishing().minimise(&mut *session, &task(Some(&parameters)), &mut observer)?;
+            let products = optimum.map_or(0, |(products, _)| products) + found.counts.products;
+            optimum = Some((products, found.certificate));
             (parameters, reason) = (found.parameters, found.reason);
-            products = Some(products.unwrap_or(0) + found.counts.products);
-            certificate = Some(found.certificate);
             training += found.training;
-        } else {
-            reason = stopped;
         }
 
         let train = evaluate(&mut *session, data, &parameters)?;
+        // The certificate is of the last iteration, which the validation may not have chosen.
+        let (products, certificate) = optimum.unzip();
+        let certificate = certificate.filter(|_| best_epoch.is_none_or(|best| best == epochs.len()));
         let objective = match &certificate {
-            // Of the last iteration, which the validation may not have chosen.
-            Some(certificate) if best_epoch.is_none_or(|best| best == epochs.len()) => certificate.objective,
-            _ => {
+            Some(certificate) => certificate.objective,
+            None => {
                 let loss = match weighting.is_plain() {
                     true => train.log_loss,
                     false => {

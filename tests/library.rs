@@ -269,6 +269,14 @@ fn settings_that_make_no_sense_are_errors() {
     for wrong in [
         estimator().l2(-1.0),
         estimator().l2(f64::NAN),
+        estimator().l1(-1.0),
+        estimator().l1(f64::INFINITY),
+        estimator().solver(Sgd::default()).l1(0.1),
+        estimator().solver(AdamW::default()).standardize(true),
+        estimator().penalty_factors([-1.0; 64]),
+        estimator().polish(true).validation(0.1),
+        estimator().solver(Lbfgs { tolerance: 2.0, ..Lbfgs::default() }),
+        estimator().solver(NewtonCg { max_iterations: 0, ..NewtonCg::default() }),
         estimator().feature_scale(FeatureScale::Factor(0.0)),
         estimator().feature_scale(FeatureScale::Factor(f64::INFINITY)),
         sgd(|sgd| sgd.epochs = Some(0)),
@@ -278,6 +286,7 @@ fn settings_that_make_no_sense_are_errors() {
     ] {
         assert!(matches!(wrong.fit(&digits), Err(Error::Setting { .. })), "{wrong:?}");
     }
+    assert!(matches!(estimator().penalty_factors([1.0; 3]).fit(&digits), Err(Error::Shape { expected: 64, .. })));
     let wild = sgd(|sgd| sgd.learning_rate = Some(1e38));
     assert!(matches!(wild.fit(&digits), Err(Error::Diverged { .. })));
     for fraction in [0.0, 1.0, -0.5, f64::NAN, 1e-9] {
@@ -535,4 +544,50 @@ fn settings_of_solvers_that_make_no_sense_are_errors() {
     ] {
         assert!(matches!(wrong.fit(&digits), Err(Error::Setting { .. })), "{wrong:?}");
     }
+}
+
+/// Standardised by hand or by the penalty, the model is the same; features without a penalty take what they are given.
+#[test]
+fn standardised_penalties_are_those_of_standardised_features() {
+    let digits = data::digits().unwrap();
+    let data::Values::U8(values) = digits.features().values() else { panic!("not bytes") };
+    let (n, d) = (digits.n_samples(), digits.n_features());
+    let column = |k: usize| values.iter().skip(k).step_by(d).map(|&x| f64::from(x));
+    let mean: Vec<f64> = (0..d).map(|k| column(k).sum::<f64>() / n as f64).collect();
+    let deviation: Vec<f64> = (0..d)
+        .map(|k| (column(k).map(|x| (x - mean[k]).powi(2)).sum::<f64>() / n as f64).sqrt())
+        .map(|sigma| if sigma > 0.0 { sigma } else { 1.0 })
+        .collect();
+    let standard: Vec<f64> =
+        values.iter().enumerate().map(|(i, &x)| (f64::from(x) - mean[i % d]) / deviation[i % d]).collect();
+    let standard = Dataset::new(Features::from_f64(standard, n, d).unwrap(), digits.labels().clone()).unwrap();
+    let estimator = SoftmaxRegression::new().solver(Lbfgs::default()).feature_scale(FeatureScale::Factor(1.0));
+    for (l2, l1) in [(1e-3, 0.0), (1e-3, 1e-3)] {
+        let estimator = estimator.clone().l2(l2).l1(l1);
+        let by_hand = estimator.fit(&standard).unwrap();
+        let by_penalty = estimator.clone().standardize(true).fit(&digits).unwrap();
+        let ratio = by_penalty.objective / by_hand.objective;
+        assert!((ratio - 1.0).abs() < 1e-6, "{ratio}");
+        let without = estimator.fit(&digits).unwrap();
+        assert!((without.objective / by_hand.objective - 1.0).abs() > 1e-3);
+        let mut factors = vec![1.0; d];
+        factors[20] = 0.0;
+        let free = estimator.penalty_factors(factors).fit(&digits).unwrap();
+        assert!(free.objective < without.objective && free.certificate.unwrap().gap.is_none());
+    }
+}
+
+/// What a GPU or SGD leaves is finished in double precision.
+#[test]
+fn polishing_ends_at_the_minimum() {
+    let digits = data::digits().unwrap();
+    let estimator = SoftmaxRegression::new().l2(1e-3);
+    let exact =
+        estimator.clone().solver(Lbfgs { tolerance: 1e-12, ..Lbfgs::default() }).fit(&digits).unwrap().objective;
+    let sgd = Sgd { epochs: Some(5), ..Sgd::default() };
+    let plain = estimator.clone().solver(sgd.clone()).fit(&digits).unwrap();
+    let polished = estimator.solver(sgd).polish(true).fit(&digits).unwrap();
+    assert!(plain.objective / exact > 1.001 && plain.certificate.is_none());
+    assert!((polished.objective / exact - 1.0).abs() < 1e-9 && polished.reason == StopReason::Converged);
+    assert_eq!(polished.epochs.len(), 5);
 }

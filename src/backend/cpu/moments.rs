@@ -13,12 +13,19 @@ const TILE: usize = 128;
 const MOST_PARTS: usize = 16;
 
 /// What [`moments`] sums over the samples.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Moments {
     /// μ = Σ_i s_i·x̃_i, (d).
     pub mean: Vec<f64>,
     /// Σ_i s_i·(x̃_i − μ)², (d).
     pub variance: Vec<f64>,
+}
+
+impl Moments {
+    /// σ, the root of the variance; 1 of a feature that is constant.
+    pub fn deviations(&self) -> Vec<f64> {
+        self.variance.iter().map(|&variance| if variance > 0.0 { variance.sqrt() } else { 1.0 }).collect()
+    }
 }
 
 /// Mean and variance of the features of X̃ = scale·X, with weights s over their sum; without weights all count the same.
