@@ -454,7 +454,14 @@ impl Batch {
     pub fn minimise(&self, session: &mut dyn Session, task: &Task, observer: &mut Observer) -> Result<Found> {
         let Task { features, scale, supervision, shape, ref penalty, has_intercept, ref start } = *task;
         let weights = supervision.weights;
-        let moments = cpu::moments(features, scale, weights)?;
+        let mut moments = cpu::moments(features, scale, weights)?;
+        if !has_intercept {
+            // Nothing takes the means out of the features then: they curve by what they are, not by how they vary.
+            for (variance, mean) in moments.variance.iter_mut().zip(&mut moments.mean) {
+                *variance += mean.powi(2);
+                *mean = 0.0;
+            }
+        }
         let shares = class_shares(supervision, shape.n_classes);
         let mean = has_intercept.then(|| moments.mean.clone());
         let n_samples = features.n_samples();
