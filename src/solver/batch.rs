@@ -468,6 +468,9 @@ impl Batch {
     pub fn minimise(&self, session: &mut dyn Session, task: &Task, observer: &mut Observer) -> Result<Found> {
         let Task { features, scale, supervision, moments, shape, penalty, has_intercept, ref start } = *task;
         let weights = supervision.weights;
+        // Without an intercept nothing takes the means out of the features: they curve by what they are, not by how they vary.
+        let about_zero = (!has_intercept).then(|| moments.about_zero());
+        let moments = about_zero.as_ref().unwrap_or(moments);
         let shares = class_shares(supervision, shape.n_classes);
         let mean = has_intercept.then(|| moments.mean.clone());
         let n_samples = features.n_samples();

@@ -221,13 +221,20 @@ impl<'a> ClassSample<'a> {
         Ok((mean, p))
     }
 
-    /// The mean of p·(1 − p) of each class.
-    pub fn curvatures(&self, parameters: &[f64]) -> Result<Vec<f64>> {
+    /// A, (q × q) row-major, the mean of diag(p) − p·pᵀ; of many classes its diagonal alone, (q).
+    pub fn curvature(&self, parameters: &[f64]) -> Result<Vec<f64>> {
         let (mean, p) = self.probabilities(parameters)?;
+        let q = mean.len();
         let squares = p.columns().into_iter().map(|column| column.iter().map(|p| p * p).sum::<f64>());
-        let curvatures: Vec<f64> = mean.iter().zip(squares).map(|(mean, squares)| mean - squares).collect();
-        let least = LEAST_CURVATURE * curvatures.iter().sum::<f64>() / curvatures.len() as f64;
-        Ok(curvatures.into_iter().map(|curvature| curvature.max(least).max(f64::MIN_POSITIVE)).collect())
+        let mut diagonal: Vec<f64> = mean.iter().zip(squares).map(|(mean, squares)| mean - squares).collect();
+        let least = LEAST_CURVATURE * diagonal.iter().sum::<f64>() / q as f64;
+        diagonal.iter_mut().for_each(|curvature| *curvature = curvature.max(least).max(f64::MIN_POSITIVE));
+        if q > MOST_CLASSES {
+            return Ok(diagonal);
+        }
+        let products = multiply(p.t(), p.view());
+        let value = |j: usize, k: usize| if j == k { diagonal[j] } else { -products[[j, k]] };
+        Ok((0..q * q).map(|i| value(i / q, i % q)).collect())
     }
 }
 

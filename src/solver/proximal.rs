@@ -4,8 +4,8 @@
 //! descent finds (Lee, Sun and Saunders 2014, "Proximal Newton-type methods for minimizing composite functions"; Friedman, Hastie
 //! and Tibshirani 2010, "Regularization paths for generalized linear models via coordinate descent"). B is the limited-memory
 //! BFGS matrix in its compact form (Byrd, Nocedal and Schnabel 1994, "Representations of quasi-Newton matrices and their use in
-//! limited memory methods"), which begins with B₀ = c_j·G + diag(l2) for class j: G the covariance of the features, c_j the mean
-//! of p_j·(1 − p_j). So a model costs no pass over the samples, and columns may be of any scale.
+//! limited memory methods"), which begins with B₀ = A ⊗ G + diag(l2): G the covariance of the features, A the mean of
+//! diag(p) − p·pᵀ, as in the preconditioner. So a model costs no pass over the samples, and columns may be of any scale.
 
 use std::time::Instant;
 
@@ -22,7 +22,9 @@ use crate::objective::{Objective, Penalty, Smooth};
 /// More features have a diagonal G.
 const MOST_FEATURES: usize = 4096;
 /// Sweeps of the coordinate descent over all coordinates, and over those that are not zero after each of these.
-const SWEEPS: usize = 10;
+/// Of the first there are as many as take so many multiplications, but no fewer and no more than these.
+const SWEEPS: (usize, usize) = (10, 100);
+const SWEEPS_PRODUCTS: usize = 100_000_000;
 const SWEEPS_OF_NONZERO: usize = 30;
 /// A sweep that changes this share of what the first one did, in the norm of B, is the last.
 const LAST_SWEEP: f64 = 1e-3;
@@ -46,7 +48,7 @@ struct Model {
     gram: Vec<f64>,
     /// l2 of each feature.
     l2: Vec<f64>,
-    /// c.
+    /// A, (q × q), or its diagonal, (q).
     classes: Vec<f64>,
     /// Steps and changes of the gradient, the oldest first.
     pairs: Vec<(Vec<f64>, Vec<f64>)>,
@@ -76,24 +78,59 @@ impl Model {
 
     /// The diagonal of B₀. A feature that is constant has no curvature but its penalty; something must be there to divide by.
     fn diagonal(&self, class: usize, k: usize) -> f64 {
-        let curvature =
-            if k < self.d { self.classes[class] * self.gram_diagonal(k) + self.l2[k] } else { self.classes[class] };
+        let curvature = if k < self.d {
+            self.class_diagonal(class) * self.gram_diagonal(k) + self.l2[k]
+        } else {
+            self.class_diagonal(class)
+        };
         curvature.max(f64::MIN_POSITIVE)
+    }
+
+    fn class_diagonal(&self, class: usize) -> f64 {
+        if self.classes.len() == self.q { self.classes[class] } else { self.classes[class * (self.q + 1)] }
+    }
+
+    /// The product of row `class` of A with the values of all classes.
+    fn class_product(&self, class: usize, values: &[f64]) -> f64 {
+        if self.classes.len() == self.q {
+            self.classes[class] * values[class]
+        } else {
+            dot(&self.classes[class * self.q..][..self.q], values)
+        }
     }
 
     /// B₀·v.
     fn first_times(&self, v: &[f64]) -> Vec<f64> {
-        let mut product = vec![0.0; v.len()];
-        for (class, (to, v)) in product.chunks_exact_mut(self.d + 1).zip(v.chunks_exact(self.d + 1)).enumerate() {
+        let mut of_features = vec![0.0; v.len()];
+        for (to, v) in of_features.chunks_exact_mut(self.d + 1).zip(v.chunks_exact(self.d + 1)) {
             for k in 0..self.d {
                 if v[k] != 0.0 {
-                    self.add_gram_row(k, self.classes[class] * v[k], &mut to[..self.d]);
-                    to[k] += self.l2[k] * v[k];
+                    self.add_gram_row(k, v[k], &mut to[..self.d]);
                 }
             }
-            to[self.d] = self.classes[class] * v[self.d];
+            to[self.d] = v[self.d];
+        }
+        self.of_classes(&of_features, v)
+    }
+
+    /// B₀·v from (I ⊗ G)·v.
+    fn of_classes(&self, of_features: &[f64], v: &[f64]) -> Vec<f64> {
+        let mut product = vec![0.0; v.len()];
+        let mut column = vec![0.0; self.q];
+        for k in 0..=self.d {
+            self.take_column(of_features, k, &mut column);
+            for class in 0..self.q {
+                let i = class * (self.d + 1) + k;
+                let l2 = if k < self.d { self.l2[k] } else { 0.0 };
+                product[i] = self.class_product(class, &column) + l2 * v[i];
+            }
         }
         product
+    }
+
+    /// What is there of feature k, of all classes.
+    fn take_column(&self, values: &[f64], k: usize, column: &mut [f64]) {
+        column.iter_mut().zip(values[k..].iter().step_by(self.d + 1)).for_each(|(to, value)| *to = *value);
     }
 
     /// Takes a step and the change of the gradient with it, unless rounding has left nothing of its curvature.
@@ -163,15 +200,20 @@ impl Model {
     fn minimise(&self, g: &[f64], w: &[f64], l1: &[f64], tau: f64) -> (Vec<f64>, f64) {
         let (d, m2) = (self.d, 2 * self.pairs.len());
         let mut p = vec![0.0; self.n()];
-        // B₀·p, and (Q·M⁻¹)ᵀ·p.
+        // (I ⊗ G)·p, of one feature also by class, and (Q·M⁻¹)ᵀ·p.
         let mut product = vec![0.0; self.n()];
+        let mut column = vec![0.0; self.q];
         let mut corrections = vec![0.0; m2];
+        let of_all_classes = self.classes.iter().sum::<f64>().max(0.0);
         let mut first_change = None;
-        'all: for _ in 0..SWEEPS {
+        let sweeps = (SWEEPS_PRODUCTS / (self.n() * (self.q + 2 * m2)).max(1)).clamp(SWEEPS.0, SWEEPS.1);
+        'all: for _ in 0..sweeps {
             for sweep in 0..=SWEEPS_OF_NONZERO {
                 let mut change = 0.0;
-                for class in 0..self.q {
-                    for k in 0..=d {
+                for k in 0..=d {
+                    self.take_column(&product, k, &mut column);
+                    let (l1, l2) = if k < d { (l1[k], self.l2[k]) } else { (0.0, 0.0) };
+                    for class in 0..self.q {
                         let i = class * (d + 1) + k;
                         let x = w[i] + p[i];
                         if sweep > 0 && x == 0.0 {
@@ -182,8 +224,7 @@ impl Model {
                         let diagonal = self.diagonal(class, k);
                         let lowered: f64 = row.iter().zip(solved).map(|(a, b)| a * b).sum();
                         let curvature = tau * (diagonal - lowered).max(1e-3 * diagonal);
-                        let slope = g[i] + tau * (product[i] - of_pairs);
-                        let l1 = if k < d { l1[k] } else { 0.0 };
+                        let slope = g[i] + tau * (self.class_product(class, &column) + l2 * p[i] - of_pairs);
                         let aim = x - slope / curvature;
                         let new = if aim.abs() <= l1 / curvature { 0.0 } else { aim - aim.signum() * l1 / curvature };
                         let step = new - x;
@@ -193,14 +234,48 @@ impl Model {
                         p[i] = if new == 0.0 { -w[i] } else { p[i] + step };
                         let of_class = &mut product[class * (d + 1)..][..d + 1];
                         if k < d {
-                            self.add_gram_row(k, self.classes[class] * step, &mut of_class[..d]);
-                            of_class[k] += self.l2[k] * step;
+                            self.add_gram_row(k, step, &mut of_class[..d]);
                         } else {
-                            of_class[d] += self.classes[class] * step;
+                            of_class[d] += step;
                         }
+                        column[class] = of_class[k];
                         corrections.iter_mut().zip(solved).for_each(|(to, value)| *to += step * value);
                         change += step * step * curvature;
                     }
+                    if k == d || self.classes.len() == self.q {
+                        continue;
+                    }
+                    // The loss does not know by how much the weights of all classes are shifted together, so that one of them
+                    // after the other hardly moves there.
+                    let of_feature = || (k..p.len()).step_by(d + 1);
+                    let n_zeros = of_feature().filter(|&i| w[i] + p[i] == 0.0).count();
+                    if n_zeros == self.q || (sweep > 0 && n_zeros > 0) {
+                        continue;
+                    }
+                    let (mut slope, mut lowered) = (0.0, vec![0.0; 2 * m2]);
+                    for (class, i) in of_feature().enumerate() {
+                        let (row, solved) = (&self.rows[i * m2..][..m2], &self.solved[i * m2..][..m2]);
+                        let of_pairs: f64 = row.iter().zip(&corrections).map(|(a, b)| a * b).sum();
+                        slope += g[i] + tau * (self.class_product(class, &column) + l2 * p[i] - of_pairs);
+                        lowered.iter_mut().zip(row.iter().chain(solved)).for_each(|(sum, value)| *sum += value);
+                    }
+                    let of_loss_and_l2 = of_all_classes * self.gram_diagonal(k) + self.q as f64 * l2;
+                    let (row, solved) = lowered.split_at(m2);
+                    let curvature = tau * (of_loss_and_l2 - dot(row, solved)).max(1e-3 * of_loss_and_l2);
+                    let mut values: Vec<f64> = of_feature().map(|i| w[i] + p[i]).collect();
+                    let step = shift(slope, curvature, l1, &mut values);
+                    if step == 0.0 || !step.is_finite() {
+                        continue;
+                    }
+                    for i in of_feature() {
+                        let before = w[i] + p[i];
+                        p[i] = if before == -step { -w[i] } else { p[i] + step };
+                    }
+                    for of_class in product.chunks_exact_mut(d + 1) {
+                        self.add_gram_row(k, step, &mut of_class[..d]);
+                    }
+                    corrections.iter_mut().zip(solved).for_each(|(to, value)| *to += step * value);
+                    change += step * step * curvature;
                 }
                 let first = *first_change.get_or_insert(change);
                 if change <= LAST_SWEEP * LAST_SWEEP * first {
@@ -215,9 +290,29 @@ impl Model {
         for (row, p) in self.rows.chunks_exact(m2.max(1)).zip(&p) {
             corrected.iter_mut().zip(row).for_each(|(to, value)| *to += value * p);
         }
-        let curvature = dot(&p, &product) - corrected.iter().zip(&corrections).map(|(a, b)| a * b).sum::<f64>();
+        let curvature = dot(&p, &self.of_classes(&product, &p))
+            - corrected.iter().zip(&corrections).map(|(a, b)| a * b).sum::<f64>();
         (p, curvature)
     }
+}
+
+/// The c that minimises slope·c + ½·curvature·c² + l1·Σ_j |x_j + c|; sorts x.
+fn shift(slope: f64, curvature: f64, l1: f64, x: &mut [f64]) -> f64 {
+    // Past −x_j the j-th term rises.
+    x.sort_by(|a, b| b.total_cmp(a));
+    let mut of_l1 = -l1 * x.len() as f64;
+    for &x in &*x {
+        let slope_there = slope - curvature * x + of_l1;
+        if slope_there >= 0.0 {
+            // Before −x_j.
+            return if curvature > 0.0 { -(slope + of_l1) / curvature } else { -x };
+        }
+        of_l1 += 2.0 * l1;
+        if slope_there + 2.0 * l1 >= 0.0 {
+            return -x;
+        }
+    }
+    if curvature > 0.0 { -(slope + of_l1) / curvature } else { 0.0 }
 }
 
 /// Values laid out as the parameters, class after class.
@@ -267,7 +362,7 @@ pub(super) fn minimise(
     };
     let l1 = objective.penalty().l1.clone();
     let l2 = objective.penalty().l2.clone();
-    let class_curvature = |parameters: &[f64]| sample.curvatures(parameters);
+    let class_curvature = |parameters: &[f64]| sample.curvature(parameters);
     let classes = class_curvature(&objective.uncentred(&parameters))?;
     let mut model =
         Model { d, q, gram, l2, classes, pairs: Vec::new(), most_pairs: memory, rows: Vec::new(), solved: Vec::new() };
@@ -389,4 +484,29 @@ pub(super) fn minimise(
         }
     };
     Ok(Minimum { parameters, reason, begin })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shift;
+
+    #[test]
+    fn a_shift_is_to_the_minimum() {
+        let x = [0.5, -1.0, 0.25, 0.0, 2.0];
+        for l1 in [0.0, 0.125, 1.0] {
+            for curvature in [0.1, 3.0] {
+                for slope in [-7.0, -0.5, 0.0, 0.01, 0.3, 6.0] {
+                    let value = |c: f64| {
+                        slope * c + 0.5 * curvature * c * c + l1 * x.iter().map(|x| (x + c).abs()).sum::<f64>()
+                    };
+                    let c = shift(slope, curvature, l1, &mut x.clone());
+                    for other in [c - 1e-3, c + 1e-3, c - 1.0, c + 1.0] {
+                        assert!(value(c) <= value(other), "{l1} {curvature} {slope}: {c}");
+                    }
+                }
+            }
+        }
+        // Without curvature, to where half of the values are above 0.
+        assert_eq!(shift(0.0, 0.0, 1.0, &mut x.clone()), -0.25);
+    }
 }

@@ -22,6 +22,12 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
+    /// The same about 0: means of 0, and second moments in the place of variances.
+    pub fn about_zero(&self) -> Self {
+        let variance = self.variance.iter().zip(&self.mean).map(|(variance, mean)| variance + mean * mean);
+        Self { mean: vec![0.0; self.mean.len()], variance: variance.collect() }
+    }
+
     /// σ, the root of the variance; 1 of a feature that is constant.
     pub fn deviations(&self) -> Vec<f64> {
         self.variance.iter().map(|&variance| if variance > 0.0 { variance.sqrt() } else { 1.0 }).collect()
