@@ -205,6 +205,14 @@ impl<'a> Objective<'a> {
         Ok(self.smooth(evaluation, parameters, &[], 0.0))
     }
 
+    /// Adds to the intercept of the present point, where no direction was taken: value and gradient of the intercept, for no
+    /// product; nothing where the backend cannot.
+    pub fn shift(&mut self, intercept: &[f64]) -> Result<Option<(f64, Vec<f64>)>> {
+        self.counts.along += 1;
+        let (value, _) = self.penalty_at(0.0);
+        Ok(self.loss.shift(intercept)?.map(|(point, gradient)| (point.losses[0] + value, gradient)))
+    }
+
     /// Takes a direction from the present point, `parameters`, and evaluates at length `t`: two products.
     pub fn look(&mut self, parameters: &[f64], direction: &[f64], t: f64) -> Result<Smooth> {
         let m = self.shape.n_outputs();

@@ -194,7 +194,7 @@ impl Case {
         let mut report = format!(
             "{}: {:?}, {} products, J {relative:.1e}, of the model {of_model:.1e}, gap {:.1e}",
             self.name,
-            fit.stop_reason,
+            fit.reason,
             fit.products.unwrap(),
             gap / golden
         );
@@ -320,7 +320,7 @@ fn minima_in_single_precision() {
                 let what = format!("{}: {}", device.info().name, case.name);
                 eprintln!(
                     "{what}: {:?}, {} products, J {found:.1e}, of the model {of_model:.1e}",
-                    fit.stop_reason,
+                    fit.reason,
                     fit.products.unwrap()
                 );
                 assert!(found.abs() <= 1e-6 && of_model.abs() <= 1e-6, "{what}: {found:e}, {of_model:e}");
@@ -349,7 +349,7 @@ fn few_evaluations_are_needed() {
         let needed = fit.epochs.iter().find(|progress| progress.loss <= minimum * (1.0 + 1e-5)).unwrap().evaluations;
         eprintln!("{name}: {needed} evaluations to 1e-5, {} in all", fit.products.unwrap() as f64 / 2.0);
         assert!(needed <= most, "{name}: {needed} evaluations");
-        assert_eq!(fit.stop_reason, StopReason::Converged, "{name}");
+        assert_eq!(fit.reason, StopReason::Converged, "{name}");
         let missing = fit.certificate.unwrap().objective / minimum - 1.0;
         assert!(missing.abs() <= 1e-8, "{name}: {missing:e}");
     }

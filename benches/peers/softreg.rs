@@ -6,6 +6,9 @@
 //!   the rows in the order of their steps and the lengths of the batches, as 32-bit numbers, into FILE and FILE.lengths;
 //!   `weights FILE`: W above b.
 //! - `fit X.npy Y.npy L2 FILE`: the default estimator on the CPU, features not scaled; the seconds, and W above b in FILE.
+//! - `reach X.npy Y.npy`: reads the data. Then `fit L2 TARGET FILE`: the estimator with L-BFGS on the CPU, features not scaled,
+//!   which ends as soon as its objective is TARGET or less, or with 0 by its own test; the answer is the seconds of the whole
+//!   fit, its iterations, evaluations, and the objective that it reports; W above b in FILE.
 //! - `model X.npy WEIGHTS`: a model of W above b. Then `proba`: seconds for all rows; `probabilities FILE`: those of the
 //!   last `proba`; `row TIMES`: seconds for one row, TIMES times.
 //!
@@ -14,6 +17,7 @@
 use std::error::Error;
 use std::fs;
 use std::io::{self, BufRead, Write};
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use ndarray::{Array2, s};
@@ -21,7 +25,7 @@ use softreg::backend::cpu::Cpu;
 use softreg::backend::{Backend, Head, Parameters, Rule, Shape};
 use softreg::batch::Plan;
 use softreg::data::{Source, Values, read};
-use softreg::{FeatureScale, Features, Model, SoftmaxRegression};
+use softreg::{FeatureScale, Features, Lbfgs, Model, SoftmaxRegression};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -44,6 +48,7 @@ fn main() -> Result<()> {
                 train((x, y), scale.parse()?, batch.parse()?, head, &mut next)?;
             }
             ["fit", x, y, l2, file] => fit((x, y), l2.parse()?, file)?,
+            ["reach", x, y] => reach((x, y), &mut next)?,
             ["model", x, weights] => predict(x, weights, &mut next)?,
             // `cargo bench` runs every benchmark; this one has nothing to do alone.
             _ => return Ok(()),
@@ -132,6 +137,28 @@ fn fit((x, y): (&str, &str), l2: f64, file: &str) -> Result<()> {
     let seconds = begin.elapsed().as_secs_f64();
     write(file, model.weights().iter().chain(&model.bias()).copied())?;
     answer(&seconds.to_string())
+}
+
+fn reach((x, y): (&str, &str), next: &mut dyn FnMut() -> Result<Option<Vec<String>>>) -> Result<()> {
+    let data = read(&Source { labels: Some(y.into()), ..Source::new(x) })?.into_dataset()?;
+    answer("ready")?;
+    while let Some(command) = next()? {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let ["fit", l2, target, file] = words[..] else { return Ok(()) };
+        let target: f64 = target.parse()?;
+        let estimator =
+            SoftmaxRegression::new().solver(Lbfgs::default()).l2(l2.parse()?).feature_scale(FeatureScale::Factor(1.0));
+        let begin = Instant::now();
+        let fit = estimator.fit_with(&data, |progress| {
+            if progress.loss <= target { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let weights = fit.model.weights();
+        write(file, weights.iter().chain(&fit.model.bias()).copied())?;
+        let evaluations = fit.epochs.last().map_or(0.0, |progress| progress.evaluations);
+        answer(&format!("{seconds} {} {evaluations} {}", fit.epochs.len(), fit.objective))?;
+    }
+    Ok(())
 }
 
 fn predict(x: &str, weights: &str, next: &mut dyn FnMut() -> Result<Option<Vec<String>>>) -> Result<()> {

@@ -329,6 +329,12 @@ pub trait Loss {
     /// Losses and slopes at k points, whose lengths are in `t`, (k × h): no product, one readback.
     fn along(&mut self, t: &[f64]) -> Result<Vec<Point>>;
 
+    /// Adds a value for each class to all logits, at a point without a direction, and gives loss and ∂b there: no product with
+    /// the features, and one readback. Nothing where the backend has only [`Loss::start`] for it.
+    fn shift(&mut self, _intercept: &[f64]) -> Result<Option<(Point, Vec<f64>)>> {
+        Ok(None)
+    }
+
     /// Goes to the lengths `t`, that is, Z ← Z + t·Zₚ. The direction stays, lengths count from the new point. No
     /// readback.
     fn advance(&mut self, t: &[f64]) -> Result<()>;

@@ -115,6 +115,8 @@ pub(super) struct Minimum {
     pub reason: StopReason,
     /// When the first iteration began.
     pub begin: Instant,
+    /// The largest of the gradient there, without an l1 penalty.
+    pub first_gradient_norm: f64,
 }
 
 /// A step and the change of the gradient with it: what curvature there is in that direction.
@@ -297,7 +299,7 @@ pub(super) fn minimise(
     if !value.is_finite() {
         return Err(Error::NoObjective { value });
     }
-    let first_value = value;
+    let (first_value, first_gradient_norm) = (value, max_abs(&gradient));
     let mut pairs = Pairs::new(memory);
     let mut n_iterations = 0;
     let mut guess: f64 = 1.0;
@@ -388,7 +390,7 @@ pub(super) fn minimise(
     if max_abs(&parameters).is_nan() {
         return Err(Error::NoObjective { value: f64::NAN });
     }
-    Ok(Minimum { parameters, reason, begin })
+    Ok(Minimum { parameters, reason, begin, first_gradient_norm })
 }
 
 /// Multiplications and additions of an evaluation in double precision on the CPU beyond which the device's own precision must do
@@ -490,17 +492,18 @@ impl Batch {
             let preconditioner = &mut preconditioner;
             minimise(self.method, self.limits, &mut objective, preconditioner, parameters, n_samples, &mut observe)?
         };
-        let Minimum { mut parameters, reason, begin } = minimum;
+        let Minimum { mut parameters, reason, begin, first_gradient_norm } = minimum;
         let (training, counts) = (begin.elapsed(), objective.counts());
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
-            let certificate = certify(&mut objective, &mut parameters, &zero, &shares)?;
+            let first = start.is_none().then_some(first_gradient_norm);
+            let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares)?;
             (objective.uncentred(&parameters), certificate)
         } else {
             let cpu = Cpu::new();
             let mut session = cpu.session(features, scale, Some(supervision))?;
             let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
-            let certificate = certify(&mut objective, &mut parameters, &zero, &shares)?;
+            let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares)?;
             (objective.uncentred(&parameters), certificate)
         };
         let parameters = single(shape, &parameters);

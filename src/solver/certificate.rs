@@ -32,8 +32,8 @@ pub struct Certificate {
 const INTERCEPT_GRADIENT: f64 = 1e-13;
 const INTERCEPT_STEPS: usize = 8;
 
-/// Evaluates at `parameters`, centred, whose intercepts are made better first; `zero` are the parameters without weights, `shares` the
-/// frequencies of the classes.
+/// Evaluates at `parameters`, centred, whose intercepts are made better first; `zero` are the parameters without weights, and the
+/// largest of the gradient there is `first_gradient_norm` where it is known; `shares` are the frequencies of the classes.
 ///
 /// With G = Xᵀ·S·(P − Y), S·1 the weights, the dual problem's value at P is Σ_i s_i·H(p_i) − Σ max(|G| − l1, 0)²/(2·l2), for P with
 /// Σ_i s_i·(p_i − y_i) = 0, which the intercepts see to; H is the entropy. Where l2 is 0, P' = Y + θ·(P − Y) takes the place of P, θ
@@ -42,31 +42,50 @@ pub(super) fn certify(
     objective: &mut Objective,
     parameters: &mut [f64],
     zero: &[f64],
+    first_gradient_norm: Option<f64>,
     shares: &[f64],
 ) -> Result<Certificate> {
     let Shape { n_features: d, n_classes: m, .. } = objective.shape();
     let n_weights = d * m;
-    let first_gradient_norm = max_abs(&objective.start(zero)?.gradient);
+    let first_gradient_norm = match first_gradient_norm {
+        Some(norm) => norm,
+        None => max_abs(&objective.start(zero)?.gradient),
+    };
     let mut smooth = objective.start(parameters)?;
     if objective.has_intercept() {
+        let mut gradient = smooth.gradient[n_weights..].to_vec();
+        let mut value = smooth.value;
+        let mut is_shifted = false;
         for _ in 0..INTERCEPT_STEPS {
-            let gradient = &smooth.gradient[n_weights..];
             if gradient.iter().all(|g| g.abs() <= INTERCEPT_GRADIENT) {
                 break;
             }
             // Scaling each class to its frequency lowers the loss (iterative proportional fitting).
+            let step = |(g, share): (&f64, &f64)| {
+                if *share > 0.0 && share + g > 0.0 { (share / (share + g)).ln() } else { 0.0 }
+            };
+            let step: Vec<f64> = gradient.iter().zip(shares).map(step).collect();
             let mut better = parameters.to_vec();
-            for ((b, g), share) in better[n_weights..].iter_mut().zip(gradient).zip(shares) {
-                if *share > 0.0 && share + g > 0.0 {
-                    *b += (share / (share + g)).ln();
+            better[n_weights..].iter_mut().zip(&step).for_each(|(b, step)| *b += step);
+            if let Some((next, next_gradient)) = objective.shift(&step)? {
+                if next.is_nan() || next > value {
+                    let back: Vec<f64> = step.iter().map(|step| -step).collect();
+                    objective.shift(&back)?;
+                    break;
                 }
-            }
-            let next = objective.start(&better)?;
-            if next.value.is_nan() || next.value > smooth.value {
-                break;
+                (value, gradient, is_shifted) = (next, next_gradient, true);
+            } else {
+                let next = objective.start(&better)?;
+                if next.value.is_nan() || next.value > smooth.value {
+                    break;
+                }
+                gradient = next.gradient[n_weights..].to_vec();
+                smooth = next;
             }
             parameters.copy_from_slice(&better);
-            smooth = next;
+        }
+        if is_shifted {
+            smooth = objective.gradient(parameters, &[], 0.0)?;
         }
     }
     let penalty = objective.penalty();

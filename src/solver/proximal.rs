@@ -13,7 +13,7 @@ use nalgebra::DMatrix;
 
 use super::batch::{Limits, Minimum, Observe};
 use super::preconditioner::{ClassSample, Curvature, gram};
-use super::vector::{add, centre_over_classes, dot, is_positive};
+use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
 use crate::backend::Shape;
 use crate::error::{Error, Result};
@@ -372,7 +372,7 @@ pub(super) fn minimise(
         return Err(Error::NoObjective { value: smooth });
     }
     let mut norm = objective.penalty().l1_norm(&parameters, q);
-    let first_value = smooth + norm;
+    let (first_value, first_gradient_norm) = (smooth + norm, max_abs(&gradient));
     let mut tau: f64 = 1.0;
     let (mut n_promises, mut n_fruitless) = (0, 0);
     let mut n_iterations = 0;
@@ -483,7 +483,7 @@ pub(super) fn minimise(
             model.classes = class_curvature(&objective.uncentred(&parameters))?;
         }
     };
-    Ok(Minimum { parameters, reason, begin })
+    Ok(Minimum { parameters, reason, begin, first_gradient_norm })
 }
 
 #[cfg(test)]

@@ -27,17 +27,21 @@ impl<T: Element> Kernel for Widen<'_, T> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { x, first, n, scale, out } = self;
+        const { assert!(SLAB.is_multiple_of(L::N)) };
+        assert!(out.len() >= x.d.div_ceil(SLAB) * n * SLAB);
         for sample in 0..n {
             let row = x.row((first + sample) as u32);
             for (slab, x) in row.chunks(SLAB).enumerate() {
-                let mut single = [0.0; 32];
-                for (lane, x) in (0..).step_by(L::N).zip(x.chunks(L::N)) {
-                    // SAFETY: x has that many values; SLAB + N ≤ 32 places.
-                    unsafe { lanes.store(single.as_mut_ptr().add(lane), T::load_first(lanes, x.as_ptr(), x.len())) };
-                }
-                let out = &mut out[(slab * n + sample) * SLAB..][..SLAB];
-                for (out, &x) in out.iter_mut().zip(&single[..SLAB]) {
-                    *out = f64::from(x) * scale;
+                // SAFETY: x has that many values, and out 16 from there on.
+                unsafe {
+                    let out = out.as_mut_ptr().add((slab * n + sample) * SLAB);
+                    for lane in (0..SLAB).step_by(L::N) {
+                        let count = x.len().saturating_sub(lane);
+                        let from = x.as_ptr().wrapping_add(lane);
+                        let values =
+                            if count >= L::N { T::load(lanes, from) } else { T::load_first(lanes, from, count) };
+                        lanes.store_widened(out.add(lane), values, scale);
+                    }
                 }
             }
         }

@@ -264,9 +264,7 @@ impl<T: Element> Shared<'_, T> {
             } else {
                 self.residual(first, t, z, direction, residual, &mut part.losses, &mut part.slopes);
             }
-            for row in residual.chunks_exact(m) {
-                part.bias_gradient.iter_mut().zip(row).for_each(|(sum, r)| *sum += r);
-            }
+            part.add_bias_gradient(residual);
             instructions.run(Gradient { x, residual, n, m, gradient: &mut part.gradient });
         }
     }
@@ -305,6 +303,12 @@ impl<T: Element> Shared<'_, T> {
 }
 
 impl Part {
+    fn add_bias_gradient(&mut self, residual: &[f64]) {
+        for row in residual.chunks_exact(self.bias_gradient.len()) {
+            self.bias_gradient.iter_mut().zip(row).for_each(|(sum, r)| *sum += r);
+        }
+    }
+
     /// Makes losses and slopes `n` zeros.
     fn reset(&mut self, n: usize) {
         for sums in [&mut self.losses, &mut self.slopes] {
@@ -370,6 +374,30 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
             }
         });
         Ok(sum_of_points(&self.parts, n_heads))
+    }
+
+    fn shift(&mut self, intercept: &[f64]) -> Result<Option<(Point, Vec<f64>)>> {
+        let Shape { n_heads, .. } = self.shape;
+        let m = self.shape.n_outputs();
+        self.bias.copy_from_slice(intercept);
+        self.each_part(|shared, scratch, part, z, _| {
+            part.reset(n_heads);
+            part.bias_gradient.fill(0.0);
+            for (index, z) in z.chunks_mut(shared.tile_len * m).enumerate() {
+                z.chunks_exact_mut(m).for_each(|z| z.iter_mut().zip(shared.bias).for_each(|(z, b)| *z += b));
+                let first = part.first + index * shared.tile_len;
+                let residual = &mut scratch.residual[..z.len()];
+                let (losses, slopes) = (&mut part.losses, &mut part.slopes);
+                shared.residual(first, &vec![0.0; n_heads], z, &[], residual, losses, slopes);
+                part.add_bias_gradient(residual);
+            }
+        });
+        let mut gradient = vec![0.0; m];
+        for part in &self.parts {
+            gradient.iter_mut().zip(&part.bias_gradient).for_each(|(sum, &value)| *sum += value);
+        }
+        let point = sum_of_points(&self.parts, n_heads).into_iter().next().unwrap_or_else(|| Point::zeros(n_heads));
+        Ok(Some((point, gradient)))
     }
 
     fn advance(&mut self, t: &[f64]) -> Result<()> {

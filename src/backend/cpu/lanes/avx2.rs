@@ -150,6 +150,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_widened(self, to: *mut f64, v: __m256, factor: f64) {
+        unsafe {
+            let factor = _mm256_set1_pd(factor);
+            let (low, high) = (_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            _mm256_storeu_pd(to, _mm256_mul_pd(_mm256_cvtps_pd(low), factor));
+            _mm256_storeu_pd(to.add(4), _mm256_mul_pd(_mm256_cvtps_pd(high), factor));
+        }
+    }
+
+    #[inline(always)]
     fn mul_add_f64(self, a: __m256d, b: __m256d, c: __m256d) -> __m256d {
         unsafe { _mm256_fmadd_pd(a, b, c) }
     }

@@ -184,6 +184,17 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_widened(self, to: *mut f64, v: __m512, factor: f64) {
+        unsafe {
+            let factor = _mm512_set1_pd(factor);
+            let low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+            let high = _mm512_cvtps_pd(_mm512_castps512_ps256(_mm512_shuffle_f32x4::<0b11_10_11_10>(v, v)));
+            _mm512_storeu_pd(to, _mm512_mul_pd(low, factor));
+            _mm512_storeu_pd(to.add(8), _mm512_mul_pd(high, factor));
+        }
+    }
+
+    #[inline(always)]
     fn mul_add_f64(self, a: __m512d, b: __m512d, c: __m512d) -> __m512d {
         unsafe { _mm512_fmadd_pd(a, b, c) }
     }

@@ -122,6 +122,22 @@ pub(super) trait Lanes: Copy {
     /// N/2 values can be written at `to`.
     unsafe fn store_f64(self, to: *mut f64, v: Self::D);
 
+    /// Writes the lanes of `v` as `f64`, times `factor`.
+    ///
+    /// # Safety
+    /// N values can be written at `to`.
+    #[inline(always)]
+    unsafe fn store_widened(self, to: *mut f64, v: Self::V, factor: f64) {
+        let mut values = [0.0f32; 32];
+        // SAFETY: the caller's promise; 32 ≥ N.
+        unsafe {
+            self.store(values.as_mut_ptr(), v);
+            for (lane, &value) in values[..Self::N].iter().enumerate() {
+                *to.add(lane) = f64::from(value) * factor;
+            }
+        }
+    }
+
     /// a·b + c, rounded once where the processor can.
     fn mul_add_f64(self, a: Self::D, b: Self::D, c: Self::D) -> Self::D;
 
