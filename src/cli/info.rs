@@ -48,7 +48,6 @@ fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::R
     section(out, "settings", training, &general)?;
     let of_solver = [
         ("epochs", "epochs or iterations"),
-        ("reason", "ended"),
         ("tolerance", "tolerance"),
         ("memory", "memory"),
         ("batch_size", "batch size"),

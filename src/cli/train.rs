@@ -452,7 +452,9 @@ fn size(path: &Path) -> String {
 /// How near the minimum the model is.
 fn write_certificate(out: &mut dyn io::Write, certificate: &Certificate, has_l1: bool) -> io::Result<()> {
     let gap = certificate.gap.map_or_else(String::new, |gap| format!(", at most {gap:.1e} above the minimum"));
-    writeln!(out, "objective  {:.9}{gap}", certificate.objective)?;
+    let value = certificate.objective;
+    let value = if value < 1e-4 { format!("{value:.6e}") } else { format!("{value:.9}") };
+    writeln!(out, "objective  {value}{gap}")?;
     let norm = certificate.gradient_norm;
     let precision = if certificate.is_double { "double precision" } else { "single precision" };
     writeln!(out, "           largest derivative {norm:.1e}, in {precision}")?;
