@@ -798,12 +798,21 @@ impl Case {
 
     /// All that a loss is asked for, compared.
     fn check_loss(&self, what: &str, loss: &mut dyn Loss, expected: &[(Evaluated, Evaluated)]) -> Result<(), String> {
+        self.check_loss_by(check_evaluation, what, loss, expected)
+    }
+
+    fn check_loss_by(
+        &self,
+        compare: impl Fn(&str, &Evaluation, &(Evaluated, Evaluated)) -> Result<(), String>,
+        what: &str,
+        loss: &mut dyn Loss,
+        expected: &[(Evaluated, Evaluated)],
+    ) -> Result<(), String> {
         let zeros = self.lengths(0.0);
         let start = f64s(&self.start.values);
         let mut expected = expected.iter();
-        let mut check = |part: &str, found: &Evaluation| {
-            check_evaluation(&format!("{what}, {part}"), found, expected.next().unwrap())
-        };
+        let mut check =
+            |part: &str, found: &Evaluation| compare(&format!("{what}, {part}"), found, expected.next().unwrap());
         check("start", &loss.start(&start).unwrap())?;
         for round in 0..2 {
             check("look", &loss.look(&self.like_start(round), &self.lengths(1.0)).unwrap())?;
@@ -852,7 +861,108 @@ fn losses_are_those_of_the_reference() {
     }
 }
 
-/// The comparison above notices targets, weights or features that are a little different.
+/// What double precision found against the reference: within the bounds of single precision, as much narrower as its
+/// rounding is finer but for a factor of 8, and 1e-14 of the largest value.
+fn check_double(what: &str, found: &Evaluation, expected: &(Evaluated, Evaluated)) -> Result<(), String> {
+    let (expected, bound) = expected;
+    let compare = |part: &str, found: &[f64], expected: &[f64], bound: &[f64]| {
+        assert_eq!((found.len(), expected.len()), (bound.len(), bound.len()), "{what}: {part}");
+        let size = expected.iter().fold(0.0f64, |max, value| max.max(value.abs()));
+        for (i, ((found, expected), bound)) in found.iter().zip(expected).zip(bound).enumerate() {
+            let bound = 8.0 * 0.5f64.powi(29) * bound + 1e-14 * size;
+            if !((found - expected).abs() <= bound) {
+                return Err(format!("{what}: {part} [{i}] is {found:e}, expected {expected:e} ± {bound:e}"));
+            }
+        }
+        Ok(())
+    };
+    compare("losses", &found.point.losses, &expected.losses, &bound.losses)?;
+    compare("slopes", &found.point.slopes, &expected.slopes, &bound.slopes)?;
+    compare("gradient", &found.gradient, &expected.gradient, &bound.gradient)
+}
+
+/// The CPU's losses with each instruction set, to the precision of `f64`: whole and part slabs, tiles and parts.
+#[test]
+fn losses_of_the_cpu_are_in_double_precision() {
+    let kinds = [(Dtype::F32, false), (Dtype::F32, true), (Dtype::U8, false), (Dtype::F16, true)];
+    let mut number = 0;
+    for d in [1, 15, 16, 17, 33] {
+        for n in [1, 3, 4, 5, 127, 129, 1000] {
+            for (q, h) in [(2, 1), (3, 3), (13, 2)] {
+                let (dtype, soft) = kinds[number % 4];
+                let is_weighted = number / 2 % 2 == 0 || n == 1000;
+                // Logits of up to 10⁴ too.
+                let size = [1.0, 1.0, 1e3][number % 3];
+                number += 1;
+                let mut case = Case::new((n, d, q, h, n), dtype, soft);
+                case.start.values.iter_mut().for_each(|value| *value *= size);
+                let weights = is_weighted.then(|| case.weights());
+                let weights = weights.as_deref();
+                let expected = case.expected_of_loss(weights);
+                for cpu in super::cpu::Cpu::all() {
+                    let what = format!("{}: {n} × {d}, {h} · {q}, {dtype}, {size}", cpu.info().driver);
+                    let supervision = Supervision { targets: &case.targets, weights };
+                    let mut session = cpu.session(&case.features, case.scale, Some(supervision)).unwrap();
+                    let mut loss = session.loss(case.shape).unwrap();
+                    case.check_loss_by(check_double, &what, &mut *loss, &expected).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// That comparison notices a feature or a weight that is different in the last bits of single precision.
+#[test]
+fn a_planted_error_in_a_loss_in_double_precision_is_noticed() {
+    let case = || Case::new((129, 17, 5, 2, 129), Dtype::F32, true);
+    let (right, weights) = (case(), case().weights());
+    let (mut other_feature, mut other_target, mut other_weights) = (case(), case(), weights.clone());
+    other_feature.x[5] *= 1.0 + 1e-8;
+    other_target.y[0] *= 1.0 + 1e-8;
+    other_weights[0] *= 1.0 + f32::EPSILON;
+    let wrong = [
+        other_feature.expected_of_loss(Some(&weights)),
+        other_target.expected_of_loss(Some(&weights)),
+        right.expected_of_loss(Some(&other_weights)),
+    ];
+    for cpu in super::cpu::Cpu::all() {
+        let supervision = Supervision { targets: &right.targets, weights: Some(&weights) };
+        let mut session = cpu.session(&right.features, right.scale, Some(supervision)).unwrap();
+        let mut loss = session.loss(right.shape).unwrap();
+        let mut check = |expected: &[_]| right.check_loss_by(check_double, "planted", &mut *loss, expected);
+        check(&right.expected_of_loss(Some(&weights))).unwrap();
+        for expected in &wrong {
+            check(expected).unwrap_err();
+        }
+    }
+}
+
+#[test]
+fn losses_of_the_cpu_do_not_depend_on_the_number_of_threads() {
+    for sizes in [(5, 3, 3, 1, 5), (3000, 7, 3, 1, 1), (1501, 200, 10, 2, 1), (8300, 2, 65, 8, 1)] {
+        let case = Case::new(sizes, Dtype::F32, false).weighted();
+        let evaluate = |n_threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            pool.install(|| {
+                let cpu = super::cpu::Cpu::new();
+                let mut session = case.session(&cpu);
+                let mut loss = session.loss(case.shape).unwrap();
+                loss.start(&case.like_start(1)).unwrap();
+                let t = case.lengths(0.5);
+                let evaluation = loss.look(&case.like_start(2), &t).unwrap();
+                let points = loss.along(&case.points()).unwrap();
+                loss.advance(&t).unwrap();
+                (evaluation, points, loss.hessian_vector(&case.like_start(3)).unwrap())
+            })
+        };
+        let one = evaluate(1);
+        for n_threads in [2, 5] {
+            assert_eq!(evaluate(n_threads), one, "{sizes:?}, {n_threads} threads");
+        }
+    }
+}
+
+/// The comparison with the bounds of single precision notices targets, weights or features that are a little different.
 #[test]
 fn a_planted_error_in_a_loss_is_noticed() {
     let case = || Case::new((130, 64, 10, 3, 64), Dtype::F32, false);

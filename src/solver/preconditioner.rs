@@ -256,7 +256,7 @@ impl FeatureFactor {
         let regular: Vec<f64> =
             varying.iter().zip(&diagonal).map(|(&k, g)| penalty[k].max(LEAST_PENALTY * g)).collect();
         let size: Vec<f64> = diagonal.iter().zip(&regular).map(|(g, r)| 1.0 / (g + r).sqrt()).collect();
-        if n > MOST_FEATURES {
+        if n == 0 || n > MOST_FEATURES {
             let penalty_share = regular.iter().zip(&size).map(|(r, size)| r * size * size).collect();
             return Ok(Self { varying, constant, v: V::Diagonal(size), penalty_share, is_null: vec![false; n] });
         }

@@ -15,11 +15,11 @@ use super::stepper::Data;
 use super::team;
 use super::tiles::{Buffer, Matrix};
 use super::wide::Wide;
-use super::{Backend, Cpu, Parameters};
+use super::{Backend, Cpu, Parameters, moments, second_moments};
 use crate::backend::Shape;
 use crate::backend::tests::Case;
 use crate::batch::Shuffle;
-use crate::data::{Dtype, Values};
+use crate::data::{Dtype, Features, Values};
 use crate::error::Error;
 use crate::reference::{UNIT_ROUNDOFF, compare, logits, logits_bound, softmax, softmax_bound};
 
@@ -429,5 +429,56 @@ fn what_does_not_fit_into_memory_is_an_error() {
     for batch_size in [1 << 40, 1 << 58] {
         let error = Wide::new(&data, case.shape, batch_size).map(drop).unwrap_err();
         assert!(is_memory(&error, "the logits of a batch"), "{error}");
+    }
+}
+
+/// Means and second moments against plain sums, also where the mean is 10⁶ times the deviation.
+#[test]
+fn moments_are_those_of_plain_sums() {
+    for d in [1, 15, 16, 17, 33, 40] {
+        for n in [1, 2, 127, 129, 1000, 2500] {
+            for (dtype, offset) in [(Dtype::F32, 0.0), (Dtype::F32, 1e6), (Dtype::F16, 100.0), (Dtype::U8, 128.0)] {
+                let floats = values(n * d, (n + d) as u64).into_iter().map(|x| offset + 16.0 * x);
+                let values: Values = match dtype {
+                    Dtype::F32 => floats.collect::<Vec<_>>().into(),
+                    Dtype::F16 => floats.map(f16::from_f32).collect::<Vec<_>>().into(),
+                    Dtype::U8 => floats.map(|x| x as u8).collect::<Vec<_>>().into(),
+                };
+                let (features, scale) = (Features::new(values, n, d).unwrap(), 0.3f32);
+                let mut row = vec![0.0; d];
+                let rows = (0..n).map(|i| {
+                    features.read_row(i, &mut row);
+                    row.iter().map(|&x| f64::from(x) * f64::from(scale)).collect::<Vec<_>>()
+                });
+                let rows: Vec<Vec<f64>> = rows.collect();
+                for is_weighted in [false, true] {
+                    let weights: Vec<f32> = (0..n).map(|i| [1.0, 0.0, 2.5, 0.5][i % 4]).collect();
+                    let s = |i: usize| if is_weighted { f64::from(weights[i]) } else { 1.0 };
+                    let total: f64 = (0..n).map(s).sum();
+                    let what = format!("{n} × {d}, {dtype}, {offset}, weights {is_weighted}");
+                    let found = moments(&features, scale, is_weighted.then_some(&weights[..])).unwrap();
+                    let mean: Vec<f64> =
+                        (0..d).map(|k| (0..n).map(|i| s(i) * rows[i][k]).sum::<f64>() / total).collect();
+                    let variance = |mean: &[f64], k: usize| {
+                        (0..n).map(|i| s(i) * (rows[i][k] - mean[k]).powi(2)).sum::<f64>() / total
+                    };
+                    for k in 0..d {
+                        let size = f64::from(offset) + 16.0;
+                        assert!((found.mean[k] - mean[k]).abs() <= 1e-13 * size, "{what}");
+                        // From a mean that is a little off, a variance that is larger by the square of that.
+                        let expected = variance(&mean, k);
+                        assert!((found.variance[k] - expected).abs() <= 1e-12 * expected + 1e-18 * size, "{what}");
+                    }
+                    let of_rows: Vec<f64> = (0..n).map(s).collect();
+                    let second = second_moments(&features, scale, &found.mean, &of_rows).unwrap();
+                    for (index, &value) in second.iter().enumerate() {
+                        let (j, k) = (index / d, index % d);
+                        let terms = (0..n).map(|i| s(i) * (rows[i][j] - found.mean[j]) * (rows[i][k] - found.mean[k]));
+                        let (expected, size) = terms.fold((0.0, 0.0), |(sum, size), x: f64| (sum + x, size + x.abs()));
+                        assert!((value - expected).abs() <= 1e-13 * size, "{what}: [{j}, {k}] {value} {expected}");
+                    }
+                }
+            }
+        }
     }
 }
