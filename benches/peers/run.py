@@ -435,9 +435,14 @@ def to_objective(program, x, y, l2, c, repeats):
         contenders["Newton-CG, max_iter=10000"] = ({"solver": "newton-cg", "max_iter": 10_000}, single)
         contenders["L-BFGS, max_iter=10000, f64"] = ({"max_iter": 10_000}, double)
         contenders["Newton-Cholesky, f64"] = ({"solver": "newton-cholesky"}, double)
-    rows = []
+    rows, ends_by_itself = [], False
     for name, how in contenders.items():
-        by_scikit_learn(*how)
+        _, _, iterations = by_scikit_learn(*how)
+        if name.endswith("defaults"):
+            # More iterations than it has by default would be the same fit.
+            ends_by_itself = iterations < 100
+        elif ends_by_itself and y.max() > 1:
+            continue
         pairs = []
         for _ in range(repeats):
             time.sleep(PAUSE)

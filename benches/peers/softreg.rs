@@ -146,10 +146,8 @@ fn reach((x, y): (&str, &str), next: &mut dyn FnMut() -> Result<Option<Vec<Strin
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let ["fit", l2, target, file] = words[..] else { return Ok(()) };
         let target: f64 = target.parse()?;
-        let estimator = SoftmaxRegression::new()
-            .solver(Lbfgs::default())
-            .l2(l2.parse()?)
-            .feature_scale(FeatureScale::Factor(1.0));
+        let estimator =
+            SoftmaxRegression::new().solver(Lbfgs::default()).l2(l2.parse()?).feature_scale(FeatureScale::Factor(1.0));
         let begin = Instant::now();
         let fit = estimator.fit_with(&data, |progress| {
             if progress.loss <= target { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
