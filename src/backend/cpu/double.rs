@@ -10,7 +10,7 @@ use super::tiles::{Matrix, groups};
 /// Features of a slab.
 pub(super) const SLAB: usize = 16;
 /// Slabs of a dot product at once: those of a few samples and outputs stay in the nearest cache.
-const DEPTH: usize = 32;
+const DEPTH: usize = 16;
 
 /// The samples `first..first + n` of X̃ = scale·X into `out`.
 pub(super) struct Widen<'a, T> {
@@ -55,6 +55,8 @@ pub(super) struct Logits<'a> {
     pub n: usize,
     pub m: usize,
     pub out: &'a mut [f64],
+    /// What to bring into the cache meanwhile, so that memory is asked evenly: an address, which need not be readable, and bytes.
+    pub ahead: (*const u8, usize),
 }
 
 impl Kernel for Logits<'_> {
@@ -62,13 +64,23 @@ impl Kernel for Logits<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { x, w, n, m, out } = self;
+        let Self { x, w, n, m, out, ahead } = self;
         let n_slabs = w.len() / (m * SLAB);
         assert!(x.len() >= n_slabs * n * SLAB && out.len() >= n * m);
+        /// Of a line of the cache.
+        const LINE: usize = 64;
+        let turns = n_slabs.div_ceil(DEPTH) * m.div_ceil(L::DOT) * n.div_ceil(4);
+        let bytes = ahead.1.div_ceil(LINE).div_ceil(turns.max(1)) * LINE;
+        let mut asked = 0;
         for first in (0..n_slabs).step_by(DEPTH) {
             let depth = DEPTH.min(n_slabs - first);
             for (j, c) in groups(m, L::DOT) {
                 for row in (0..n).step_by(4) {
+                    let until = ahead.1.min(asked + bytes);
+                    while asked < until {
+                        lanes.prefetch(ahead.0.wrapping_add(asked));
+                        asked += LINE;
+                    }
                     // Past the end the last row stands again.
                     let rows = [0, 1, 2, 3].map(|r| (row + r).min(n - 1));
                     // SAFETY: rows below n and outputs below m in `depth` slabs from `first` on.

@@ -88,7 +88,9 @@ impl<'a, T: Element> CpuLoss<'a, T> {
         let n_parts =
             (MOST_GRADIENTS / (n_slabs * SLAB * m)).clamp(1, MOST_PARTS).min(n_samples.div_ceil(LEAST_PART)).max(1);
         let part_len = n_samples.div_ceil(n_parts).max(1);
-        let tile_len = (TILE_VALUES / (n_slabs * SLAB) / 4 * 4).clamp(4, 256).min(part_len);
+        // An odd number of fours: the slabs of a sample then lie in different sets of the cache.
+        let fours = (TILE_VALUES / (n_slabs * SLAB) / 4).clamp(1, 64);
+        let tile_len = (4 * ((fours - 1) | 1)).min(part_len);
         let what = "the gradient of a part";
         let part = |first| {
             Ok(Part {
@@ -253,7 +255,11 @@ impl<T: Element> Shared<'_, T> {
                     Product::Vector => &mut *residual,
                 };
                 if product != Product::None {
-                    instructions.run(Logits { x, w: self.weights_in_slabs, n, m, out });
+                    // The samples of the next tile.
+                    let next = ((first + n) * shape.n_features).min(self.x.x.len());
+                    let ahead = &self.x.x[next..self.x.x.len().min(next + n * shape.n_features)];
+                    let ahead = (ahead.as_ptr().cast(), size_of_val(ahead));
+                    instructions.run(Logits { x, w: self.weights_in_slabs, n, m, out, ahead });
                     out.chunks_exact_mut(m).for_each(|row| row.iter_mut().zip(self.bias).for_each(|(o, b)| *o += b));
                 }
             }
