@@ -154,18 +154,17 @@ fn along(
             let rest = sum.x;
 
             if lane == 0u && is_sample {
-                let loss = log_1p(rest) + sum.y;
-                // Distributions may sum to a little more or less than 1.
-                let slope = sum.z / (1.0 + rest) - sum.w + d_most * (1.0 - masses[thread]);
+                let loss = masses[thread] * log_1p(rest) + sum.y;
+                let slope = masses[thread] * sum.z / (1.0 + rest) - sum.w;
                 totals[point * THREADS + thread] += weight * vec2<f32>(loss, slope);
             }
             if RESIDUAL {
                 for (var j = lane; j < n_classes; j += SAMPLE_THREADS) {
                     let y = target_of(label, j);
                     let o = outputs[row + j] + t * direction[row + j] - most;
-                    var r = exp(o) / (1.0 + rest) - y;
+                    var r = masses[first_thread] * exp(o) / (1.0 + rest) - y;
                     if j == at {
-                        r = select(1.0 / (1.0 + rest) - y, -rest / (1.0 + rest), y == 1.0);
+                        r = select(masses[first_thread] / (1.0 + rest) - y, -rest / (1.0 + rest), y == 1.0);
                     }
                     residual[row + j] = weight * r;
                 }

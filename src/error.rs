@@ -265,13 +265,13 @@ pub enum Error {
         learning_rate: f64,
     },
 
-    /// The objective is not a number where a batch solver begins.
+    /// The objective is not a number where a batch solver begins, or a weight where it ends.
     #[error(
-        "the objective is {value} at the first weights: the features, or the model that training begins with, are too large; \
-         divide the features first"
+        "the objective or a weight is {value}: the features, or the model that training begins with, are too large or too small for \
+         single precision; bring the features to a size around 1"
     )]
     NoObjective {
-        /// The objective.
+        /// The objective or the weight.
         value: f64,
     },
 

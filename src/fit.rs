@@ -86,7 +86,7 @@ impl From<Arc<Dataset<'static>>> for Validation {
 }
 
 /// Softmax regression (multinomial logistic regression): minimises the mean cross-entropy of softmax(X·W + b) plus
-/// (l2/2)·‖W‖².
+/// (l2/2)·‖W‖² + l1·‖W‖₁.
 ///
 /// ```
 /// use softreg::{SoftmaxRegression, data};
@@ -124,7 +124,7 @@ pub struct Fit {
     /// The model on the training data, with the weights and labels of the data set: without class weights and label
     /// smoothing.
     pub train: Evaluation,
-    /// The objective: Σ_i s_i·ℓ_i + (l2/2)·‖W‖², with W that of the scaled features, s all weights over their sum, and ℓ for
+    /// The objective: Σ_i s_i·ℓ_i + (l2/2)·‖W‖² + l1·‖W‖₁, with W that of the scaled features, s all weights over their sum, and ℓ for
     /// labels as they were smoothed. Without class weights and smoothing the first term is `train.log_loss`.
     pub objective: f64,
     /// The solver, the one that was chosen where that was left to the data.
@@ -350,6 +350,10 @@ impl SoftmaxRegression {
             ("standardize", true.to_string(), self.standardize),
             ("the penalty factors", "given".to_owned(), self.penalty_factors.is_some()),
         ];
+        if self.l1 > 0.0 && matches!(self.solver, Solver::NewtonCg(_)) {
+            let expected = "0 with Newton-CG; L-BFGS has l1 penalties";
+            return Err(Error::Setting { name: "the penalty l1", value: self.l1.to_string(), expected });
+        }
         if self.solver.is_stochastic() {
             for (name, value, is_given) in of_batch_solvers {
                 if is_given {
@@ -389,9 +393,13 @@ impl SoftmaxRegression {
 
     /// The solver that [`SoftmaxRegression::fit`] takes for this data: the one that was set, or what [`Solver::Auto`] comes to.
     pub fn solver_for(&self, data: &Dataset) -> Solver {
-        let needs_batch = self.l1 > 0.0 || self.standardize || self.penalty_factors.is_some();
         let size = data.n_samples().saturating_mul(data.n_features()).saturating_mul(data.n_classes());
-        self.solver.clone().chosen_for(size, needs_batch)
+        self.solver.clone().chosen_for(size, self.needs_batch())
+    }
+
+    /// Whether the penalty is one that only batch solvers have.
+    fn needs_batch(&self) -> bool {
+        self.l1 > 0.0 || self.standardize || self.penalty_factors.is_some()
     }
 
     /// Goes on with the training of `model` on a batch of data, for one epoch unless the solver says how many, as
@@ -416,7 +424,9 @@ impl SoftmaxRegression {
     /// As [`SoftmaxRegression::fit`].
     pub fn partial_fit(&self, model: &Model, data: &Dataset) -> Result<Model> {
         let mut estimator = self.clone().init(model);
-        estimator.solver = estimator.solver.with_default_epochs(1);
+        if !self.needs_batch() {
+            estimator.solver = estimator.solver.with_default_epochs(1);
+        }
         Ok(estimator.fit(data)?.model)
     }
 
@@ -511,7 +521,8 @@ impl SoftmaxRegression {
             let cpu = Device::cpu();
             let mut session = cpu.session(data.features(), scale, Some(supervision))?;
             let mut silent = |_: &Progress| ControlFlow::Continue(());
-            let mut observer = Observer::new(Limits::default(), begin, None, &mut silent);
+            let limits = Limits { patience: None, ..self.limits };
+            let mut observer = Observer::new(limits, begin, None, &mut silent);
             let found = Batch::polishing().minimise(&mut *session, &task(Some(&parameters)), &mut observer)?;
             let products = optimum.map_or(0, |(products, _)| products) + found.counts.products;
             optimum = Some((products, found.certificate));
@@ -520,6 +531,9 @@ impl SoftmaxRegression {
         }
 
         let train = evaluate(&mut *session, data, &parameters)?;
+        if !train.log_loss.is_finite() {
+            return Err(Error::NoObjective { value: train.log_loss });
+        }
         // The certificate is of the last iteration, which the validation may not have chosen.
         let (products, certificate) = optimum.unzip();
         let certificate = certificate.filter(|_| best_epoch.is_none_or(|best| best == epochs.len()));
@@ -549,6 +563,9 @@ impl SoftmaxRegression {
         settings["epochs"] = epochs.len().into();
         settings["learning_rate"] = learning_rate.into();
         settings["intercept"] = self.intercept.into();
+        settings["standardize"] = self.standardize.into();
+        settings["penalty_factors"] = self.penalty_factors.clone().into();
+        settings["polish"] = self.polish.into();
         settings["reason"] = reason.to_string().into();
         if let (Some(epoch), Some(validation)) = (best_epoch, &validation) {
             settings["best_epoch"] = epoch.into();

@@ -151,6 +151,16 @@ impl<'a> Objective<'a> {
         values
     }
 
+    /// Parameters in centred coordinates as they are without, in single precision: b = b̃ − Wᵀμ of the rounded W, so that the
+    /// logits of an average sample stay what they are.
+    pub fn single(&self, values: &[f64]) -> Parameters {
+        let n_weights = self.n_weights();
+        let mut rounded = values.to_vec();
+        rounded[..n_weights].iter_mut().for_each(|w| *w = f64::from(*w as f32));
+        let values = self.uncentred(&rounded).into_iter().map(|value| value as f32).collect();
+        Parameters { shape: self.shape, values }
+    }
+
     /// Parameters in centred coordinates: b̃ = b + Wᵀμ.
     pub fn centred(&self, values: &[f64]) -> Vec<f64> {
         let m = self.shape.n_outputs();

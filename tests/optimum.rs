@@ -4,7 +4,8 @@ mod common;
 
 use common::Random;
 use softreg::{
-    Dataset, FeatureScale, Features, Fit, Labels, Lbfgs, NewtonCg, SoftmaxRegression, Solver, StopReason, data,
+    AdamW, Dataset, Error, FeatureScale, Features, Fit, Labels, Lbfgs, NewtonCg, SoftmaxRegression, Solver, StopReason,
+    data,
 };
 
 /// An estimator on the features as they are.
@@ -58,13 +59,13 @@ fn check_by(what: &str, data: &Dataset, l2: f64, change: &dyn Fn(SoftmaxRegressi
         let gap = certificate.gap.unwrap() / certificate.objective;
         let what = format!(
             "{what}, {name}: {:?}, {} products, J {:.3e}, gap {gap:.1e}, gradient {:.1e} of the first",
-            fit.stop_reason,
+            fit.reason,
             fit.products.unwrap(),
             certificate.objective,
             certificate.relative_gradient_norm
         );
         eprintln!("{what}");
-        assert!(matches!(fit.stop_reason, StopReason::Converged | StopReason::Precision), "{what}");
+        assert!(matches!(fit.reason, StopReason::Converged | StopReason::Precision), "{what}");
         // Where a penalty is small beside the curvature of its weight, the gap says little of what the gradient says.
         assert!(gap >= 0.0 && (gap <= most_gap || certificate.relative_gradient_norm <= 3e-6), "{what}");
         check_is_finite(&fit);
@@ -144,9 +145,9 @@ fn separable_classes_without_a_penalty_come_to_an_end() {
             }
             let data = dataset(x, d, &classes, 3);
             let fit = estimator(solver.clone()).l2(0.0).fit(&data).unwrap();
-            let what = format!("{} × {d}: {:?}, {:?}", n, fit.stop_reason, fit.certificate);
+            let what = format!("{} × {d}: {:?}, {:?}", n, fit.reason, fit.certificate);
             eprintln!("{}: {what}, {} products", solver.name(), fit.products.unwrap());
-            assert_eq!(fit.stop_reason, StopReason::Separable, "{what}");
+            assert_eq!(fit.reason, StopReason::Separable, "{what}");
             assert_eq!((fit.train.accuracy, fit.certificate.unwrap().gap), (1.0, None), "{what}");
             assert!(fit.certificate.unwrap().log_loss < 1e-9, "{what}");
             check_is_finite(&fit);
@@ -169,7 +170,7 @@ fn a_class_may_have_no_samples() {
                 estimator(solver.clone()).l2(l2).l1(l1).fit(&dataset(overlapping(120, 5, 5).0, 5, &classes, 3));
             let (objective, without) =
                 (fit.certificate.unwrap().objective, without.unwrap().certificate.unwrap().objective);
-            eprintln!("no samples: {:?}, {} products, {objective} {without}", fit.stop_reason, fit.products.unwrap());
+            eprintln!("no samples: {:?}, {} products, {objective} {without}", fit.reason, fit.products.unwrap());
             check_is_finite(&fit);
             // The intercept of that class has no minimum; the objective comes near what it is without the class.
             assert!(
@@ -223,9 +224,9 @@ fn path(
             cold.model.weights().iter().zip(warm.model.weights()).filter(|&(&a, &b)| (a == 0.0) != (b == 0.0)).count();
         eprintln!(
             "{penalty:.3e}: {:?} {} cold, {:?} {} warm, J {:.1e}, {} not zero, {wrong} differ",
-            cold.stop_reason,
+            cold.reason,
             cold.products.unwrap(),
-            warm.stop_reason,
+            warm.reason,
             warm.products.unwrap(),
             b.objective / a.objective - 1.0,
             a.n_nonzero
@@ -274,4 +275,89 @@ fn first_l1(data: &Dataset) -> f64 {
         }
     }
     gradient.iter().fold(0.0, |max, g| max.max(g.abs()))
+}
+
+/// A value that stands for "none", say -99999999, is far from all others. A solver must not take what it finds there for a
+/// minimum: the true one is that of the data without that sample's column, nearly.
+#[test]
+fn a_value_far_outside_does_not_end_it_early() {
+    let (n, d) = (600, 4);
+    let (mut x, classes) = overlapping(n, d, 77);
+    for outlier in [1e5, 1e6, 1e7, 1e8] {
+        x[0] = outlier;
+        let data = dataset(x.clone(), d, &classes, 3);
+        let exact = estimator(Lbfgs { tolerance: 1e-13, ..Lbfgs::default() }).l2(1e-4).fit(&data).unwrap();
+        for (name, solver) in [("lbfgs", Solver::from(Lbfgs::default())), ("newton-cg", NewtonCg::default().into())] {
+            let fit = estimator(solver).l2(1e-4).fit(&data).unwrap();
+            let ratio = fit.objective / exact.objective - 1.0;
+            println!("{outlier:e} {name}: {} {} {ratio:e} {:?}", fit.reason, fit.objective, fit.products);
+            assert!(ratio < 1e-4 || fit.reason != StopReason::Converged, "{outlier:e} {name}: {ratio:e}");
+        }
+    }
+}
+
+/// What classes have in common in the weights that training begins with is no part of a solution.
+#[test]
+fn a_start_that_is_not_centred_over_classes_reaches_the_minimum() {
+    let (x, classes) = overlapping(300, 5, 3);
+    let data = dataset(x, 5, &classes, 3);
+    let fit = |estimator: SoftmaxRegression| estimator.l2(0.01).fit(&data).unwrap();
+    let cold = fit(estimator(Lbfgs::default()));
+    let l1 = estimator(Lbfgs::default()).l2(0.0).l1(0.02).fit(&data).unwrap().model;
+    let adamw = AdamW { epochs: Some(3), ..AdamW::default() };
+    for (what, other) in [
+        ("l1", fit(estimator(Lbfgs::default()).init(&l1))),
+        ("l1, newton", fit(estimator(NewtonCg::default()).init(&l1))),
+        ("adamw", fit(estimator(adamw).polish(true))),
+    ] {
+        assert!((other.objective / cold.objective - 1.0).abs() < 1e-7, "{what}: {} {}", other.objective, other.reason);
+        let sums = other.model.weights().sum_axis(softreg::ndarray::Axis(1));
+        assert!(sums.iter().all(|sum| sum.abs() < 1e-5), "{what}: {sums}");
+    }
+}
+
+/// Rows that weigh nothing say nothing of the curvature, wherever they stand.
+#[test]
+fn rows_without_weight_may_stand_anywhere() {
+    let (x, classes) = overlapping(8192, 3, 9);
+    let halves = |weights: Vec<f32>| {
+        let data = dataset(x.clone(), 3, &classes, 3).with_weights(weights).unwrap();
+        estimator(Lbfgs::default()).l2(1e-3).fit(&data).unwrap()
+    };
+    let odd = halves((0..8192).map(|i| (i % 2) as f32).collect());
+    let selected: Vec<u32> = (0..8192).filter(|i| i % 2 == 1).collect();
+    let data = dataset(x.clone(), 3, &classes, 3);
+    let alone = Dataset::new(data.features().select(&selected).unwrap(), data.labels().select(&selected).unwrap());
+    let alone = estimator(Lbfgs::default()).l2(1e-3).fit(&alone.unwrap()).unwrap();
+    assert!((odd.objective / alone.objective - 1.0).abs() < 1e-7 && odd.reason == StopReason::Converged);
+    let few = halves((0..8192).map(|i| f32::from(u8::from(i % 64 == 1))).collect());
+    assert_eq!(few.reason, StopReason::Converged);
+}
+
+/// Smoothed labels sum to 1 but for rounding, and the gradient is the derivative of the loss all the same.
+#[test]
+fn smoothed_labels_have_a_minimum_too() {
+    let (x, classes) = overlapping(300, 5, 4);
+    let data = dataset(x, 5, &classes, 3);
+    let fit =
+        estimator(Lbfgs { tolerance: 1e-12, ..Lbfgs::default() }).l2(1e-3).label_smoothing(0.1).fit(&data).unwrap();
+    let certificate = fit.certificate.unwrap();
+    assert!(
+        fit.reason == StopReason::Converged && certificate.gap.unwrap() < 1e-10 * certificate.objective,
+        "{certificate:?}"
+    );
+}
+
+/// Weights that single precision cannot hold are an error, not a model that nobody can load.
+#[test]
+fn weights_past_single_precision_are_an_error() {
+    let (mut x, classes) = overlapping(60, 2, 5);
+    change_column(&mut x, 2, 0, |_, x| x * 1e-39);
+    let data = dataset(x, 2, &classes, 3);
+    for estimator in [estimator(Lbfgs::default()).l2(0.0), estimator(Lbfgs::default()).standardize(true)] {
+        match estimator.fit(&data) {
+            Ok(fit) => check_is_finite(&fit),
+            Err(error) => assert!(matches!(error, Error::NoObjective { .. }), "{error}"),
+        }
+    }
 }

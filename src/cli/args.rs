@@ -558,14 +558,12 @@ impl Train {
     pub fn foreign_option(&self) -> Option<(&'static str, &'static str)> {
         let solver = self.solver_name();
         let is_batch = matches!(solver, SolverName::Lbfgs | SolverName::NewtonCg);
-        let needs_batch = [
-            ("--l1", self.l1 > 0.0),
-            ("--standardize", self.standardize),
-            ("--penalty-factors", self.penalty_factors.is_some()),
-        ];
+        let of_l1 = [("--l1", self.l1 > 0.0)];
+        let needs_batch = [("--standardize", self.standardize), ("--penalty-factors", self.penalty_factors.is_some())];
         let all = [
             (&self.of_batch()[..], "lbfgs or newton-cg", is_batch),
             (&self.of_lbfgs()[..], "lbfgs", matches!(solver, SolverName::Lbfgs)),
+            (&of_l1[..], "lbfgs", matches!(solver, SolverName::Lbfgs | SolverName::Auto)),
             (&needs_batch[..], "lbfgs or newton-cg", is_batch || matches!(solver, SolverName::Auto)),
             (&self.of_stochastic()[..], "sgd or adamw", matches!(solver, SolverName::Sgd | SolverName::AdamW)),
             (&self.of_sgd()[..], "sgd", matches!(solver, SolverName::Sgd)),

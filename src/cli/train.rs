@@ -11,7 +11,8 @@ use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
 use softreg::data;
 use softreg::{
-    Certificate, Dataset, Device, Evaluation, FeatureScale, Fit, Model, Schedule, SoftmaxRegression, Solver, StopReason,
+    Certificate, Dataset, Device, DeviceKind, Evaluation, FeatureScale, Fit, Model, Schedule, SoftmaxRegression,
+    Solver, StopReason,
 };
 
 use crate::progress::Display;
@@ -88,6 +89,10 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         estimator = estimator.penalty_factors(data::read_numbers(path)?);
     }
     let solver = estimator.solver_for(&train);
+    let is_batch = matches!(solver, Solver::Lbfgs(_) | Solver::NewtonCg(_));
+    if args.polish && is_batch && device.info().kind == DeviceKind::Cpu {
+        tell("polish     nothing to do: on the CPU this solver is in double precision");
+    }
     let display = Display::new(&solver, train.n_samples(), args.quiet);
     let begin = Instant::now();
     let fit = estimator.fit_with(&train, |progress| {
@@ -234,6 +239,11 @@ impl Run<'_> {
         self.device.uses_matrix_units(self.fit.model.n_classes())
     }
 
+    /// Samples that were trained on, without those kept for validation.
+    fn n_samples(&self) -> u64 {
+        self.fit.model.training()["n_samples"].as_u64().unwrap_or_default()
+    }
+
     fn is_batch(&self) -> bool {
         self.fit.learning_rate.is_none()
     }
@@ -245,7 +255,7 @@ impl Run<'_> {
 
     fn samples_per_second(&self) -> f64 {
         let seconds = self.fit.training.max(Duration::from_nanos(1)).as_secs_f64();
-        let n_samples = self.fit.epochs.first().map_or(0, |epoch| epoch.n_samples) as f64;
+        let n_samples = self.n_samples() as f64;
         self.evaluations().unwrap_or(self.fit.epochs.len() as f64) * n_samples / seconds
     }
 
@@ -327,7 +337,7 @@ impl Run<'_> {
             write_certificate(out, certificate, args.l1 > 0.0)?;
         }
         if self.fit.reason != StopReason::Epochs {
-            writeln!(out, "stopped    {}", explained(self.fit.reason))?;
+            writeln!(out, "stopped    {}", explained(self.fit.reason, self.device))?;
         }
         if let Some(epoch) = self.fit.best_epoch {
             writeln!(out, "weights    of epoch {epoch}, which has the lowest validation loss")?;
@@ -352,7 +362,7 @@ impl Run<'_> {
             Solver::AdamW(adamw) => (None, Some(adamw)),
             _ => (None, None),
         };
-        let n_samples = fit.epochs.first().map_or(0, |epoch| epoch.n_samples);
+        let n_samples = self.n_samples();
         let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
         // In parts, since the macro has a limit.
         let mut record = json!({
@@ -465,13 +475,16 @@ fn write_certificate(out: &mut dyn io::Write, certificate: &Certificate, has_l1:
 }
 
 /// Why training ended, and what that means where it is not plain.
-fn explained(reason: StopReason) -> String {
+fn explained(reason: StopReason, device: &Device) -> String {
     let more = match reason {
         StopReason::Separable => {
             ": the training data can be told apart\n           without error, so larger weights are always better; a penalty \
              (--l2)\n           has a best model"
         }
-        StopReason::Precision => ": rounding leaves nothing to gain (--polish goes on in f64)",
+        StopReason::Precision if device.info().kind != DeviceKind::Cpu => {
+            ": no step that rounding allows\n           is lower; --polish goes on in double precision"
+        }
+        StopReason::Precision => ": no step that rounding allows is lower",
         StopReason::Iterations => " (--max-iterations), before the minimum",
         _ => "",
     };

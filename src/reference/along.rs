@@ -5,11 +5,12 @@ use crate::backend::Shape;
 
 /// What [`along`] gives, or how far a single precision result may be from it.
 pub struct Along {
-    /// s·ℓ of each sample and head, ℓ = log Σ_k exp(o_k) − Σ_j y_j·o_j, (n × h).
+    /// s·ℓ of each sample and head, ℓ = (Σ_j y_j)·log Σ_k exp(o_k) − Σ_j y_j·o_j, (n × h). Distributions in single precision
+    /// sum to 1 but for rounding; with the factor the residual is the derivative of just this loss.
     pub losses: Vec<f64>,
-    /// s·Σ_j (p_j − y_j)·d_j, (n × h).
+    /// s·Σ_j r_j·d_j, (n × h).
     pub slopes: Vec<f64>,
-    /// R = s·(P − Y), (n × h·q).
+    /// R = s·((Σ_j y_j)·P − Y), (n × h·q).
     pub residual: Vec<f64>,
 }
 
@@ -24,11 +25,12 @@ pub fn along(z: &[f64], d: &[f64], y: &[f64], weights: &[f64], t: &[f64], shape:
         let at = o.iter().position(|&o| o == max).unwrap_or(0);
         let rest: f64 = o.iter().enumerate().filter(|(j, _)| *j != at).map(|(_, o)| (o - max).exp()).sum();
         let target: f64 = o.iter().zip(row.y).map(|(o, y)| y * (o - max)).sum();
-        result.losses.push(row.weight * (rest.ln_1p() - target));
+        let mass: f64 = row.y.iter().sum();
+        result.losses.push(row.weight * (mass * rest.ln_1p() - target));
         let residual: Vec<f64> = (0..o.len())
             .map(|j| match j == at {
-                true => row.weight * ((1.0 - row.y[j]) - rest / (1.0 + rest)),
-                false => row.weight * ((o[j] - max).exp() / (1.0 + rest) - row.y[j]),
+                true => row.weight * ((mass - row.y[j]) - mass * rest / (1.0 + rest)),
+                false => row.weight * (mass * (o[j] - max).exp() / (1.0 + rest) - row.y[j]),
             })
             .collect();
         result.slopes.push(residual.iter().zip(row.d).map(|(r, d)| r * d).sum());
@@ -82,7 +84,10 @@ pub fn along_bound(
         let target: f64 = (0..o.len()).map(|j| y[j] * (max - o[j])).sum();
         let distance: f64 = (0..o.len()).map(|j| (p(j) - y[j]).abs()).sum();
         let loss = rest.ln_1p() + target;
-        let of_loss = sum_error + 20.0 * U * rest.ln_1p() + (q + 3.0) * U * target;
+        // The sum of the distribution, which is computed, too.
+        let is_soft = y.iter().all(|&y| y != 1.0);
+        let of_mass = if is_soft { (q + 3.0) * U } else { 0.0 };
+        let of_loss = sum_error + (20.0 * U + of_mass) * rest.ln_1p() + (q + 3.0) * U * target;
         bound.losses.push(row.weight * (of_loss + worst * (distance + 2.0 * moved * unsure) + 4.0 * U * loss));
 
         let highest = row.d.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -92,22 +97,19 @@ pub fn along_bound(
         };
         let candidates = || (0..o.len()).filter(|j| nearly || *j != at);
         let of_p: f64 =
-            candidates().map(|j| p(j) * spread(j) * (exp_error(j) + sum_error + moved + (q + 8.0) * U)).sum();
+            candidates().map(|j| p(j) * spread(j) * (exp_error(j) + sum_error + moved + (q + 8.0) * U + of_mass)).sum();
         let of_y: f64 = (0..o.len()).map(|j| y[j] * spread(j) * (q + 6.0) * U).sum();
-        // D of the most probable class times what the distribution's sum is more or less than 1.
-        let is_soft = y.iter().all(|&y| y != 1.0);
-        let of_mass = if is_soft { row.d[at].abs() * (q + 6.0) * U } else { 0.0 };
         let of_d: f64 = (0..o.len()).map(|j| ((p(j) - y[j]).abs() + moved * p(j)) * d_bound[j]).sum();
-        bound.slopes.push(row.weight * (of_p + of_y + of_mass + of_d));
+        bound.slopes.push(row.weight * (of_p + of_y + of_d));
 
         for (j, &y) in y.iter().enumerate() {
             let difference = 5.0 * U * (p(j) - y).abs();
             let of_p = if j == at {
                 // 1 − p is as well known as the others are.
                 let of_quotient = if y == 1.0 && !nearly { 0.0 } else { 8.0 * U * p(j) };
-                sum_error + unsure * (moved + 8.0 * U) + of_quotient
+                sum_error + unsure * (moved + 8.0 * U) + of_quotient + p(j) * of_mass
             } else {
-                p(j) * (exp_error(j) + sum_error + moved + 8.0 * U)
+                p(j) * (exp_error(j) + sum_error + moved + 8.0 * U + of_mass)
             };
             bound.residual.push(row.weight * (of_p + difference));
         }

@@ -95,6 +95,8 @@ const REFRESHED: usize = 5;
 /// So many iterations in a row that gain less than this share of the tolerance are the end.
 const FRUITLESS: usize = 3;
 const FRUITLESS_SHARE: f64 = 0.02;
+/// By the mean curvature of all samples no more than so many times the tolerance may be left.
+const OUTSIDE: f64 = 100.0;
 /// An objective below this share of what it was at first, times the tolerance, is zero.
 const ZERO: f64 = 1e-3;
 
@@ -295,6 +297,8 @@ pub(super) fn minimise(
 ) -> Result<Minimum> {
     let begin = Instant::now();
     let n_classes = objective.shape().n_classes;
+    // What classes have in common changes no probability, and no direction has it.
+    centre_over_classes(&mut parameters, n_classes);
     let Smooth { mut value, mut gradient, .. } = objective.start(&parameters)?;
     if !value.is_finite() {
         return Err(Error::NoObjective { value });
@@ -323,7 +327,11 @@ pub(super) fn minimise(
         if decrement.is_nan() || decrement <= 1e-30 {
             break if decrement.is_finite() { StopReason::Converged } else { StopReason::Precision };
         }
-        let mut confirm = decrement <= (tolerance * value).min(0.3 * not_confirmed);
+        // The pairs may have the curvature of a single sample far outside, which holds for the shortest of steps alone; the mean
+        // curvature has not.
+        let is_near = |decrement: f64| decrement <= (tolerance * value).min(0.3 * not_confirmed);
+        let mut confirm =
+            is_near(decrement) && dot(&gradient, &preconditioner.apply(&gradient)) <= OUTSIDE * tolerance * value;
         if confirm || method == Method::NewtonCg {
             let effort = if confirm { OF_CONFIRMATION } else { OF_STEP };
             let (solution, found) = newton_direction(objective, &gradient, &pairs, preconditioner, effort)?;
@@ -374,7 +382,15 @@ pub(super) fn minimise(
         };
         let stop = observe(progress, objective, &parameters)?;
         if confirm {
-            break StopReason::Converged;
+            // Where the objective is no parabola, a small decrement need not mean that little is left: the step must have gone as
+            // Newton's equations have it, and left next to nothing.
+            let left = dot(&gradient, &pairs.apply(&gradient, preconditioner));
+            let is_measurable = decrement > 1e-11 * value.abs();
+            let is_as_promised = (0.4..2.5).contains(&point.t) && (0.25..4.0).contains(&(2.0 * gain / decrement));
+            if left <= tolerance * value && (is_as_promised || !is_measurable) {
+                break StopReason::Converged;
+            }
+            not_confirmed = decrement;
         }
         if let Some(reason) = stop {
             break reason;
@@ -387,9 +403,6 @@ pub(super) fn minimise(
             preconditioner.refresh(&objective.uncentred(&parameters))?;
         }
     };
-    if max_abs(&parameters).is_nan() {
-        return Err(Error::NoObjective { value: f64::NAN });
-    }
     Ok(Minimum { parameters, reason, begin, first_gradient_norm })
 }
 
@@ -481,7 +494,7 @@ impl Batch {
         let parameters = start.as_ref().map_or_else(|| zero.clone(), |start| objective.centred(start));
         let curvature = Curvature { features, scale, weights, moments, penalty: &penalty.l2, has_intercept };
         let mut observe = |progress, objective: &Objective, parameters: &[f64]| {
-            let reason = observer.after(progress, &mut || Ok(single(shape, &objective.uncentred(parameters))))?;
+            let reason = observer.after(progress, &mut || Ok(objective.single(parameters)))?;
             // Its last epoch is the last iteration.
             Ok(reason.filter(|reason| *reason != StopReason::Epochs))
         };
@@ -498,15 +511,17 @@ impl Batch {
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
             let first = start.is_none().then_some(first_gradient_norm);
             let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares)?;
-            (objective.uncentred(&parameters), certificate)
+            (objective.single(&parameters), certificate)
         } else {
             let cpu = Cpu::new();
             let mut session = cpu.session(features, scale, Some(supervision))?;
             let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
             let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares)?;
-            (objective.uncentred(&parameters), certificate)
+            (objective.single(&parameters), certificate)
         };
-        let parameters = single(shape, &parameters);
+        if let Some(&value) = parameters.values.iter().find(|value| !value.is_finite()) {
+            return Err(Error::NoObjective { value: value.into() });
+        }
         Ok(Found { parameters, reason, counts, certificate, begin, training })
     }
 }
@@ -516,11 +531,6 @@ fn class_shares(supervision: Supervision, n_classes: usize) -> Vec<f64> {
     let totals = supervision.targets.class_totals(supervision.weights, n_classes);
     let sum: f64 = totals.iter().sum();
     totals.into_iter().map(|total| total / sum.max(f64::MIN_POSITIVE)).collect()
-}
-
-/// Parameters in single precision.
-fn single(shape: Shape, parameters: &[f64]) -> Parameters {
-    Parameters { shape, values: parameters.iter().map(|&value| value as f32).collect() }
 }
 
 /// Parameters with weights 0 and the logarithms of the classes' frequencies as intercepts, centred; a class without samples has

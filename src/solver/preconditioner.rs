@@ -23,7 +23,7 @@ use crate::data::Features;
 use crate::error::Result;
 
 /// More features have a diagonal G: to diagonalise a whole one would take longer than it saves.
-const MOST_FEATURES: usize = 2048;
+const MOST_FEATURES: usize = 1024;
 /// More classes have an A that is the same for all.
 const MOST_CLASSES: usize = 256;
 /// Multiplications for G, which is taken of fewer rows where all would need more; but of so many rows for each feature.
@@ -325,7 +325,13 @@ fn some_rows<'a>(features: &'a Features<'a>, weights: Option<&[f32]>, most: usiz
     if n <= most {
         return Ok((features.rows(0..n)?, (0..n).map(weight).collect()));
     }
-    let rows: Vec<u32> = (0..most).map(|i| (i as u128 * n as u128 / most as u128) as u32).collect();
+    // Of those that count.
+    let counting: Option<Vec<u32>> =
+        weights.map(|weights| (0..n as u32).filter(|&row| weights[row as usize] > 0.0).collect());
+    let n = counting.as_ref().map_or(n, Vec::len);
+    let most = most.min(n);
+    let evenly = (0..most).map(|i| (i as u128 * n as u128 / most as u128) as usize);
+    let rows: Vec<u32> = evenly.map(|i| counting.as_ref().map_or(i as u32, |counting| counting[i])).collect();
     Ok((features.select(&rows)?, rows.iter().map(|&row| weight(row as usize)).collect()))
 }
 

@@ -499,8 +499,14 @@ impl Kernel for Residual<'_> {
             let sample = first + index / n_heads;
             let weight = weight(weights, index / n_heads);
             let sum: f64 = out.iter().sum();
-            losses[head] += weight * sum.ln();
-            let factor = weight / sum;
+            // Distributions in single precision sum to 1 but for rounding; with the sum as a factor of the logarithm the residual
+            // is the derivative of just this loss, and sums to 0.
+            let mass: f64 = match targets {
+                Targets::Classes(_) => 1.0,
+                Targets::Distributions(y) => y[sample * q..][..q].iter().map(|&y| f64::from(y)).sum(),
+            };
+            losses[head] += weight * mass * sum.ln();
+            let factor = weight * mass / sum;
             out.iter_mut().for_each(|r| *r *= factor);
             match targets {
                 Targets::Classes(classes) => out[classes[sample] as usize] -= weight,
