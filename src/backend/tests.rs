@@ -870,7 +870,8 @@ fn check_double(what: &str, found: &Evaluation, expected: &(Evaluated, Evaluated
         let size = expected.iter().fold(0.0f64, |max, value| max.max(value.abs()));
         for (i, ((found, expected), bound)) in found.iter().zip(expected).zip(bound).enumerate() {
             let bound = 8.0 * 0.5f64.powi(29) * bound + 1e-14 * size;
-            if !((found - expected).abs() <= bound) {
+            let difference = (found - expected).abs();
+            if difference > bound || difference.is_nan() {
                 return Err(format!("{what}: {part} [{i}] is {found:e}, expected {expected:e} ± {bound:e}"));
             }
         }

@@ -103,18 +103,16 @@ impl Model {
     fn first_times(&self, v: &[f64]) -> Vec<f64> {
         let mut of_features = vec![0.0; v.len()];
         for (to, v) in of_features.chunks_exact_mut(self.d + 1).zip(v.chunks_exact(self.d + 1)) {
-            for k in 0..self.d {
-                if v[k] != 0.0 {
-                    self.add_gram_row(k, v[k], &mut to[..self.d]);
-                }
+            for (k, &value) in v[..self.d].iter().enumerate().filter(|&(_, &value)| value != 0.0) {
+                self.add_gram_row(k, value, &mut to[..self.d]);
             }
             to[self.d] = v[self.d];
         }
-        self.of_classes(&of_features, v)
+        self.times_classes(&of_features, v)
     }
 
     /// B₀·v from (I ⊗ G)·v.
-    fn of_classes(&self, of_features: &[f64], v: &[f64]) -> Vec<f64> {
+    fn times_classes(&self, of_features: &[f64], v: &[f64]) -> Vec<f64> {
         let mut product = vec![0.0; v.len()];
         let mut column = vec![0.0; self.q];
         for k in 0..=self.d {
@@ -290,7 +288,7 @@ impl Model {
         for (row, p) in self.rows.chunks_exact(m2.max(1)).zip(&p) {
             corrected.iter_mut().zip(row).for_each(|(to, value)| *to += value * p);
         }
-        let curvature = dot(&p, &self.of_classes(&product, &p))
+        let curvature = dot(&p, &self.times_classes(&product, &p))
             - corrected.iter().zip(&corrections).map(|(a, b)| a * b).sum::<f64>();
         (p, curvature)
     }
