@@ -413,7 +413,7 @@ def to_objective(program, x, y, l2, c, repeats):
     softreg.ask("reach", FOLDER / "x.npy", FOLDER / "y.npy")
 
     def by_softreg(target):
-        took, iterations, _, reported = map(float, softreg.ask("fit", l2, target, FOLDER / "weights").split())
+        took, iterations, _, reported, *_ = map(float, softreg.ask("fit", l2, target, FOLDER / "weights").split())
         j = objective(x, y, weights(x.shape[1]), l2)
         # What it goes by is what is compared: J of its own weights, but for their rounding to single precision.
         if abs(j - reported) > 1e-6 * j or j > target * (1 + 1e-6) > 0:

@@ -8,7 +8,8 @@
 //! - `fit X.npy Y.npy L2 FILE`: the default estimator on the CPU, features not scaled; the seconds, and W above b in FILE.
 //! - `reach X.npy Y.npy`: reads the data. Then `fit L2 TARGET FILE`: the estimator with L-BFGS on the CPU, features not scaled,
 //!   which ends as soon as its objective is TARGET or less, or with 0 by its own test; the answer is the seconds of the whole
-//!   fit, its iterations, evaluations, and the objective that it reports; W above b in FILE.
+//!   fit, its iterations, evaluations, the objective that it reports, and the seconds before and during the iterations; W
+//!   above b in FILE.
 //! - `model X.npy WEIGHTS`: a model of W above b. Then `proba`: seconds for all rows; `probabilities FILE`: those of the
 //!   last `proba`; `row TIMES`: seconds for one row, TIMES times.
 //!
@@ -156,7 +157,9 @@ fn reach((x, y): (&str, &str), next: &mut dyn FnMut() -> Result<Option<Vec<Strin
         let weights = fit.model.weights();
         write(file, weights.iter().chain(&fit.model.bias()).copied())?;
         let evaluations = fit.epochs.last().map_or(0.0, |progress| progress.evaluations);
-        answer(&format!("{seconds} {} {evaluations} {}", fit.epochs.len(), fit.objective))?;
+        let [before, during] = [fit.preparation, fit.training].map(|duration| duration.as_secs_f64());
+        let iterations = fit.epochs.len();
+        answer(&format!("{seconds} {iterations} {evaluations} {} {before} {during}", fit.objective))?;
     }
     Ok(())
 }
