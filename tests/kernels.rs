@@ -1063,7 +1063,7 @@ fn a_planted_error_is_noticed() {
                 ("label = (step.start + sample) *", "label = sample *"),
                 ("let t = lengths[point * step.n_heads + head];", "let t = lengths[point * step.n_heads];"),
                 ("sum.z / (1.0 + rest)", "sum.z"),
-                ("- sum.w +", "+"),
+                ("- sum.w;", ";"),
                 ("weight = sample_weights[sample];", "weight = sample_weights[0];"),
                 ("first += samples_per_round", "first += 2u * samples_per_round"),
                 ("let head = number % step.n_heads;", "let head = 0u;"),
