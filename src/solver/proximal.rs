@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use nalgebra::DMatrix;
 
-use super::batch::{Limits, Minimum, Observe};
+use super::minimum::{Limits, Minimum, Observe};
 use super::preconditioner::{ClassSample, Curvature, gram};
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
