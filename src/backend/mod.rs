@@ -24,7 +24,7 @@ pub use device::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 
 use crate::batch::Plan;
 use crate::data::{Features, Targets, argmax};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The sizes of a linear map from features to logits: h heads of q classes stand side by side as h·q columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,11 +279,7 @@ pub trait Session {
     ) -> Result<Box<dyn Stepper + 's>>;
 
     /// Prepares to evaluate the loss of heads of that shape. A session without targets has none: an error.
-    fn loss<'s>(&'s mut self, shape: Shape) -> Result<Box<dyn Loss + 's>> {
-        // Until each backend has one.
-        let _ = shape;
-        Err(Error::Device { device: "this device".to_owned(), problem: "it has no batch solvers yet".to_owned() })
-    }
+    fn loss<'s>(&'s mut self, shape: Shape) -> Result<Box<dyn Loss + 's>>;
 
     /// Tries out the ways in which the steps of [`Session::stepper`] can be computed, and keeps the fastest for those to
     /// come, of this and of similar sizes. What was tried, the one that is kept last; nothing where there is only one way.
