@@ -1,4 +1,4 @@
-//! The feature matrix X, (n_samples × n_features), row-major, in the precision it came in.
+//! The feature matrix X, (n_samples × n_features), row-major, dense or sparse, in the precision it came in.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,6 +8,7 @@ use half::f16;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
+use super::sparse::Csr;
 use crate::error::{Error, Place, Result};
 
 /// The feature matrix X, (n_samples × n_features), row-major. It is checked once, when it is made: at least one sample
@@ -32,6 +33,8 @@ pub enum Values<'a> {
     F16(Cow<'a, [f16]>),
     /// Bytes, as in images.
     U8(Cow<'a, [u8]>),
+    /// Only what is not zero, in single precision.
+    Sparse(Csr<'a>),
 }
 
 /// The precision of a feature matrix.
@@ -71,12 +74,13 @@ impl fmt::Display for Dtype {
 }
 
 impl Values<'_> {
-    /// How many values there are.
+    /// How many values are stored.
     pub fn len(&self) -> usize {
         match self {
             Self::F32(values) => values.len(),
             Self::F16(values) => values.len(),
             Self::U8(values) => values.len(),
+            Self::Sparse(csr) => csr.values().len(),
         }
     }
 
@@ -88,7 +92,7 @@ impl Values<'_> {
     /// Their precision.
     pub fn dtype(&self) -> Dtype {
         match self {
-            Self::F32(_) => Dtype::F32,
+            Self::F32(_) | Self::Sparse(_) => Dtype::F32,
             Self::F16(_) => Dtype::F16,
             Self::U8(_) => Dtype::U8,
         }
@@ -107,7 +111,7 @@ impl Values<'_> {
                     Some((i * 4096 + j, chunk[j] as f64))
                 }),
             Self::F16(values) => values.iter().position(|x| !x.is_finite()).map(|i| (i, values[i].to_f64())),
-            Self::U8(_) => None,
+            Self::U8(_) | Self::Sparse(_) => None,
         }
     }
 }
@@ -162,11 +166,16 @@ impl<'a> Features<'a> {
     /// A feature matrix of `n_samples` rows of `n_features` values.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the number of values is not n_samples · n_features, [`Error::Empty`] when there are no
+    /// [`Error::Shape`] when the number of values is not n_samples · n_features, or a sparse matrix has another number of rows
+    /// or more columns, [`Error::Empty`] when there are no
     /// samples or no features, [`Error::NotFinite`] with row and column of the first NaN or infinity.
     pub fn new(values: impl Into<Values<'a>>, n_samples: usize, n_features: usize) -> Result<Self> {
         let values = values.into();
         let expected = check_size(n_samples, n_features)?;
+        if let Values::Sparse(csr) = &values {
+            csr.check_shape(n_samples, n_features)?;
+            return Ok(Self { n_samples, n_features, values });
+        }
         if values.len() != expected {
             return Err(Error::Shape {
                 what: format!("values of a {n_samples} × {n_features} feature matrix"),
@@ -233,6 +242,7 @@ impl<'a> Features<'a> {
             Values::F32(values) => Values::from(&values[range]),
             Values::F16(values) => Values::from(&values[range]),
             Values::U8(values) => Values::from(&values[range]),
+            Values::Sparse(csr) => Values::Sparse(csr.rows(rows.clone())),
         };
         Ok(Features { n_samples: rows.len(), n_features: self.n_features, values })
     }
@@ -257,6 +267,7 @@ impl<'a> Features<'a> {
             Values::F32(values) => gather(values, self.n_features, indices).into(),
             Values::F16(values) => gather(values, self.n_features, indices).into(),
             Values::U8(values) => gather(values, self.n_features, indices).into(),
+            Values::Sparse(csr) => Values::Sparse(csr.select(indices)),
         };
         Ok(Features { n_samples: indices.len(), n_features: self.n_features, values })
     }
@@ -271,6 +282,7 @@ impl<'a> Features<'a> {
             Values::F32(values) => largest(values, f32::abs),
             Values::F16(values) => largest(values, |x| x.to_f32().abs()),
             Values::U8(values) => f32::from(values.iter().copied().max().unwrap_or(0)),
+            Values::Sparse(csr) => largest(csr.values(), f32::abs),
         }
     }
 
@@ -288,6 +300,11 @@ impl<'a> Features<'a> {
                 for (to, from) in into.iter_mut().zip(&values[range]) {
                     *to = f32::from(*from);
                 }
+            }
+            Values::Sparse(csr) => {
+                into.fill(0.0);
+                let (columns, values) = csr.row(row);
+                columns.iter().zip(values).for_each(|(&column, &value)| into[column as usize] = value);
             }
         }
     }

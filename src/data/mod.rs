@@ -5,6 +5,7 @@ mod features;
 #[cfg(feature = "files")]
 mod files;
 mod labels;
+mod sparse;
 mod weights;
 
 pub use digits::digits;
@@ -13,6 +14,7 @@ pub use features::{Dtype, Features, Values};
 pub use files::{Source, Table, read, read_numbers};
 pub use labels::{Labels, MAX_CLASSES, Targets};
 pub(crate) use labels::{argmax, check_classes, check_unique};
+pub use sparse::Csr;
 pub use weights::SampleWeights;
 
 use std::borrow::Cow;

@@ -4,7 +4,7 @@ use super::double::{SLAB, SlabGradient, Widen};
 use super::lanes::{Element, Instructions};
 use super::team;
 use super::tiles::{Matrix, allocate};
-use crate::data::{Features, Values};
+use crate::data::{Csr, Features, Values};
 use crate::error::Result;
 
 /// Samples of a tile.
@@ -93,6 +93,7 @@ pub(crate) fn moments(features: &Features, scale: f32, weights: Option<&[f32]>) 
         Values::F32(x) => of(x, d, scale, weights),
         Values::F16(x) => of(x, d, scale, weights),
         Values::U8(x) => of(x, d, scale, weights),
+        Values::Sparse(_) => Err(Csr::unsupported()),
     }
 }
 
@@ -148,5 +149,6 @@ pub(crate) fn second_moments(features: &Features, scale: f32, mean: &[f64], weig
         Values::F32(x) => of(x, d, scale, mean, weights),
         Values::F16(x) => of(x, d, scale, mean, weights),
         Values::U8(x) => of(x, d, scale, mean, weights),
+        Values::Sparse(_) => Err(Csr::unsupported()),
     }
 }

@@ -12,7 +12,7 @@ use wgpu::BufferUsages;
 use super::Gpu;
 use super::step::{BLOCK, UNIFORM_BYTES};
 use crate::backend::Parameters;
-use crate::data::{Features, Values};
+use crate::data::{Csr, Features, Values};
 use crate::error::{Error, Result};
 
 /// About so many bytes of writes go to the device at once; as many again are made ready meanwhile.
@@ -161,6 +161,7 @@ impl Gpu {
                 self.upload_rows(bits, width, 0..rows.len())
             }
             Values::U8(values) => self.upload_rows(values, width, rows),
+            Values::Sparse(_) => Err(Csr::unsupported()),
         }
     }
 
