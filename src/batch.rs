@@ -112,19 +112,38 @@ impl Plan {
     /// (the last of a chunk may be shorter), then the batches of all chunks are shuffled. `chunks` are the row ranges
     /// that the backend holds separately, without a gap from 0 on. The same arguments give the same plan.
     pub fn new(chunks: &[Range<usize>], batch_size: usize, seed: u64, epoch: u64) -> Self {
+        Self::with_order(chunks, batch_size, seed, epoch, |random, batches| {
+            let mut batches = batches.concat();
+            random.shuffle(&mut batches);
+            batches
+        })
+    }
+
+    /// The same, but for chunks that are not all at hand: one chunk after the other, in an order that is shuffled.
+    pub fn by_chunk(chunks: &[Range<usize>], batch_size: usize, seed: u64, epoch: u64) -> Self {
+        Self::with_order(chunks, batch_size, seed, epoch, |random, mut batches| {
+            random.shuffle(&mut batches);
+            batches.concat()
+        })
+    }
+
+    /// `arrange` puts the batches of the chunks in order.
+    fn with_order(
+        chunks: &[Range<usize>],
+        batch_size: usize,
+        seed: u64,
+        epoch: u64,
+        arrange: impl Fn(&mut Shuffle, Vec<Vec<Batch>>) -> Vec<Batch>,
+    ) -> Self {
         let mut random = Shuffle::new(seed, epoch);
         let mut orders = Vec::with_capacity(chunks.len());
         let mut batches = Vec::new();
         for (chunk, rows) in chunks.iter().enumerate() {
             orders.push(Permutation::new(rows.len() as u32, &mut random));
-            batches.extend(rows.clone().step_by(batch_size.max(1)).map(|start| Batch {
-                chunk,
-                start,
-                len: batch_size.min(rows.end - start),
-            }));
+            let batch = |start| Batch { chunk, start, len: batch_size.min(rows.end - start) };
+            batches.push(rows.clone().step_by(batch_size.max(1)).map(batch).collect());
         }
-        random.shuffle(&mut batches);
-        Self { orders, batches }
+        Self { orders, batches: arrange(&mut random, batches) }
     }
 
     /// The row numbers **within the chunk** of all positions, chunk after chunk.

@@ -482,7 +482,7 @@ impl SoftmaxRegression {
         let validate = validate.as_mut().map(|validate| -> &mut Validate { validate });
         let mut observer = Observer::new(self.limits, begin, validate, on_epoch);
 
-        let learning_rate = solver.learning_rate(data.features(), scale, supervision, shape.n_classes, l2);
+        let learning_rate = solver.learning_rate(data.features(), scale, supervision, shape.n_classes, l2)?;
         let moments = match matches!(kind, Kind::Batch(_)) || self.polish {
             true => moments(data.features(), scale, supervision.weights)?,
             false => Moments::default(),

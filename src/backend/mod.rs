@@ -10,6 +10,7 @@
 mod check;
 pub mod cpu;
 mod device;
+mod streamed;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 #[cfg(test)]
@@ -216,6 +217,11 @@ pub trait Backend: Send + Sync {
     /// Measures what the device can do at most; takes about a second.
     fn ceilings(&self) -> Result<Ceilings>;
 
+    /// The most of the rows that a session of these samples can hold in one chunk.
+    fn chunk_rows(&self, features: &Features, _supervision: Option<Supervision>) -> usize {
+        features.n_samples()
+    }
+
     /// Takes the data to where the arithmetic is: features, every value of which counts `scale` times, and for training
     /// what is known of the samples.
     fn session<'a>(
@@ -230,6 +236,11 @@ pub trait Backend: Send + Sync {
 pub trait Session {
     /// The ranges of rows that are held separately, without a gap from 0 on; a batch never straddles two.
     fn chunks(&self) -> &[Range<usize>];
+
+    /// Whether only one chunk is at hand at a time, so that batches of one chunk should follow each other.
+    fn is_streamed(&self) -> bool {
+        false
+    }
 
     /// Logits O = X̃·W + b of all rows, block after block in the order of the rows.
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()>;

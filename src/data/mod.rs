@@ -6,6 +6,7 @@ mod features;
 mod files;
 mod labels;
 mod sparse;
+mod stored;
 mod weights;
 
 pub use digits::digits;
@@ -15,6 +16,8 @@ pub use files::{Source, Table, read, read_numbers};
 pub use labels::{Labels, MAX_CLASSES, Targets};
 pub(crate) use labels::{argmax, check_classes, check_unique};
 pub use sparse::Csr;
+pub(crate) use stored::RowBuffer;
+pub use stored::Stored;
 pub use weights::SampleWeights;
 
 use std::borrow::Cow;

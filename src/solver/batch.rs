@@ -11,8 +11,8 @@ use super::preconditioner::{Curvature, Preconditioner};
 use super::quasi_newton::{MOST_PAIRS, Method, minimise};
 use super::vector::centre_over_classes;
 use super::{Observer, StopReason, proximal};
-use crate::backend::cpu::{Cpu, Moments};
-use crate::backend::{Backend, Parameters, Session, Shape, Supervision};
+use crate::backend::cpu::Moments;
+use crate::backend::{Device, Parameters, Session, Shape, Supervision};
 use crate::data::Features;
 use crate::error::{Error, Result};
 use crate::objective::{Counts, Objective, Penalty};
@@ -169,7 +169,7 @@ impl Batch {
             let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares)?;
             (objective.single(&parameters), certificate)
         } else {
-            let cpu = Cpu::new();
+            let cpu = Device::cpu();
             let mut session = cpu.session(features, scale, Some(supervision))?;
             let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
             let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares)?;

@@ -113,12 +113,12 @@ impl Solver {
         supervision: Supervision,
         n_classes: usize,
         l2: f64,
-    ) -> Option<f64> {
-        match self {
-            Self::Sgd(sgd) => Some(sgd.learning_rate(features, scale, supervision, n_classes, l2)),
+    ) -> Result<Option<f64>> {
+        Ok(match self {
+            Self::Sgd(sgd) => Some(sgd.learning_rate(features, scale, supervision, n_classes, l2)?),
             Self::AdamW(adamw) => Some(adamw.learning_rate()),
             Self::Auto | Self::Lbfgs(_) | Self::NewtonCg(_) => None,
-        }
+        })
     }
 
     /// The same solver, or the one that is chosen for data of n_samples·n_features·n_classes = `size`.

@@ -12,7 +12,7 @@ use wgpu::BufferUsages;
 use super::Gpu;
 use super::step::{BLOCK, UNIFORM_BYTES};
 use crate::backend::Parameters;
-use crate::data::{Csr, Features, Values};
+use crate::data::{Csr, Features, Stored, Values};
 use crate::error::{Error, Result};
 
 /// About so many bytes of writes go to the device at once; as many again are made ready meanwhile.
@@ -162,6 +162,7 @@ impl Gpu {
             }
             Values::U8(values) => self.upload_rows(values, width, rows),
             Values::Sparse(_) => Err(Csr::unsupported()),
+            Values::Stored(_) => Err(Stored::unsupported()),
         }
     }
 

@@ -111,12 +111,22 @@ impl Input {
         self.malformed(format!("it ends after {found} of the {n} values that its header promises; is the file whole?"))
     }
 
+    /// Bytes that are left, of a file that is not packed.
+    pub fn left(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// More follows than the header says.
+    pub fn goes_on(&self) -> Error {
+        self.malformed("it goes on after the values that its header promises")
+    }
+
     /// That nothing follows.
     pub fn end(&mut self) -> Result<()> {
         let mut more = [0];
         match self.fill(&mut more)? {
             0 => Ok(()),
-            _ => Err(self.malformed("it goes on after the values that its header promises")),
+            _ => Err(self.goes_on()),
         }
     }
 

@@ -41,6 +41,11 @@ pub struct Source {
     /// The columns of a CSV file that are the features, in this order: those that a model was trained on. By default all
     /// but those of the labels and weights, in the order of the file.
     pub feature_names: Option<Vec<String>>,
+    /// Bytes of memory that may be used. Features with more than half of it stay in their file ([`Values::Stored`]) where the
+    /// format allows: `.npy` of single or half precision or bytes, not packed. By default what the system says is free.
+    ///
+    /// [`Values::Stored`]: super::Values::Stored
+    pub memory: Option<u64>,
 }
 
 impl Source {
@@ -102,24 +107,25 @@ pub fn read(source: &Source) -> Result<Table> {
     let mut weights = source.weights.as_deref().map(Input::open).transpose()?;
     let classes =
         source.classes.as_deref().map(|path| names::lines(&mut Input::open(path)?, "class name")).transpose()?;
-    let array = match Format::of(&mut input)? {
-        Format::Idx => Some(idx::read(&mut input)?),
-        Format::Npy => Some(npy::read(&mut input)?),
+    let format = Format::of(&mut input)?;
+    let memory = source.memory.or_else(available_memory).unwrap_or(u64::MAX);
+    let features = match format {
+        Format::Idx => Some(idx::read(&mut input)?.into_features(path)?),
+        Format::Npy => Some(match npy::stored(path, memory / 2)? {
+            Some(features) => features,
+            None => npy::read(&mut input)?.into_features(path)?,
+        }),
         Format::Text => None,
     };
     let not_csv = |what: &str| {
         input.malformed(format!("it is not CSV, so that it has no column of {what}; give the file that has them"))
     };
-    let mut table = match array {
+    let mut table = match features {
         Some(_) if source.labels.is_none() && source.label_column.is_some() => return Err(not_csv("labels")),
         Some(_) if source.weights.is_none() && source.weight_column.is_some() => return Err(not_csv("weights")),
-        Some(array) => Table {
-            features: array.into_features(path)?,
-            labels: None,
-            weights: None,
-            feature_names: None,
-            source: source.clone(),
-        },
+        Some(features) => {
+            Table { features, labels: None, weights: None, feature_names: None, source: source.clone() }
+        }
         None => csv::read(input, source)?,
     };
     let n_samples = table.features.n_samples();
@@ -141,6 +147,13 @@ pub fn read(source: &Source) -> Result<Table> {
         *labels = labels.with_classes(&classes).map_err(|error| error.in_file(path))?;
     }
     Ok(table)
+}
+
+/// Memory that programs can still have, where the system tells it in a file.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// A number for each feature or sample: text, one a line, or `.npy`.
