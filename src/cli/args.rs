@@ -443,11 +443,18 @@ pub struct Device {
     /// devices` lists
     #[arg(long = "device", value_name = "NAME", default_value = "auto")]
     name: String,
+
+    /// Memory that features may take, on the host and on the device: 2GB, 500MiB, …. Larger ones stay in their file (.npy) and
+    /// are read part by part, in every pass. Default: what is free on the host
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub memory_limit: Option<u64>,
 }
 
 impl Device {
     pub fn open(&self, matrix_units: bool) -> softreg::Result<softreg::Device> {
-        softreg::Device::open(&self.name, &device_options(matrix_units))
+        let mut options = device_options(matrix_units);
+        options.memory = self.memory_limit.map(|limit| limit / 2);
+        softreg::Device::open(&self.name, &options)
     }
 }
 
@@ -586,6 +593,7 @@ impl Train {
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
             feature_names: feature_names.map(<[String]>::to_vec),
+            memory: self.device.memory_limit,
         })
     }
 
@@ -615,6 +623,7 @@ impl Train {
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
             feature_names: feature_names.map(<[String]>::to_vec),
+            memory: self.device.memory_limit,
         })
     }
 }
@@ -668,6 +677,29 @@ fn class_weight(text: &str) -> Result<ClassWeight, String> {
     match entry.trim_end_matches(',') {
         "" if !weights.is_empty() => Ok(ClassWeight::Map(weights)),
         rest => Err(format!("must be `balanced`, or NAME=WEIGHT for classes, divided by commas; {rest:?} is neither")),
+    }
+}
+
+/// A number, and a unit of thousands or, with an i, of 1024: 500MB, 2GiB.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 10] = [
+        ("kib", 1024.0),
+        ("mib", 1048576.0),
+        ("gib", 1073741824.0),
+        ("tib", 1099511627776.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("tb", 1e12),
+        ("b", 1.0),
+        ("", 1.0),
+    ];
+    let lower = text.trim().to_lowercase();
+    let with_unit = UNITS.iter().find_map(|(unit, size)| Some((lower.strip_suffix(unit)?.trim_end(), size)));
+    match with_unit.and_then(|(number, size)| Some(number.parse::<f64>().ok()? * size)) {
+        Some(bytes) if (1e6..1e18).contains(&bytes) => Ok(bytes as u64),
+        Some(_) => Err("must be at least 1MB".to_owned()),
+        None => Err("must be a size like 500MB, 2GB or 1.5GiB".to_owned()),
     }
 }
 
@@ -741,6 +773,16 @@ mod tests {
         assert_eq!(class_weight("a=2,long, comma=0.5,x=y=3"), Ok(ClassWeight::Map(expected.to_vec())));
         for bad in ["", "a", "a=", "=2", "a=2,b", "a=x", "balance"] {
             assert!(class_weight(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(bytes("2GB"), Ok(2_000_000_000));
+        assert_eq!(bytes("1.5 GiB"), Ok(1_610_612_736));
+        assert_eq!(bytes("1048576"), Ok(1_048_576));
+        for bad in ["", "GB", "1 pony", "-1GB", "NaN", "inf", "0", "3kB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
         }
     }
 

@@ -27,6 +27,7 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
         weight_column: args.weight_column.clone(),
         classes: args.classes.clone(),
         feature_names: model.feature_names().map(<[String]>::to_vec),
+        memory: args.device.memory_limit,
     };
     let data = input::labelled_for(&source, "--labels", (model.classes(), model.n_features()))?;
     let mut stages = Stages { load: start.elapsed(), ..Stages::default() };

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::CommandFactory;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
-use softreg::data;
+use softreg::data::{self, Values};
 use softreg::{
     Certificate, Dataset, Device, DeviceKind, Evaluation, FeatureScale, Fit, Model, Schedule, SoftmaxRegression,
     Solver, StopReason,
@@ -209,7 +209,11 @@ fn describe(args: &args::Train, train: &Dataset, test: Option<&Dataset>) -> Stri
     let n = HumanCount(train.n_samples() as u64);
     let dtype = train.features().values().dtype();
     let weighted = if train.weights().is_some() { ", weighted" } else { "" };
-    let shape = format!("{name}: {n} × {} {dtype}, {} classes{weighted}", train.n_features(), train.n_classes());
+    let stored = match train.features().values() {
+        Values::Stored(_) => " (in the file, read part by part)",
+        _ => "",
+    };
+    let shape = format!("{name}: {n} × {} {dtype}{stored}, {} classes{weighted}", train.n_features(), train.n_classes());
     match test {
         Some(test) => {
             let n = HumanCount(test.n_samples() as u64);
