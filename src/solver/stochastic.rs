@@ -78,7 +78,7 @@ impl Stochastic {
         let course = Course { n_epochs, n_steps };
         self.warmup.check(course)?;
 
-        let mut stepper = session.stepper(start, &[head], batch_size)?;
+        let mut stepper = session.stepper(&start.clone().into(), &[head], batch_size)?;
         let begin = Instant::now();
         let mut reason = None;
         for epoch in 0..n_epochs {
