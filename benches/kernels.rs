@@ -62,7 +62,7 @@ fn kernels(criterion: &mut Criterion) {
             let mut session =
                 backend.session(&data.features, 1.0, Some((&data.targets).into())).expect("room for the data");
             let plan = softreg::batch::Plan::new(session.chunks(), n, 0, 0);
-            let mut stepper = session.stepper(&data.start, &[HEAD], n).expect("room for the batch");
+            let mut stepper = session.stepper(&data.start.clone().into(), &[HEAD], n).expect("room for the batch");
             // As many as there are chunks.
             let rates = vec![1.0; plan.batches.len()];
             group.bench_function(&name, |bencher| bencher.iter(|| stepper.run(&plan, &rates).expect("a step")));

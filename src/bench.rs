@@ -135,7 +135,7 @@ impl Workload {
         chunks: &[Range<usize>],
     ) -> Result<()> {
         let plan = Plan::new(chunks, features.n_samples(), 0, 0);
-        let mut stepper = session.stepper(&self.start, &[HEAD], self.batch_size)?;
+        let mut stepper = session.stepper(&self.start.clone().into(), &[HEAD], self.batch_size)?;
         let losses = stepper.run(&plan, &[1.0])?;
         let found = stepper.parameters()?.values;
         let (mut x, mut y, mut row) = (Vec::new(), Vec::new(), vec![0.0; self.shape.n_features]);
@@ -192,7 +192,7 @@ struct Contender<'s> {
 impl<'s> Contender<'s> {
     fn new(session: &'s mut dyn Session, workload: &Workload) -> Result<Self> {
         let chunks = session.chunks().to_vec();
-        let stepper = session.stepper(&workload.start, &[HEAD], workload.batch_size)?;
+        let stepper = session.stepper(&workload.start.clone().into(), &[HEAD], workload.batch_size)?;
         let mut contender =
             Self { stepper, chunks, batch_size: workload.batch_size, n_epochs: 0, elapsed: Duration::ZERO };
         // Not timed: the first one finds cold caches and sleeping threads.

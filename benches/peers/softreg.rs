@@ -76,7 +76,7 @@ fn train(
     let mut session = backend.session(data.features(), scale, Some(targets.into()))?;
     let chunks = session.chunks().to_vec();
     let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
-    let mut stepper = session.stepper(&Parameters::zeros(shape), &[head], batch_size)?;
+    let mut stepper = session.stepper(&Parameters::zeros(shape).into(), &[head], batch_size)?;
     answer(&format!("{} ({})", backend.info().name, backend.info().driver))?;
     while let Some(command) = next()? {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Head, Parameters, Shape, Supervision};
+use super::{Head, Parameters, Shape, State, Supervision};
 use crate::batch::Plan;
 use crate::data::Targets;
 use crate::error::{Error, Result};
@@ -46,15 +46,18 @@ pub(super) fn classes(shape: Shape, n_samples: usize, into: &[u32]) -> Result<()
     equal("classes (one for each sample and head)", n_samples.saturating_mul(shape.n_heads), into.len())
 }
 
-/// That there is an optimizer head for each head of the parameters, that their rules suit each other, and that
-/// [`supervision`] is as it must be, which it gives.
+/// That [`parameters`] are as they must be, that there is an optimizer head for each of their heads, that the heads' rules
+/// suit each other and have the moments that they need, and that [`supervision`] is as it must be, which it gives.
 pub(super) fn training<'t>(
-    start: Shape,
+    start: &State,
     heads: &[Head],
     supervision: Option<Supervision<'t>>,
+    n_features: usize,
     n_samples: usize,
 ) -> Result<Supervision<'t>> {
-    equal("heads of the optimizer", start.n_heads, heads.len())?;
+    parameters(&start.parameters, n_features)?;
+    let shape = start.parameters.shape;
+    equal("heads of the optimizer", shape.n_heads, heads.len())?;
     if let Some(pair) = heads.windows(2).find(|pair| !pair[0].rule.suits(pair[1].rule)) {
         return Err(Error::Setting {
             name: "the rule of a head",
@@ -62,7 +65,11 @@ pub(super) fn training<'t>(
             expected: "of the kind and with the β of the head before, as they are trained together",
         });
     }
-    self::supervision(start, supervision, n_samples)
+    if !start.moments.is_empty() {
+        let n_moments = heads.first().map_or(1, |head| head.rule.n_moments());
+        equal("moments", shape.n_parameters().saturating_mul(n_moments), start.moments.len())?;
+    }
+    self::supervision(shape, supervision, n_samples)
 }
 
 /// That there is a target for each sample, none past the classes, and a weight, if there are weights. Gives them.

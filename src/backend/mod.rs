@@ -77,6 +77,25 @@ impl Parameters {
     }
 }
 
+/// Where a [`Stepper`] stands: all that it needs to go on to the same bits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// As they are now.
+    pub parameters: Parameters,
+    /// What the rule keeps of each parameter, [`Rule::n_moments`] × (d + 1) × (h·q): all first moments, laid out as the
+    /// parameters, then all second. Empty: zeros.
+    pub moments: Vec<f32>,
+    /// Steps done.
+    pub n_steps: u64,
+}
+
+impl From<Parameters> for State {
+    /// Before the first step.
+    fn from(parameters: Parameters) -> Self {
+        Self { parameters, moments: Vec::new(), n_steps: 0 }
+    }
+}
+
 /// How a stochastic solver trains one head, from the gradient g = ∂loss + l2·W (the intercept without penalty).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Head {
@@ -282,12 +301,7 @@ pub trait Session {
 
     /// Prepares to run optimizer steps from `start`, one [`Head`] for each of its heads, in batches of at most
     /// `batch_size` samples. A session without targets has none: an error.
-    fn stepper<'s>(
-        &'s mut self,
-        start: &Parameters,
-        heads: &[Head],
-        batch_size: usize,
-    ) -> Result<Box<dyn Stepper + 's>>;
+    fn stepper<'s>(&'s mut self, start: &State, heads: &[Head], batch_size: usize) -> Result<Box<dyn Stepper + 's>>;
 
     /// Prepares to evaluate the loss of heads of that shape. A session without targets has none: an error.
     fn loss<'s>(&'s mut self, shape: Shape) -> Result<Box<dyn Loss + 's>>;
@@ -389,4 +403,8 @@ pub trait Stepper {
 
     /// The parameters as they are now.
     fn parameters(&mut self) -> Result<Parameters>;
+
+    /// Where it stands: another stepper from there, with the same heads on the same data and device, makes of the same plans
+    /// the same bits.
+    fn state(&mut self) -> Result<State>;
 }

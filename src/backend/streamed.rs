@@ -11,7 +11,7 @@ use super::{
     check,
 };
 use crate::batch::{Batch, Plan};
-use crate::data::{Features, RowBuffer, Targets, Values};
+use crate::data::{Features, RowBuffer, Targets};
 use crate::error::Result;
 
 pub(super) struct Streamed<'a> {
@@ -142,8 +142,7 @@ impl Session for Streamed<'_> {
     }
 
     fn stepper<'s>(&'s mut self, start: &State, heads: &[Head], batch_size: usize) -> Result<Box<dyn Stepper + 's>> {
-        check::state(start, heads, self.features.n_features())?;
-        check::training(start.parameters.shape, heads, self.supervision, self.features.n_samples())?;
+        check::training(start, heads, self.supervision, self.features.n_features(), self.features.n_samples())?;
         Ok(Box::new(StreamedStepper { session: self, state: start.clone(), heads: heads.to_vec(), batch_size }))
     }
 

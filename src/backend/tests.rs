@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::f16;
 
-use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Rule, Session, Shape, Supervision};
+use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Rule, Session, Shape, State, Supervision};
 use crate::batch::{Batch, Permutation, Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
@@ -75,6 +75,7 @@ const CASES: [Sizes; 22] = [
     (65_537, 63, 2, 1, 32_769),
 ];
 
+#[derive(Clone)]
 pub(super) struct Case {
     pub shape: Shape,
     pub batch_size: usize,
@@ -182,7 +183,7 @@ impl Case {
     pub fn train_in_order(&self, backend: &dyn Backend, seed: u64) -> Trained {
         let mut session = self.session(backend);
         let chunks = session.chunks().to_vec();
-        let mut stepper = session.stepper(&self.start, &self.heads, self.batch_size).unwrap();
+        let mut stepper = session.stepper(&self.start.clone().into(), &self.heads, self.batch_size).unwrap();
         let plans: Vec<Plan> = (0..2).map(|epoch| Plan::new(&chunks, self.batch_size, seed, epoch)).collect();
         let losses = plans.iter().map(|plan| stepper.run(plan, &rates(plan)).unwrap()).collect();
         let half = backend.uses_matrix_units(self.shape.n_outputs());
@@ -252,6 +253,49 @@ fn epochs_of_adamw_are_those_of_the_reference() {
             let case = Case::new(sizes, dtype, index % 2 == 1).with_adamw();
             let what = format!("{name}: {sizes:?} {dtype}");
             check(&what, &case, &case.heads, &case.train(&*backend)).unwrap();
+        }
+    }
+}
+
+/// Steps from a state that another stepper left are the steps that it would have gone on with; without the moments, or with
+/// the steps counted anew, they are others.
+#[test]
+fn a_stepper_goes_on_from_a_state_to_the_same_bits() {
+    for (name, backend) in backends() {
+        for (index, &sizes) in CASES.iter().filter(|sizes| sizes.0 * sizes.1 * sizes.2 < 1 << 19).enumerate() {
+            let (dtype, is_weighted) = ([Dtype::F32, Dtype::F16, Dtype::U8][index % 3], index % 2 == 0);
+            let case = Case::new(sizes, dtype, index % 2 == 1);
+            let case = if is_weighted { case.weighted() } else { case };
+            for case in [case.clone(), case.with_adamw()] {
+                let what = format!("{name}: {sizes:?} {dtype} {:?}", case.heads[0].rule);
+                let mut session = case.session(&*backend);
+                let chunks = session.chunks().to_vec();
+                let plan = |epoch| Plan::new(&chunks, case.batch_size, 3, epoch);
+                let mut run = |start: &State, epochs: Range<u64>| {
+                    let mut stepper = session.stepper(start, &case.heads, case.batch_size).unwrap();
+                    let losses = epochs.map(|epoch| stepper.run(&plan(epoch), &rates(&plan(epoch))).unwrap());
+                    let losses: Vec<_> = losses.collect();
+                    let state = stepper.state().unwrap();
+                    assert_eq!(state.parameters, stepper.parameters().unwrap(), "{what}");
+                    (state, losses)
+                };
+                let start = case.start.clone().into();
+                let (at_once, losses) = run(&start, 0..3);
+                assert_eq!(at_once.n_steps, (0..3).map(|epoch| plan(epoch).batches.len() as u64).sum::<u64>());
+                let (half, of_first) = run(&start, 0..1);
+                let (state, of_others) = run(&half, 1..3);
+                assert!(state == at_once && [of_first, of_others].concat() == losses, "{what}");
+                // Nothing is lost on the way to the device and back.
+                assert!(run(&half, 0..0).0 == half, "{what}");
+
+                let without_moments = State { moments: Vec::new(), ..half.clone() };
+                let has_memory =
+                    case.heads.iter().any(|head| !matches!(head.rule, Rule::Momentum { momentum: 0.0, .. }));
+                assert!(!has_memory || run(&without_moments, 1..3).0.parameters != at_once.parameters, "{what}");
+                let counted_anew = State { n_steps: 0, ..half.clone() };
+                let is_counted = matches!(case.heads[0].rule, Rule::AdamW { .. });
+                assert!(!is_counted || run(&counted_anew, 1..3).0.parameters != at_once.parameters, "{what}");
+            }
         }
     }
 }
@@ -499,7 +543,7 @@ fn a_plan_that_does_not_suit_is_an_error() {
         for sizes in SMALL {
             let case = Case::new(sizes, Dtype::F32, false);
             let mut session = case.session(&*backend);
-            let mut stepper = session.stepper(&case.start, &case.heads, case.batch_size).unwrap();
+            let mut stepper = session.stepper(&case.start.clone().into(), &case.heads, case.batch_size).unwrap();
             let order = |n: usize| Permutation::new(n as u32, &mut Shuffle::new(0, 0));
             let mut run = |(chunk, start, len): (usize, usize, usize), rates: &[f32]| {
                 stepper.run(&Plan { orders: vec![order(N)], batches: vec![Batch { chunk, start, len }] }, rates)
@@ -532,13 +576,13 @@ fn a_stepper_that_does_not_suit_is_an_error() {
             let case = Case::new(sizes, Dtype::F32, false);
             let stepper = |targets: Option<Targets>, start: &Parameters, heads: &[Head]| {
                 let mut session = backend.session(&case.features, 1.0, targets.as_ref().map(Into::into)).unwrap();
-                session.stepper(start, heads, 16).map(drop)
+                session.stepper(&start.clone().into(), heads, 16).map(drop)
             };
             let (start, heads, q) = (&case.start, &case.heads[..], case.shape.n_classes);
             let targets = || Some(case.targets.clone());
             stepper(targets(), start, heads).unwrap();
             // A batch size of nothing is one of 1.
-            assert!(case.session(&*backend).stepper(start, heads, 0).is_ok());
+            assert!(case.session(&*backend).stepper(&start.clone().into(), heads, 0).is_ok());
             assert_shape_error!(stepper(None, start, heads), "targets");
             assert_shape_error!(stepper(targets(), start, &[]), "heads");
             assert_shape_error!(stepper(targets(), start, &[heads, heads].concat()), "heads");
@@ -566,13 +610,17 @@ fn a_stepper_that_does_not_suit_is_an_error() {
                 for targets in [&case.targets, &Targets::Distributions(vec![0.5; N * q].into())] {
                     let supervision = Supervision { targets, weights: Some(&weights) };
                     let mut session = backend.session(&case.features, 1.0, Some(supervision)).unwrap();
-                    assert_shape_error!(session.stepper(start, heads, 16).map(drop), "weights");
+                    assert_shape_error!(session.stepper(&start.clone().into(), heads, 16).map(drop), "weights");
                 }
             }
 
             let mut short = start.clone();
             short.values.pop();
             assert_shape_error!(stepper(targets(), &short, heads), "values of the parameters");
+            for n_moments in [1, 2 * start.values.len(), start.values.len() - 1] {
+                let state = State { moments: vec![0.0; n_moments], ..start.clone().into() };
+                assert_shape_error!(case.session(&*backend).stepper(&state, heads, 16).map(drop), "moments");
+            }
             for (n_classes, n_heads) in [(0, 1), (1, 0), (usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX)] {
                 let mut other = start.clone();
                 other.shape = Shape { n_features: 5, n_classes, n_heads };
@@ -639,7 +687,7 @@ fn a_step_is_few_kernels_and_an_epoch_is_read_once() {
             let case = Case::new(sizes, Dtype::F32, false);
             let mut session = case.session(&gpu);
             let plan = Plan::new(session.chunks(), case.batch_size, 3, 0);
-            let mut stepper = session.stepper(&case.start, &case.heads, case.batch_size).unwrap();
+            let mut stepper = session.stepper(&case.start.clone().into(), &case.heads, case.batch_size).unwrap();
             let before = (gpu.counts.dispatches.load(Relaxed), gpu.counts.readbacks.load(Relaxed));
             stepper.run(&plan, &rates(&plan)).unwrap();
             assert_eq!(gpu.counts.dispatches.load(Relaxed) - before.0, n_kernels * 350, "{sizes:?}");
@@ -662,7 +710,7 @@ fn kernels_are_timed_by_the_device() {
             let case = Case::new(sizes, Dtype::F32, false);
             let mut session = case.session(&gpu);
             let plan = Plan::new(session.chunks(), case.batch_size, 3, 0);
-            let mut stepper = session.stepper(&case.start, &case.heads, case.batch_size).unwrap();
+            let mut stepper = session.stepper(&case.start.clone().into(), &case.heads, case.batch_size).unwrap();
             let begin = std::time::Instant::now();
             let times = stepper.kernel_times(&plan, &rates(&plan)).unwrap();
             let elapsed = begin.elapsed();
@@ -676,7 +724,7 @@ fn kernels_are_timed_by_the_device() {
             // They are steps like others.
             let after = stepper.parameters().unwrap();
             let mut again = case.session(&gpu);
-            let mut again = again.stepper(&case.start, &case.heads, case.batch_size).unwrap();
+            let mut again = again.stepper(&case.start.clone().into(), &case.heads, case.batch_size).unwrap();
             again.run(&plan, &rates(&plan)).unwrap();
             assert_eq!(after.values, again.parameters().unwrap().values);
         }
@@ -699,7 +747,7 @@ fn what_does_not_fit_a_device_is_named() {
     for gpu in Gpu::open_all(Options::default()) {
         let gpu = gpu.unwrap();
         let mut session = case.session(&gpu);
-        let error = session.stepper(&case.start, &case.heads, 1 << 29).map(drop).unwrap_err();
+        let error = session.stepper(&case.start.clone().into(), &case.heads, 1 << 29).map(drop).unwrap_err();
         assert!(matches!(error, Error::DeviceLimit { needed, .. } if needed == 1 << 33), "{error}");
         assert!(error.to_string().contains("the logits of a batch") && error.to_string().contains("smaller batch"));
     }

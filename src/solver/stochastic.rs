@@ -79,7 +79,7 @@ impl Stochastic {
         self.warmup.check(course)?;
 
         let is_streamed = session.is_streamed();
-        let mut stepper = session.stepper(start, &[head], batch_size)?;
+        let mut stepper = session.stepper(&start.clone().into(), &[head], batch_size)?;
         let begin = Instant::now();
         let mut reason = None;
         for epoch in 0..n_epochs {

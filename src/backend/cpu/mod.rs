@@ -28,7 +28,7 @@ mod wide;
 use std::ops::Range;
 
 use super::{
-    Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Loss, Parameters, Session, Shape, Sink, Stepper,
+    Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Loss, Parameters, Session, Shape, Sink, State, Stepper,
     Supervision, check,
 };
 use crate::data::{Csr, Features, Stored, Values};
@@ -213,14 +213,8 @@ impl<T: Element> Session for CpuSession<'_, T> {
         Ok(Box::new(CpuLoss::new(self.instructions, self.x, self.scale, supervision, shape)?))
     }
 
-    fn stepper<'s>(
-        &'s mut self,
-        start: &Parameters,
-        heads: &[Head],
-        batch_size: usize,
-    ) -> Result<Box<dyn Stepper + 's>> {
-        check::parameters(start, self.x.d)?;
-        let supervision = check::training(start.shape, heads, self.supervision, self.rows.end)?;
+    fn stepper<'s>(&'s mut self, start: &State, heads: &[Head], batch_size: usize) -> Result<Box<dyn Stepper + 's>> {
+        let supervision = check::training(start, heads, self.supervision, self.x.d, self.rows.end)?;
         let Supervision { targets, weights } = supervision;
         let data = Data { x: self.x, scale: self.scale, targets, weights };
         Ok(Box::new(CpuStepper::new(self.instructions, data, &self.rows, start, heads, batch_size)?))

@@ -7,7 +7,7 @@
 use super::lanes::{Element, Instructions, Kernel, Lanes};
 use super::product::Outer;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
-use super::stepper::{Data, State, Step};
+use super::stepper::{Data, Step, Tiled};
 use super::team::Team;
 use super::tiles::{Buffer, DotTile, TILE, groups};
 use super::update::{update_bias, update_tile};
@@ -91,7 +91,7 @@ impl Narrow {
         team: &mut Team,
         instructions: Instructions,
         data: &Data<T>,
-        state: &mut State,
+        state: &mut Tiled,
         Step { rows, ahead, factors }: Step,
     ) {
         let shape = state.weights.shape;
@@ -159,7 +159,7 @@ impl Narrow {
 /// Gradient and losses of a part.
 struct PartKernel<'a, T> {
     data: &'a Data<'a, T>,
-    state: &'a State,
+    state: &'a Tiled,
     rows: &'a [u32],
     ahead: &'a [u32],
     share: f32,

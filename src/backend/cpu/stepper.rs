@@ -7,9 +7,9 @@ use super::lanes::{Element, Instructions};
 use super::narrow::Narrow;
 use super::softmax::TileWeights;
 use super::team::{self, Team};
-use super::tiles::{Buffer, Matrix, TILE, Weights, allocate};
+use super::tiles::{Buffer, Matrix, TILE, Weights, allocate, from_tiles, into_tiles};
 use super::wide::Wide;
-use crate::backend::{Head, Parameters, StepFactors, Stepper, check};
+use crate::backend::{Head, Parameters, State, StepFactors, Stepper, check};
 use crate::batch::Plan;
 use crate::data::Targets;
 use crate::error::Result;
@@ -37,8 +37,8 @@ impl<T> Data<'_, T> {
     }
 }
 
-/// What training changes.
-pub(super) struct State {
+/// What training changes, in tiles.
+pub(super) struct Tiled {
     pub weights: Weights,
     /// Values of each parameter that its rule keeps.
     pub n_moments: usize,
@@ -49,6 +49,33 @@ pub(super) struct State {
     pub heads: Vec<Head>,
     /// The sum of the losses of each head so far.
     pub losses: Vec<f64>,
+}
+
+impl Tiled {
+    /// Takes moments as [`State`] has them; nothing: they stay zero.
+    fn set_moments(&mut self, instructions: Instructions, moments: &[f32]) {
+        let Self { weights, n_moments, .. } = self;
+        let m = weights.shape.n_outputs();
+        for (index, moments) in moments.chunks_exact(weights.shape.n_parameters()).enumerate() {
+            let (of_weights, of_bias) = moments.split_at(weights.shape.n_features * m);
+            let tiles = self.moments.chunks_exact_mut(m * TILE).skip(index).step_by(*n_moments);
+            into_tiles(instructions, of_weights, m, tiles);
+            self.bias_moments[index * m..][..m].copy_from_slice(of_bias);
+        }
+    }
+
+    /// The moments as [`State`] has them.
+    fn moments(&self) -> Vec<f32> {
+        let Self { weights, n_moments, .. } = self;
+        let m = weights.shape.n_outputs();
+        let mut values = vec![0.0; n_moments * weights.shape.n_parameters()];
+        for (index, moments) in values.chunks_exact_mut(weights.shape.n_parameters()).enumerate() {
+            let (of_weights, of_bias) = moments.split_at_mut(weights.shape.n_features * m);
+            from_tiles(self.moments.chunks_exact(m * TILE).skip(index).step_by(*n_moments), m, of_weights);
+            of_bias.copy_from_slice(&self.bias_moments[index * m..][..m]);
+        }
+        values
+    }
 }
 
 /// A step of a plan.
@@ -78,7 +105,7 @@ pub(super) struct CpuStepper<'a, T> {
     order: Vec<u32>,
     /// Steps done.
     n_steps: u64,
-    state: State,
+    tiled: Tiled,
     way: Way,
 }
 
@@ -88,34 +115,35 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         instructions: Instructions,
         data: Data<'a, T>,
         rows: &Range<usize>,
-        start: &Parameters,
+        start: &State,
         heads: &[Head],
         batch_size: usize,
     ) -> Result<Self> {
-        let shape = start.shape;
+        let shape = start.parameters.shape;
         let batch_size = batch_size.clamp(1, rows.len().max(1));
         let n_moments = heads.first().map_or(1, |head| head.rule.n_moments());
         let moments_of_row = shape.n_outputs().saturating_mul(n_moments);
-        let state = State {
-            weights: Weights::new(instructions, start)?,
+        let mut tiled = Tiled {
+            weights: Weights::new(instructions, &start.parameters)?,
             n_moments,
             moments: Buffer::zeros(shape.n_features.div_ceil(TILE) * TILE, moments_of_row, "the moments")?,
             bias_moments: vec![0.0; moments_of_row],
             heads: heads.to_vec(),
             losses: vec![0.0; shape.n_heads],
         };
+        tiled.set_moments(instructions, &start.moments);
         let way = if Narrow::suits(instructions, shape) {
             Way::Narrow(Narrow::new(&data, shape, batch_size)?)
         } else {
             Way::Wide(Wide::new(&data, shape, batch_size)?)
         };
         let order = allocate(0, rows.len(), "the order of the samples")?;
-        Ok(Self { instructions, data, rows: rows.clone(), batch_size, order, n_steps: 0, state, way })
+        Ok(Self { instructions, data, rows: rows.clone(), batch_size, order, n_steps: start.n_steps, tiled, way })
     }
 
     fn run_steps(&mut self, team: &mut Team, plan: &Plan, rates: &[f32]) {
-        self.state.losses.fill(0.0);
-        let Self { instructions, data, order, n_steps, state, way, .. } = self;
+        self.tiled.losses.fill(0.0);
+        let Self { instructions, data, order, n_steps, tiled, way, .. } = self;
         // One chunk has all rows.
         if let [permutation] = &plan.orders[..] {
             let portions = order.chunks_mut(PORTION).zip((0..).step_by(PORTION));
@@ -126,11 +154,11 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         let rows = |step: usize| plan.batches.get(step).map_or(&[][..], |batch| &order[batch.start..][..batch.len]);
         for (step, &rate) in rates.iter().enumerate() {
             *n_steps += 1;
-            let factors = StepFactors::new(rate, &state.heads, *n_steps);
+            let factors = StepFactors::new(rate, &tiled.heads, *n_steps);
             let step = Step { rows: rows(step), ahead: rows(step + 1), factors };
             match way {
-                Way::Narrow(narrow) => narrow.step(team, *instructions, data, state, step),
-                Way::Wide(wide) => wide.step(team, *instructions, data, state, step),
+                Way::Narrow(narrow) => narrow.step(team, *instructions, data, tiled, step),
+                Way::Wide(wide) => wide.step(team, *instructions, data, tiled, step),
             }
         }
     }
@@ -140,11 +168,11 @@ impl<T: Element> Stepper for CpuStepper<'_, T> {
     fn run(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<f64>> {
         check::plan(plan, rates, std::slice::from_ref(&self.rows), self.batch_size)?;
         let n_threads = match &self.way {
-            Way::Narrow(narrow) => narrow.n_threads(self.batch_size, self.state.weights.shape),
+            Way::Narrow(narrow) => narrow.n_threads(self.batch_size, self.tiled.weights.shape),
             Way::Wide(wide) => wide.n_threads(),
         };
         team::lead(n_threads, |team| self.run_steps(team, plan, rates));
-        Ok(self.state.losses.clone())
+        Ok(self.tiled.losses.clone())
     }
 
     fn kernel_times(&mut self, _: &Plan, _: &[f32]) -> Result<Vec<(&'static str, Duration)>> {
@@ -152,6 +180,10 @@ impl<T: Element> Stepper for CpuStepper<'_, T> {
     }
 
     fn parameters(&mut self) -> Result<Parameters> {
-        Ok(self.state.weights.parameters())
+        Ok(self.tiled.weights.parameters())
+    }
+
+    fn state(&mut self) -> Result<State> {
+        Ok(State { parameters: self.parameters()?, moments: self.tiled.moments(), n_steps: self.n_steps })
     }
 }

@@ -76,9 +76,7 @@ impl Weights {
         let shape = parameters.shape;
         let (d, m) = (shape.n_features, shape.n_outputs());
         let mut w = Buffer::zeros(d.div_ceil(TILE) * TILE, m, "the weights")?;
-        for (tile, rows) in w.chunks_exact_mut(m * TILE).zip(parameters.weights().chunks(m * TILE)) {
-            instructions.run(RowsToTile { rows, m, tile });
-        }
+        into_tiles(instructions, parameters.weights(), m, w.chunks_exact_mut(m * TILE));
         Ok(Self { shape, w, bias: parameters.bias().to_vec() })
     }
 
@@ -86,15 +84,32 @@ impl Weights {
         let (d, m) = (self.shape.n_features, self.shape.n_outputs());
         let mut parameters = Parameters::zeros(self.shape);
         let (weights, bias) = parameters.values.split_at_mut(d * m);
-        for (tile, features) in self.w.chunks_exact(m * TILE).zip(weights.chunks_mut(m * TILE)) {
-            for (lane, outputs) in features.chunks_exact_mut(m).enumerate() {
-                for (j, value) in outputs.iter_mut().enumerate() {
-                    *value = tile[j * TILE + lane];
-                }
-            }
-        }
+        from_tiles(self.w.chunks_exact(m * TILE), m, weights);
         bias.copy_from_slice(&self.bias);
         parameters
+    }
+}
+
+/// A matrix of the size of W, (d × m) row-major, into tiles, (m × 32).
+pub(super) fn into_tiles<'t>(
+    instructions: Instructions,
+    matrix: &[f32],
+    m: usize,
+    tiles: impl Iterator<Item = &'t mut [f32]>,
+) {
+    for (tile, rows) in tiles.zip(matrix.chunks(m * TILE)) {
+        instructions.run(RowsToTile { rows, m, tile });
+    }
+}
+
+/// Tiles, (m × 32), into a matrix of the size of W, (d × m) row-major.
+pub(super) fn from_tiles<'t>(tiles: impl Iterator<Item = &'t [f32]>, m: usize, matrix: &mut [f32]) {
+    for (tile, features) in tiles.zip(matrix.chunks_mut(m * TILE)) {
+        for (lane, outputs) in features.chunks_exact_mut(m).enumerate() {
+            for (j, value) in outputs.iter_mut().enumerate() {
+                *value = tile[j * TILE + lane];
+            }
+        }
     }
 }
 

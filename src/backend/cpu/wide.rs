@@ -7,7 +7,7 @@
 use super::lanes::{Element, Instructions, Kernel, Lanes};
 use super::product::Tile;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
-use super::stepper::{Data, State, Step};
+use super::stepper::{Data, Step, Tiled};
 use super::team::Team;
 use super::tiles::{Buffer, Matrix, TILE, Weights, allocate, groups, pack_columns, pack_rows};
 use super::update::{update_bias, update_tile};
@@ -70,7 +70,7 @@ impl Wide {
         team: &mut Team,
         instructions: Instructions,
         data: &Data<T>,
-        state: &mut State,
+        state: &mut Tiled,
         Step { rows, factors, .. }: Step,
     ) {
         let shape = state.weights.shape;

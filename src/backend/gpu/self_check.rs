@@ -141,7 +141,7 @@ impl Trial {
     fn train_with(&self, gpu: &Gpu, tuning: Tuning) -> Result<Vec<f32>> {
         let supervision = (&self.targets).into();
         let session = GpuSession::new(gpu, &self.features, self.scale, Some(supervision))?;
-        let (start, heads) = (self.start(), self.heads());
+        let (start, heads) = (self.start().into(), self.heads());
         let mut stepper = GpuStepper::with_tuning(&session, supervision, &start, &heads, self.batch_size, tuning)?;
         Ok(self.epoch(session.chunks(), &mut stepper)?.values)
     }
@@ -168,7 +168,7 @@ impl Trial {
         let start = self.start();
         let mut session = backend.session(&self.features, self.scale, Some((&self.targets).into()))?;
         let chunks = session.chunks().to_vec();
-        let mut stepper = session.stepper(&start, &self.heads(), self.batch_size)?;
+        let mut stepper = session.stepper(&start.into(), &self.heads(), self.batch_size)?;
         let parameters = self.epoch(&chunks, &mut *stepper)?;
         drop(stepper);
         let mut logits = Vec::new();

@@ -12,7 +12,7 @@ use super::memory::{Buffer, unpad_rows};
 use super::step::{BLOCK, Step, padded_outputs, weights_bytes};
 use super::stepper::GpuStepper;
 use super::{Gpu, classes, logits, tuning};
-use crate::backend::{Head, Loss, Parameters, Session, Shape, Sink, Stepper, Supervision, Tried, check};
+use crate::backend::{Head, Loss, Parameters, Session, Shape, Sink, State, Stepper, Supervision, Tried, check};
 use crate::data::{Dtype, Features, Targets};
 use crate::error::Result;
 
@@ -220,14 +220,8 @@ impl Session for GpuSession<'_> {
         Ok(())
     }
 
-    fn stepper<'s>(
-        &'s mut self,
-        start: &Parameters,
-        heads: &[Head],
-        batch_size: usize,
-    ) -> Result<Box<dyn Stepper + 's>> {
-        check::parameters(start, self.n_features)?;
-        let supervision = check::training(start.shape, heads, self.supervision, self.n_samples())?;
+    fn stepper<'s>(&'s mut self, start: &State, heads: &[Head], batch_size: usize) -> Result<Box<dyn Stepper + 's>> {
+        let supervision = check::training(start, heads, self.supervision, self.n_features, self.n_samples())?;
         Ok(Box::new(GpuStepper::new(self, supervision, start, heads, batch_size.max(1))?))
     }
 

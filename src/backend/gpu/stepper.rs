@@ -11,13 +11,13 @@ use wgpu::BufferUsages;
 use super::clock::Clock;
 use super::kernel::{Kernel, Tile, Variant};
 use super::labels::LabelLayout;
-use super::memory::{Buffer, unpad_rows};
+use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::session::{Chunk, GpuSession};
 use super::step::{Step, is_narrow, largest_weight, padded_outputs, weights_bytes};
 use super::tuning::Tuning;
 use super::update::RuleKind;
 use super::{Gpu, gradient, gradient_cooperative, logits, logits_cooperative, shuffle, softmax, update};
-use crate::backend::{Head, Parameters, Shape, StepFactors, Stepper, Supervision, check};
+use crate::backend::{Head, Parameters, Shape, State, StepFactors, Stepper, Supervision, check};
 use crate::batch::{Batch, KEYS, Plan};
 use crate::data::Dtype;
 use crate::error::Result;
@@ -48,6 +48,7 @@ pub(super) struct GpuStepper<'s> {
     largest_weight: f32,
     weights: Buffer,
     weights_readback: Buffer,
+    moments: Buffer,
     losses: Buffer,
     losses_readback: Buffer,
     losses_capacity: usize,
@@ -153,23 +154,23 @@ impl<'s> GpuStepper<'s> {
     pub(super) fn new(
         session: &'s GpuSession<'s>,
         supervision: Supervision,
-        start: &Parameters,
+        start: &State,
         heads: &[Head],
         batch_size: usize,
     ) -> Result<Self> {
-        let tuning = session.gpu.tuning(start.shape, session.dtype, batch_size);
+        let tuning = session.gpu.tuning(start.parameters.shape, session.dtype, batch_size);
         Self::with_tuning(session, supervision, start, heads, batch_size, tuning)
     }
 
     pub(super) fn with_tuning(
         session: &'s GpuSession<'s>,
         supervision: Supervision,
-        start: &Parameters,
+        start: &State,
         heads: &[Head],
         batch_size: usize,
         tuning: Tuning,
     ) -> Result<Self> {
-        let (gpu, shape) = (session.gpu, start.shape);
+        let (gpu, shape) = (session.gpu, start.parameters.shape);
         let outputs_bytes = (batch_size as u64).saturating_mul(padded_outputs(shape) as u64 * 4);
         gpu.check_binding("the logits of a batch", outputs_bytes, "use a smaller batch")?;
         // An epoch's losses, or as many as there is room for: then they are read more often.
@@ -179,7 +180,7 @@ impl<'s> GpuStepper<'s> {
         let most_losses = (gpu.max_chunk().min(LOSSES_BYTES) / 4) as usize;
         let losses_capacity = n_steps.saturating_mul(step_losses).min(most_losses).max(step_losses);
 
-        let weights = session.upload_parameters(start)?;
+        let weights = session.upload_parameters(&start.parameters)?;
         let outputs = gpu.storage("the logits of a batch", outputs_bytes)?;
         let n_parts =
             if is_narrow(shape.n_outputs()) { 0 } else { gradient::max_parts(tuning.gradient, shape, batch_size) };
@@ -188,6 +189,7 @@ impl<'s> GpuStepper<'s> {
         let moments_bytes = weights_bytes(shape).saturating_mul(n_moments as u64);
         gpu.check_binding("the moments", moments_bytes, "use fewer classes or heads, or the solver `sgd`")?;
         let moments = gpu.storage("the moments", moments_bytes)?;
+        gpu.write("the moments", &moments, 0, &pad_rows(&start.moments, shape.n_outputs()))?;
         let heads_buffer = update::upload_heads(gpu, heads)?;
         let losses = gpu.storage("the losses", losses_capacity as u64 * 4)?;
 
@@ -242,7 +244,7 @@ impl<'s> GpuStepper<'s> {
             session,
             shape,
             heads: heads.to_vec(),
-            n_steps: 0,
+            n_steps: start.n_steps,
             batch_size,
             steps_at_once,
             dispatches,
@@ -252,6 +254,7 @@ impl<'s> GpuStepper<'s> {
             largest_weight: largest_weight(supervision.weights),
             weights,
             weights_readback: gpu.readback("the weights", weights_bytes(shape))?,
+            moments,
             losses,
             losses_readback: gpu.readback("the losses", losses_capacity as u64 * 4)?,
             losses_capacity,
@@ -375,5 +378,17 @@ impl Stepper for GpuStepper<'_> {
         let n_values = (self.shape.n_features + 1) * padded_outputs(self.shape);
         let values = self.session.gpu.read(&self.weights, &self.weights_readback, n_values)?;
         Ok(Parameters { shape: self.shape, values: unpad_rows(values, self.shape.n_outputs()) })
+    }
+
+    fn state(&mut self) -> Result<State> {
+        let gpu = self.session.gpu;
+        let bytes = self.moments.raw.size();
+        let readback = gpu.readback("the moments", bytes)?;
+        let moments = gpu.read(&self.moments, &readback, bytes as usize / size_of::<f32>())?;
+        Ok(State {
+            parameters: self.parameters()?,
+            moments: unpad_rows(moments, self.shape.n_outputs()),
+            n_steps: self.n_steps,
+        })
     }
 }

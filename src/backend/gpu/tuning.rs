@@ -10,7 +10,7 @@ use super::session::GpuSession;
 use super::step::is_narrow;
 use super::stepper::GpuStepper;
 use super::{Gpu, narrow_residual, narrow_update, self_check};
-use crate::backend::{Backend, DeviceKind, Head, Parameters, Shape, Stepper, Supervision, Tried, check};
+use crate::backend::{Backend, DeviceKind, Head, Parameters, Shape, State, Stepper, Supervision, Tried, check};
 use crate::batch::Plan;
 use crate::data::Dtype;
 use crate::error::{Error, Result};
@@ -115,7 +115,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 struct Trial<'s> {
     session: &'s GpuSession<'s>,
     supervision: Supervision<'s>,
-    start: &'s Parameters,
+    start: &'s State,
     heads: &'s [Head],
     batch_size: usize,
     plan: Plan,
@@ -157,7 +157,7 @@ impl Trial<'_> {
         }
         drop(stepper);
         let step = best / rates.len().max(1) as u32;
-        self.tried.push(Tried { choice: Described(tuning, self.start.shape).to_string(), step });
+        self.tried.push(Tried { choice: Described(tuning, self.start.parameters.shape).to_string(), step });
         Ok(best)
     }
 }
@@ -171,14 +171,14 @@ pub(super) fn tune(
     batch_size: usize,
 ) -> Result<Vec<Tried>> {
     let (gpu, shape, dtype) = (session.gpu, start.shape, session.dtype);
-    check::parameters(start, session.n_features)?;
-    let supervision = check::training(shape, heads, session.supervision, session.n_samples())?;
+    let start = State::from(start.clone());
+    let supervision = check::training(&start, heads, session.supervision, session.n_features, session.n_samples())?;
     if gpu.uses_matrix_units(shape.n_outputs()) {
         return Ok(Vec::new());
     }
     let mut plan = Plan::new(&session.ranges, batch_size, 0, 0);
     plan.batches.truncate(STEPS);
-    let mut trial = Trial { session, supervision, start, heads, batch_size, plan, tried: Vec::new() };
+    let mut trial = Trial { session, supervision, start: &start, heads, batch_size, plan, tried: Vec::new() };
     let mut best = Tuning::of(gpu.info.kind, shape, batch_size);
     let expected = trial.step(best)?;
     let mut best_time = trial.time(best, WARM_UP)?;
