@@ -10,9 +10,9 @@
 mod check;
 pub mod cpu;
 mod device;
-mod streamed;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod streamed;
 #[cfg(test)]
 mod tests;
 

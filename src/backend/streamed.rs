@@ -81,7 +81,8 @@ impl<'a> Streamed<'a> {
             let after = parts.get(index + 1).cloned();
             let mut work = || {
                 let part = features.part(rows.clone(), &now)?;
-                let targets = self.supervision.map(|supervision| rows_of(supervision.targets, rows, features.n_samples()));
+                let targets =
+                    self.supervision.map(|supervision| rows_of(supervision.targets, rows, features.n_samples()));
                 let weights = self.supervision.and_then(|supervision| supervision.weights);
                 let weights = weights.map(|weights| weights.get(rows.clone()).unwrap_or_default());
                 let supervision = targets.as_ref().map(|targets| Supervision { targets, weights });
@@ -212,7 +213,8 @@ struct StreamedLoss<'s> {
 impl StreamedLoss<'_> {
     /// Calls `work` with the loss over each part and the part's share of the weights; parts without weight are left out.
     fn each(&self, mut work: impl FnMut(f64, &mut dyn Loss) -> Result<()>) -> Result<()> {
-        let parts: Vec<_> = self.parts.iter().filter(|rows| self.session.weight_of((*rows).clone()) > 0.0).cloned().collect();
+        let parts: Vec<_> =
+            self.parts.iter().filter(|rows| self.session.weight_of((*rows).clone()) > 0.0).cloned().collect();
         self.session.each(&parts, |rows, session| {
             let share = self.session.weight_of(rows.clone()) / self.session.total_weight;
             work(share, &mut *session.loss(self.shape)?)
@@ -263,6 +265,7 @@ impl Loss for StreamedLoss<'_> {
 
     fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation> {
         check::values_of(self.shape, direction)?;
+        check::lengths(self.shape, 1, t)?;
         self.direction = direction.to_vec();
         self.gradient(t)
     }
@@ -276,8 +279,10 @@ impl Loss for StreamedLoss<'_> {
         let n_heads = self.shape.n_heads;
         let n_points = t.len() / n_heads;
         check::lengths(self.shape, n_points, t)?;
-        if n_points == 1 {
-            return Ok(vec![self.gradient(t)?.point]);
+        match n_points {
+            0 => return Ok(Vec::new()),
+            1 => return Ok(vec![self.gradient(t)?.point]),
+            _ => {}
         }
         let mut points = vec![Point::zeros(n_heads); n_points];
         self.each(|share, loss| {
@@ -299,6 +304,7 @@ impl Loss for StreamedLoss<'_> {
     }
 
     fn hessian_vector(&mut self, vector: &[f64]) -> Result<Vec<f64>> {
+        check::values_of(self.shape, vector)?;
         let mut sum = vec![0.0; self.shape.n_parameters()];
         self.each(|share, loss| {
             loss.start(&self.point)?;

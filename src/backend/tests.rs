@@ -5,20 +5,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::f16;
 
-use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Rule, Session, Shape, State, Supervision};
+use super::streamed::Streamed;
+use super::{
+    Backend, Ceilings, DeviceInfo, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Rule, Session, Shape, State,
+    Supervision,
+};
 use crate::batch::{Batch, Permutation, Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
 use crate::reference::{self, Evaluated, Steps, compare};
 
-/// Every backend of this machine: the CPU with each of its instruction sets, each GPU, and each GPU with chunks so
-/// small that data is held in many of them.
+/// Every backend of this machine: the CPU with each of its instruction sets and with a part of the data at a time, each GPU, and
+/// each GPU with chunks so small that data is held in many of them.
 fn backends() -> Vec<(String, Box<dyn Backend>)> {
     #[cfg_attr(not(feature = "gpu"), expect(unused_mut))]
     let mut backends: Vec<(String, Box<dyn Backend>)> = super::cpu::Cpu::all()
         .into_iter()
         .map(|cpu| (cpu.info().driver.clone(), Box::new(cpu) as Box<dyn Backend>))
         .collect();
+    backends.push(("cpu, part by part".to_owned(), Box::new(PartByPart(super::cpu::Cpu::new()))));
     #[cfg(feature = "gpu")]
     for (max_chunk, matrix_units) in [(None, false), (Some(64 << 10), false), (None, true)] {
         use super::gpu::{Gpu, Options};
@@ -39,6 +44,28 @@ fn backends() -> Vec<(String, Box<dyn Backend>)> {
         }));
     }
     backends
+}
+
+/// A backend of which sessions have a part of the data at a time.
+struct PartByPart<B>(B);
+
+impl<B: Backend> Backend for PartByPart<B> {
+    fn info(&self) -> &DeviceInfo {
+        self.0.info()
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        self.0.ceilings()
+    }
+
+    fn session<'a>(
+        &'a self,
+        features: &'a Features<'a>,
+        scale: f32,
+        supervision: Option<Supervision<'a>>,
+    ) -> Result<Box<dyn Session + 'a>> {
+        Ok(Box::new(Streamed::new(&self.0, features, scale, supervision, 32 << 10)))
+    }
 }
 
 const SMALL_CHUNKS: &str = ", in small chunks";

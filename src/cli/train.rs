@@ -213,7 +213,8 @@ fn describe(args: &args::Train, train: &Dataset, test: Option<&Dataset>) -> Stri
         Values::Stored(_) => " (in the file, read part by part)",
         _ => "",
     };
-    let shape = format!("{name}: {n} × {} {dtype}{stored}, {} classes{weighted}", train.n_features(), train.n_classes());
+    let shape =
+        format!("{name}: {n} × {} {dtype}{stored}, {} classes{weighted}", train.n_features(), train.n_classes());
     match test {
         Some(test) => {
             let n = HumanCount(test.n_samples() as u64);

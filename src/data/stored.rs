@@ -57,7 +57,10 @@ const SMALL: usize = 64 << 20;
 
 impl fmt::Debug for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stored").field("path", &self.matrix.path).field("n_rows", &self.n_rows()).finish_non_exhaustive()
+        f.debug_struct("Stored")
+            .field("path", &self.matrix.path)
+            .field("n_rows", &self.n_rows())
+            .finish_non_exhaustive()
     }
 }
 
@@ -230,7 +233,8 @@ impl Stored {
                     let mut rows = &all[first..first + into.len() / row_bytes];
                     let mut into = into;
                     while let [row, ..] = *rows {
-                        let n = rows.iter().zip(u64::from(row)..).take_while(|&(&next, at)| u64::from(next) == at).count();
+                        let n =
+                            rows.iter().zip(u64::from(row)..).take_while(|&(&next, at)| u64::from(next) == at).count();
                         let (now, later) = into.split_at_mut(n * row_bytes);
                         self.matrix.read(row as usize, now)?;
                         (rows, into) = (&rows[n..], later);

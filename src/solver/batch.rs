@@ -210,7 +210,8 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-    use crate::backend::cpu::moments;
+    use crate::backend::Backend;
+    use crate::backend::cpu::{Cpu, moments};
     use crate::batch::Shuffle;
     use crate::data::Targets;
     use crate::solver::Progress;

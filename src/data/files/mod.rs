@@ -123,9 +123,7 @@ pub fn read(source: &Source) -> Result<Table> {
     let mut table = match features {
         Some(_) if source.labels.is_none() && source.label_column.is_some() => return Err(not_csv("labels")),
         Some(_) if source.weights.is_none() && source.weight_column.is_some() => return Err(not_csv("weights")),
-        Some(features) => {
-            Table { features, labels: None, weights: None, feature_names: None, source: source.clone() }
-        }
+        Some(features) => Table { features, labels: None, weights: None, feature_names: None, source: source.clone() },
         None => csv::read(input, source)?,
     };
     let n_samples = table.features.n_samples();
