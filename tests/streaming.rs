@@ -120,6 +120,25 @@ fn a_fit_from_a_file_is_that_from_memory() {
     }
 }
 
+/// Of data that is sorted by class a part would have one class, if it had rows that follow each other.
+#[test]
+fn sorted_data_trains_as_well_as_any() {
+    let mut order: Vec<u32> = (0..N as u32).collect();
+    let all = labels();
+    order.sort_by_key(|&row| all.targets().class(row as usize, Q));
+    let sorted = Features::new(values(), N, D).unwrap().select(&order).unwrap();
+    let Values::F16(values) = sorted.values() else { panic!("another type") };
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let file = Temporary::new("sorted", &[&[7; OFFSET], &bytes[..]].concat());
+    let fit = |features: Features| {
+        let data = Dataset::new(features, all.select(&order).unwrap()).unwrap();
+        let sgd = Sgd { epochs: Some(20), batch_size: 50, ..Sgd::default() };
+        SoftmaxRegression::new().l2(1e-3).solver(sgd).fit(&data).unwrap().objective
+    };
+    let (in_memory, in_file) = (fit(sorted.clone()), fit(stored(&file.0).unwrap()));
+    assert!((in_file / in_memory - 1.0).abs() < 2e-3, "{in_file} and {in_memory}");
+}
+
 #[test]
 fn a_part_of_a_file_is_that_of_the_matrix() {
     let file = file("part");

@@ -256,9 +256,10 @@ pub trait Session {
     /// The ranges of rows that are held separately, without a gap from 0 on; a batch never straddles two.
     fn chunks(&self) -> &[Range<usize>];
 
-    /// Whether only one chunk is at hand at a time, so that batches of one chunk should follow each other.
-    fn is_streamed(&self) -> bool {
-        false
+    /// Where only one chunk is at hand at a time, how many rows that follow each other are best read together: for
+    /// [`Plan::by_chunk`].
+    fn block_rows(&self) -> Option<usize> {
+        None
     }
 
     /// Logits O = X̃·W + b of all rows, block after block in the order of the rows.

@@ -3,6 +3,7 @@
 //! For each part, a session of the device itself is begun, and what it finds is added up. Nothing else is different: steps go on
 //! from the state in which those of the part before ended, and the loss is a sum over the parts.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -24,12 +25,16 @@ pub(super) struct Streamed<'a> {
     /// Bytes of features, and of what a solver keeps of their samples, that may be in memory at a time.
     memory: u64,
     chunks: Vec<Range<usize>>,
+    block_rows: usize,
 }
 
 /// What of the memory one part may take: the next may be read in the meantime. And the most that it takes: larger ones would not be
 /// read faster.
 const SHARE: u64 = 2;
 const LARGEST: u64 = 256 << 20;
+/// Bytes of a block that are read together at most, and how many blocks a part has at least.
+const BLOCK: usize = 256 << 10;
+const BLOCKS: usize = 512;
 
 impl<'a> Streamed<'a> {
     pub fn new(
@@ -39,22 +44,39 @@ impl<'a> Streamed<'a> {
         supervision: Option<Supervision<'a>>,
         memory: u64,
     ) -> Self {
-        let mut streamed =
-            Self { backend, features, scale, supervision, total_weight: 0.0, memory, chunks: Vec::new() };
+        let mut streamed = Self {
+            backend,
+            features,
+            scale,
+            supervision,
+            total_weight: 0.0,
+            memory,
+            chunks: Vec::new(),
+            block_rows: 1,
+        };
         streamed.total_weight = streamed.weight_of(0..features.n_samples());
-        streamed.chunks = streamed.chunks_of(0);
+        let rows = streamed.rows_of_part(0);
+        let row_bytes = features.n_features() * features.values().dtype().size();
+        streamed.block_rows = (BLOCK / row_bytes).min(rows / BLOCKS).max(1);
+        streamed.chunks = streamed.parts(0, streamed.block_rows);
         streamed
     }
 
-    /// Parts of about the same size, when a sample takes `bytes` beside its features.
-    fn chunks_of(&self, bytes: usize) -> Vec<Range<usize>> {
-        let (features, n) = (self.features, self.features.n_samples());
+    /// Rows of a part, when a sample takes `bytes` beside its features.
+    fn rows_of_part(&self, bytes: usize) -> usize {
+        let features = self.features;
         let sample = (features.n_features() * features.values().dtype().size() + bytes) as u64;
         let most = self.backend.chunk_rows(features, self.supervision);
-        let rows = (((self.memory / SHARE).min(LARGEST) / sample) as usize).clamp(1, most.max(1));
-        let n_chunks = n.div_ceil(rows);
-        let start = |chunk: usize| (n as u128 * chunk as u128 / n_chunks as u128) as usize;
-        (0..n_chunks).map(|chunk| start(chunk)..start(chunk + 1)).collect()
+        (((self.memory / SHARE).min(LARGEST) / sample) as usize).clamp(1, most.max(1))
+    }
+
+    /// Parts of about the same size, of whole blocks but for the last, when a sample takes `bytes` beside its features.
+    fn parts(&self, bytes: usize, block_rows: usize) -> Vec<Range<usize>> {
+        let n = self.features.n_samples();
+        let n_blocks = n.div_ceil(block_rows);
+        let n_parts = n_blocks.div_ceil((self.rows_of_part(bytes) / block_rows).max(1));
+        let start = |part: usize| (n_blocks as u128 * part as u128 / n_parts as u128) as usize * block_rows;
+        (0..n_parts).map(|part| start(part)..start(part + 1).min(n)).collect()
     }
 
     /// The sum of the weights of some samples.
@@ -65,28 +87,29 @@ impl<'a> Streamed<'a> {
         }
     }
 
-    /// Calls `work` with a session for each of `parts`, in their order. Where the device works by itself, the next part is read
+    /// Calls `work` with the number of each of `parts`, in their order, and a session of its rows. Where the device works by itself, the next part is read
     /// in the meantime.
     fn each(
         &self,
-        parts: &[Range<usize>],
-        mut work: impl FnMut(&Range<usize>, &mut dyn Session) -> Result<()>,
+        parts: &[Vec<Range<usize>>],
+        mut work: impl FnMut(usize, &mut dyn Session) -> Result<()>,
     ) -> Result<()> {
         let Some(first) = parts.first() else { return Ok(()) };
         let features = self.features;
         let overlaps = self.backend.info().kind != DeviceKind::Cpu;
         let (mut now, mut next) = (RowBuffer::new(), RowBuffer::new());
-        features.read_part(first.clone(), &mut now)?;
+        features.read_part(first, &mut now)?;
         for (index, rows) in parts.iter().enumerate() {
-            let after = parts.get(index + 1).cloned();
+            let after = parts.get(index + 1);
             let mut work = || {
-                let part = features.part(rows.clone(), &now)?;
+                let part = features.part(rows, &now)?;
                 let targets =
                     self.supervision.map(|supervision| rows_of(supervision.targets, rows, features.n_samples()));
                 let weights = self.supervision.and_then(|supervision| supervision.weights);
-                let weights = weights.map(|weights| weights.get(rows.clone()).unwrap_or_default());
+                let weights = weights.map(|weights| gather(weights, 1, rows));
+                let weights = weights.as_deref();
                 let supervision = targets.as_ref().map(|targets| Supervision { targets, weights });
-                work(rows, &mut *self.backend.session(&part, self.scale, supervision)?)
+                work(index, &mut *self.backend.session(&part, self.scale, supervision)?)
             };
             match after {
                 Some(after) if overlaps => std::thread::scope(|scope| {
@@ -108,15 +131,26 @@ impl<'a> Streamed<'a> {
     }
 }
 
-/// The targets of some of n samples.
-fn rows_of<'t>(targets: &'t Targets, rows: &Range<usize>, n: usize) -> Targets<'t> {
-    match targets {
-        Targets::Classes(classes) => Targets::Classes(classes.get(rows.clone()).unwrap_or_default().into()),
-        Targets::Distributions(values) => {
-            let q = values.len() / n.max(1);
-            Targets::Distributions(values.get(rows.start * q..rows.end * q).unwrap_or_default().into())
-        }
+/// Some rows of `width` values; those past the end are left out, which sessions notice.
+fn gather<'v, T: Copy>(values: &'v [T], width: usize, rows: &[Range<usize>]) -> Cow<'v, [T]> {
+    let of = |rows: &Range<usize>| values.get(rows.start * width..rows.end * width).unwrap_or_default();
+    match rows {
+        [rows] => of(rows).into(),
+        several => several.iter().flat_map(of).copied().collect(),
     }
+}
+
+/// The targets of some of n samples.
+fn rows_of<'t>(targets: &'t Targets, rows: &[Range<usize>], n: usize) -> Targets<'t> {
+    match targets {
+        Targets::Classes(classes) => Targets::Classes(gather(classes, 1, rows)),
+        Targets::Distributions(values) => Targets::Distributions(gather(values, values.len() / n.max(1), rows)),
+    }
+}
+
+/// Each of some parts, which have all rows of their ranges.
+fn whole(parts: &[Range<usize>]) -> Vec<Vec<Range<usize>>> {
+    parts.iter().map(|part| vec![part.clone()]).collect()
 }
 
 impl Session for Streamed<'_> {
@@ -124,21 +158,23 @@ impl Session for Streamed<'_> {
         &self.chunks
     }
 
-    fn is_streamed(&self) -> bool {
-        true
+    fn block_rows(&self) -> Option<usize> {
+        Some(self.block_rows)
     }
 
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()> {
-        self.each(&self.chunks, |part, session| {
-            session.logits(parameters, &mut |rows, logits| sink(part.start + rows.start..part.start + rows.end, logits))
+        self.each(&whole(&self.chunks), |part, session| {
+            let first = self.chunks[part].start;
+            session.logits(parameters, &mut |rows, logits| sink(first + rows.start..first + rows.end, logits))
         })
     }
 
     fn classes(&mut self, parameters: &Parameters, into: &mut [u32]) -> Result<()> {
         check::classes(parameters.shape, self.features.n_samples(), into)?;
         let n_heads = parameters.shape.n_heads;
-        self.each(&self.chunks, |part, session| {
-            session.classes(parameters, &mut into[part.start * n_heads..part.end * n_heads])
+        self.each(&whole(&self.chunks), |part, session| {
+            let rows = &self.chunks[part];
+            session.classes(parameters, &mut into[rows.start * n_heads..rows.end * n_heads])
         })
     }
 
@@ -151,7 +187,7 @@ impl Session for Streamed<'_> {
         check::shape(shape, self.features.n_features())?;
         check::supervision(shape, self.supervision, self.features.n_samples())?;
         // Logits of the point and of the direction, and the residual.
-        let parts = self.chunks_of(3 * size_of::<f64>() * shape.n_outputs());
+        let parts = self.parts(3 * size_of::<f64>() * shape.n_outputs(), 1);
         Ok(Box::new(StreamedLoss { session: self, shape, parts, point: Vec::new(), direction: Vec::new() }))
     }
 }
@@ -170,15 +206,17 @@ impl Stepper for StreamedStepper<'_> {
         let mut losses = vec![0.0; heads.len()];
         // Batches of the same chunk that follow each other.
         let runs: Vec<&[Batch]> = plan.batches.chunk_by(|a, b| a.chunk == b.chunk).collect();
-        let chunks: Vec<Range<usize>> = runs.iter().map(|run| session.chunks[run[0].chunk].clone()).collect();
-        let (mut runs, mut rates) = (runs.into_iter(), rates);
-        session.each(&chunks, |rows, of_chunk| {
-            let run = runs.next().unwrap_or_default();
+        let rows: Vec<_> = runs.iter().map(|run| plan.rows_of(&session.chunks[run[0].chunk])).collect();
+        let mut rates = rates;
+        session.each(&rows, |index, of_chunk| {
+            let run = runs[index];
             let (now, later) = rates.split_at(run.len());
             rates = later;
-            let orders = run.first().map(|batch| plan.orders[batch.chunk].clone()).into_iter().collect();
-            let batches = run.iter().map(|batch| Batch { chunk: 0, start: batch.start - rows.start, ..*batch });
-            let plan = Plan { orders, batches: batches.collect() };
+            let chunk = run[0].chunk;
+            let first = session.chunks[chunk].start;
+            let orders = vec![plan.orders[chunk].clone()];
+            let batches = run.iter().map(|batch| Batch { chunk: 0, start: batch.start - first, ..*batch });
+            let plan = Plan { orders, batches: batches.collect(), blocks: None };
             let mut stepper = of_chunk.stepper(state, heads, *batch_size)?;
             losses.iter_mut().zip(stepper.run(&plan, now)?).for_each(|(sum, loss)| *sum += loss);
             *state = stepper.state()?;
@@ -215,8 +253,8 @@ impl StreamedLoss<'_> {
     fn each(&self, mut work: impl FnMut(f64, &mut dyn Loss) -> Result<()>) -> Result<()> {
         let parts: Vec<_> =
             self.parts.iter().filter(|rows| self.session.weight_of((*rows).clone()) > 0.0).cloned().collect();
-        self.session.each(&parts, |rows, session| {
-            let share = self.session.weight_of(rows.clone()) / self.session.total_weight;
+        self.session.each(&whole(&parts), |part, session| {
+            let share = self.session.weight_of(parts[part].clone()) / self.session.total_weight;
             work(share, &mut *session.loss(self.shape)?)
         })
     }

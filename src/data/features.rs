@@ -280,19 +280,27 @@ impl<'a> Features<'a> {
     }
 
     /// Reads rows into `buffer` where they are in a file.
-    pub(crate) fn read_part(&self, rows: Range<usize>, buffer: &mut RowBuffer) -> Result<()> {
+    pub(crate) fn read_part(&self, rows: &[Range<usize>], buffer: &mut RowBuffer) -> Result<()> {
         match &self.values {
             Values::Stored(stored) => stored.read_into(rows, buffer),
             _ => Ok(()),
         }
     }
 
-    /// The rows in `rows`, in memory; those of a file are in `buffer`, into which [`Features::read_part`] read them.
-    pub(crate) fn part<'b>(&'b self, rows: Range<usize>, buffer: &'b RowBuffer) -> Result<Features<'b>> {
-        let part = self.rows(rows.clone())?;
-        match &self.values {
-            Values::Stored(stored) => Ok(Features { values: stored.in_buffer(rows.len(), buffer), ..part }),
-            _ => Ok(part),
+    /// The rows in `rows`, one range after the other, in memory; those of a file are in `buffer`, into which
+    /// [`Features::read_part`] read them.
+    pub(crate) fn part<'b>(&'b self, rows: &[Range<usize>], buffer: &'b RowBuffer) -> Result<Features<'b>> {
+        let n_samples = rows.iter().map(ExactSizeIterator::len).sum();
+        match (&self.values, rows) {
+            (Values::Stored(stored), _) => {
+                let values = stored.in_buffer(n_samples, buffer);
+                Ok(Features { n_samples, n_features: self.n_features, values })
+            }
+            (_, [rows]) => self.rows(rows.clone()),
+            (_, several) => {
+                let indices: Vec<u32> = several.iter().flat_map(|rows| rows.start as u32..rows.end as u32).collect();
+                self.select(&indices)
+            }
         }
     }
 
@@ -307,8 +315,9 @@ impl<'a> Features<'a> {
         let mut buffer = RowBuffer::new();
         for first in (0..self.n_samples).step_by(n_rows) {
             let rows = first..self.n_samples.min(first + n_rows);
-            self.read_part(rows.clone(), &mut buffer)?;
-            each(rows.clone(), &self.part(rows, &buffer)?)?;
+            let part = std::slice::from_ref(&rows);
+            self.read_part(part, &mut buffer)?;
+            each(rows.clone(), &self.part(part, &buffer)?)?;
         }
         Ok(())
     }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use half::f16;
+use half::slice::HalfBitsSliceExt;
+use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 
 use super::{Dtype, Features, Values};
@@ -110,7 +112,7 @@ impl Stored {
             let first = block * rows_at_once;
             let rows = first..n_samples.min(first + rows_at_once);
             let n_rows = rows.len();
-            self.read_into(rows, buffer)?;
+            self.read_into(&[rows], buffer)?;
             match Features::new(self.in_buffer(n_rows, buffer), n_rows, self.matrix.n_features) {
                 Ok(features) => Ok(features.max_abs()),
                 Err(Error::NotFinite { place, value }) => {
@@ -183,20 +185,20 @@ impl Stored {
         let n = indices.len() * width;
         Ok(match self.dtype() {
             Dtype::F32 => selected.read_all::<f32>(n)?.into(),
-            Dtype::F16 => selected.read_all::<f16>(n)?.into(),
+            Dtype::F16 => selected.read_all::<u16>(n)?.reinterpret_into::<f16>().into(),
             Dtype::U8 => selected.read_all::<u8>(n)?.into(),
         })
     }
 
     fn read_all<T: bytemuck::Pod>(&self, n: usize) -> Result<Vec<T>> {
         let mut values = vec![T::zeroed(); n];
-        self.read(0..self.n_rows(), bytemuck::cast_slice_mut(&mut values))?;
+        self.read(&[0..self.n_rows()], bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
     }
 
     /// Reads some rows into `buffer`.
-    pub(super) fn read_into(&self, rows: Range<usize>, buffer: &mut RowBuffer) -> Result<()> {
-        let n_bytes = rows.len() * self.matrix.row_bytes();
+    pub(super) fn read_into(&self, rows: &[Range<usize>], buffer: &mut RowBuffer) -> Result<()> {
+        let n_bytes = rows.iter().map(ExactSizeIterator::len).sum::<usize>() * self.matrix.row_bytes();
         let n_words = n_bytes.div_ceil(size_of::<u64>());
         if buffer.len() < n_words {
             buffer.clear();
@@ -213,19 +215,27 @@ impl Stored {
         let bytes = &bytemuck::cast_slice::<u64, u8>(buffer)[..n_rows * self.matrix.row_bytes()];
         match self.dtype() {
             Dtype::F32 => bytemuck::cast_slice::<u8, f32>(bytes).into(),
-            Dtype::F16 => bytemuck::cast_slice::<u8, f16>(bytes).into(),
+            Dtype::F16 => bytemuck::cast_slice::<u8, u16>(bytes).reinterpret_cast::<f16>().into(),
             Dtype::U8 => bytes.into(),
         }
     }
 
     /// Reads the bytes of some rows with all threads.
-    fn read(&self, rows: Range<usize>, into: &mut [u8]) -> Result<()> {
+    fn read(&self, rows: &[Range<usize>], into: &mut [u8]) -> Result<()> {
         self.matrix.check_unchanged()?;
         let row_bytes = self.matrix.row_bytes();
         let rows_at_once = (PIECE / row_bytes).max(1);
-        let pieces = into.par_chunks_mut(rows_at_once * row_bytes).enumerate();
-        pieces.try_for_each(|(piece, into)| {
-            let first = rows.start + piece * rows_at_once;
+        let mut pieces = Vec::new();
+        let mut rest = into;
+        for rows in rows {
+            for first in rows.clone().step_by(rows_at_once) {
+                let n_rows = rows_at_once.min(rows.end - first);
+                let piece;
+                (piece, rest) = rest.split_at_mut(n_rows * row_bytes);
+                pieces.push((first, piece));
+            }
+        }
+        pieces.into_par_iter().try_for_each(|(first, into)| {
             match &self.rows {
                 Rows::Range(all) => self.matrix.read(all.start + first, into),
                 Rows::Selected(all) => {

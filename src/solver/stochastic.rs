@@ -78,14 +78,14 @@ impl Stochastic {
         let course = Course { n_epochs, n_steps };
         self.warmup.check(course)?;
 
-        let is_streamed = session.is_streamed();
+        let block_rows = session.block_rows();
         let mut stepper = session.stepper(&start.clone().into(), &[head], batch_size)?;
         let begin = Instant::now();
         let mut reason = None;
         for epoch in 0..n_epochs {
-            let plan = match is_streamed {
-                true => Plan::by_chunk(&chunks, batch_size, seed, epoch as u64),
-                false => Plan::new(&chunks, batch_size, seed, epoch as u64),
+            let plan = match block_rows {
+                Some(block_rows) => Plan::by_chunk(&chunks, block_rows, batch_size, seed, epoch as u64),
+                None => Plan::new(&chunks, batch_size, seed, epoch as u64),
             };
             let rate = |step| self.schedule.rate(self.warmup, course, epoch, step) as f32;
             let rates: Vec<f32> = (0..plan.batches.len()).map(rate).collect();
