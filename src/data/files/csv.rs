@@ -1,97 +1,179 @@
-//! CSV with a header: columns of numbers, one of labels, and one of weights.
+//! CSV with a header: columns of numbers, of text that becomes one-hot features, one of labels, and one of weights.
+//!
+//! Fields are as in RFC 4180, with the spaces around them left out: in quotes where they have separators, line breaks or quotes, and
+//! then with two quotes for one. What separates them is the one of comma, tab and semicolon that stands most often in
+//! the header.
 
 use std::collections::HashMap;
-use std::io::Read;
 
-use csv::{ByteRecord, ReaderBuilder, Terminator};
+use memchr::{memchr, memchr2};
+use rayon::prelude::*;
 
+use super::categories::Names;
 use super::input::Input;
-use super::{Source, Table};
-use crate::data::{Features, Labels, SampleWeights};
+use super::number;
+use super::text::{BLOCK, Fault, Text, closing};
+use super::{Categorical, MAX_CATEGORIES, MAX_FEATURES, Source, Table};
+use crate::data::{Csr, Features, SampleWeights, Values, check_unique};
 use crate::error::{Error, Place, Result};
 
-pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
-    // Every row ends with a line break then, from which its line is known.
-    let input = input.chain(&b"\n"[..]);
-    // Only then is the line of a row known: where two characters end it, the second counts as of the next row. The first
-    // goes with the spaces around a field. Rows of another length are found here, with a message of our own.
-    let mut builder = ReaderBuilder::new();
-    builder.terminator(Terminator::Any(b'\n')).flexible(true);
-    let mut reader = builder.from_reader(input);
-    let failed = |error: csv::Error, input: &Input| match error.into_kind() {
-        csv::ErrorKind::Io(source) => input.failed(source),
-        other => input.malformed(format!("it is not CSV: {other:?}")),
-    };
-    let header = match reader.byte_headers() {
-        Ok(header) => header.clone(),
-        Err(error) => return Err(failed(error, reader.get_ref().get_ref().0)),
-    };
-    let columns = Columns::choose(&header, source, &reader.get_ref().get_ref().0.place())?;
+/// Of separators that stand as often, the first.
+const DELIMITERS: [u8; 3] = *b",\t;";
 
-    let mut values: Vec<f32> = Vec::new();
-    let mut names: Vec<String> = Vec::new();
-    let mut weights: Vec<f32> = Vec::new();
-    let mut record = ByteRecord::new();
-    let mut n_rows = 0;
-    loop {
-        match reader.read_byte_record(&mut record) {
-            // An empty line. A row of one column may be empty by mistake, which is an error.
-            Ok(true)
-                if record.len() == 1 && (header.len() > 1 || &record[0] == b"\r") && field(&record, 0).is_empty() =>
-            {
-                continue;
-            }
-            Ok(true) => n_rows += 1,
-            Ok(false) => break,
-            Err(error) => return Err(failed(error, reader.get_ref().get_ref().0)),
-        }
-        let place = || {
-            // The reader counts empty lines before a row as part of it, so that only its end is known.
-            let breaks = 1 + record.as_slice().iter().filter(|&&byte| byte == b'\n').count();
-            let line = (reader.position().line() as usize).saturating_sub(breaks);
-            reader.get_ref().get_ref().0.place().at_row(n_rows).at_line(line)
-        };
-        if record.len() != header.len() {
-            let problem = format!("it has {} fields, the header has {}", record.len(), header.len());
-            return Err(Error::malformed(place(), problem));
-        }
-        for &column in &columns.features {
-            let value = number(field(&record, column)).map_err(|problem| problem.at(columns.place(place(), column)))?;
-            values.push(value);
-        }
-        if let Some(column) = columns.weight {
-            let place = || columns.place(place(), column);
-            let weight = number(field(&record, column)).map_err(|problem| problem.at(place()))?;
-            if weight < 0.0 {
-                return Err(Error::Weight { place: place(), problem: format!("the weight is {weight}") });
-            }
-            weights.push(weight);
-        }
-        if let Some(column) = columns.label {
-            match std::str::from_utf8(field(&record, column)) {
-                Ok("") => return Err(Error::malformed(columns.place(place(), column), "the label is empty")),
-                Ok(name) => names.push(name.to_owned()),
-                Err(_) => return Err(Error::malformed(columns.place(place(), column), "the label is not UTF-8 text")),
-            }
-        }
-    }
+/// What stands for a value that is missing, so that it does not make a column one of text.
+const MISSING: [&str; 9] = ["", "?", "-", "NA", "N/A", "n/a", "na", "null", "NULL"];
+
+/// One-hot features with more columns than this, or more values, are sparse where that is smaller.
+const MAX_DENSE: (usize, usize) = (1000, 1 << 28);
+
+/// The code of a category that a model does not know.
+const UNKNOWN: u32 = u32::MAX;
+
+pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
+    read_in_blocks(input, source, BLOCK)
+}
+
+/// `block` is about how many bytes are parsed at once.
+fn read_in_blocks(input: Input, source: &Source, block: usize) -> Result<Table> {
+    let mut text = Text::new(input, block)?;
+    let (header, delimiter) = header(&mut text)?;
+    let columns = Columns::choose(&header, delimiter, source, &mut text)?;
+    let place = text.place();
+    let mut rows = Rows::new(&columns);
+    text.parse(Some(delimiter), |text| columns.parse(text), |block| rows.append(block, &columns, &place))?;
+
     let in_file = |error: Error| error.in_file(&source.features);
-    let features = Features::new(values, n_rows, columns.features.len()).map_err(in_file)?;
+    let Rows { n_rows, values, weights, labels, categories } = rows;
+    let (features, feature_names) = if columns.one_hot.is_empty() {
+        let features = Features::new(values, n_rows, columns.n_numbers).map_err(in_file)?;
+        (features, columns.numbers_in_order())
+    } else {
+        let layout = Layout::new(&columns, &categories).map_err(in_file)?;
+        let features = layout.features(n_rows, &values, &categories).map_err(in_file)?;
+        (features, layout.names)
+    };
     let labels = match columns.label {
-        Some(_) => Some(Labels::from_names(&names).map_err(in_file)?),
+        Some(_) => Some(labels.into_labels().map_err(in_file)?),
         None => None,
     };
     let weights = match columns.weight {
         Some(_) => Some(SampleWeights::from(weights).checked(n_rows).map_err(in_file)?.into_owned()),
         None => None,
     };
-    let feature_names = columns.features.iter().map(|&column| columns.names[column].clone()).collect();
-    Ok(Table { source: source.clone(), features, labels, weights, feature_names: Some(feature_names) })
+    let categorical = columns.one_hot.iter().map(|one_hot| columns.names[one_hot.column].clone()).collect();
+    let feature_names = Some(feature_names);
+    Ok(Table { source: source.clone(), features, labels, weights, feature_names, categorical, zero_based: None })
+}
+
+/// The fields of the header, and what separates fields. What the text goes on with are rows.
+fn header(text: &mut Text) -> Result<(Vec<Vec<u8>>, u8)> {
+    let malformed = |text: &Text, problem: &str| Error::malformed(text.place(), problem);
+    // Where the header begins and ends, and how often it has each separator.
+    let find = |text: &[u8]| {
+        let (mut begin, mut counts, mut at) = (0, [0; 3], 0);
+        while at < text.len() {
+            let is_start = at == begin || DELIMITERS.contains(&text[at - 1]);
+            match text[at] {
+                b'"' if is_start => {
+                    at = closing(text, at)?;
+                    continue;
+                }
+                b'\n' if text[begin..at].trim_ascii().is_empty() => begin = at + 1,
+                b'\n' => return Some((begin, at + 1, counts)),
+                byte => DELIMITERS.iter().zip(&mut counts).for_each(|(&other, n)| *n += usize::from(byte == other)),
+            }
+            at += 1;
+        }
+        None
+    };
+    let (begin, end, counts) = loop {
+        if let Some(found) = find(text.buffer()) {
+            break found;
+        }
+        if !text.more()? {
+            let problem = match text.buffer().trim_ascii() {
+                b"" => "the file is empty; CSV begins with a header",
+                _ => "its header has a quote that is not closed",
+            };
+            return Err(malformed(text, problem));
+        }
+    };
+    let most = counts.iter().copied().max().unwrap_or(0);
+    let delimiter = DELIMITERS[counts.iter().position(|&n| n == most).unwrap_or(0)];
+    let Some((fields, _)) = fields(&text.buffer()[..end], begin, delimiter) else {
+        return Err(malformed(text, "its header has a quote that is not closed"));
+    };
+    text.skip(end);
+    Ok((fields, delimiter))
+}
+
+/// The fields of the record that begins at `at`, and where the next begins; none when a quote is not closed.
+fn fields(text: &[u8], mut at: usize, delimiter: u8) -> Option<(Vec<Vec<u8>>, usize)> {
+    let mut fields = Vec::new();
+    loop {
+        let mut field = Vec::new();
+        if text.get(at) == Some(&b'"') {
+            let close = closing(text, at)?;
+            let mut is_second = false;
+            for &byte in &text[at + 1..close - 1] {
+                is_second = byte == b'"' && !is_second;
+                // The first of two.
+                if !is_second {
+                    field.push(byte);
+                }
+            }
+            at = close;
+        }
+        let end = at + memchr2(delimiter, b'\n', text.get(at..)?)?;
+        field.extend_from_slice(&text[at..end]);
+        fields.push(field);
+        at = end + 1;
+        if text[end] == b'\n' {
+            return Some((fields, at));
+        }
+    }
 }
 
 /// A field without the spaces around it.
-fn field(record: &ByteRecord, column: usize) -> &[u8] {
-    record.get(column).unwrap_or_default().trim_ascii()
+fn field(record: &[Vec<u8>], column: usize) -> &[u8] {
+    record.get(column).map_or(&[], |field| field.trim_ascii())
+}
+
+/// A number that is written plainly, in quotes or not, and where the next field begins.
+#[inline]
+fn plain_number(text: &[u8], mut at: usize, terminator: u8) -> Option<(f32, usize)> {
+    if text.get(at) == Some(&b'"') {
+        let (content, next) = plain_text(text, at, terminator)?;
+        return Some((number::parse(content).filter(|value| value.is_finite())?, next));
+    }
+    while text.get(at) == Some(&b' ') {
+        at += 1;
+    }
+    let (value, length) = number::prefix(text.get(at..)?)?;
+    Some((value, behind(text, at + length, terminator)?))
+}
+
+/// A field that has no quotes but those around it, and where the next begins.
+#[inline]
+fn plain_text(text: &[u8], at: usize, terminator: u8) -> Option<(&[u8], usize)> {
+    if text.get(at) != Some(&b'"') {
+        let end = at + memchr2(terminator, b'\n', text.get(at..)?)?;
+        return (text[end] == terminator).then_some((text[at..end].trim_ascii(), end + 1));
+    }
+    let end = at + 1 + memchr(b'"', text.get(at + 1..)?)?;
+    Some((text[at + 1..end].trim_ascii(), behind(text, end + 1, terminator)?))
+}
+
+/// Where the next field begins, when there is nothing but spaces before it.
+#[inline]
+fn behind(text: &[u8], mut at: usize, terminator: u8) -> Option<usize> {
+    loop {
+        match *text.get(at)? {
+            byte if byte == terminator => return Some(at + 1),
+            b' ' | b'\r' => at += 1,
+            _ => return None,
+        }
+    }
 }
 
 /// Why a field is no feature.
@@ -111,39 +193,80 @@ impl Problem {
 
 fn number(field: &[u8]) -> Result<f32, Problem> {
     let text = std::str::from_utf8(field).unwrap_or_default();
-    match text.parse::<f32>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        Ok(_) => Err(Problem::NotFinite(text.parse().unwrap_or(f64::NAN))),
-        Err(_) if field.is_empty() => {
+    match number::parse(field) {
+        Some(value) if value.is_finite() => Ok(value),
+        Some(_) => Err(Problem::NotFinite(text.parse().unwrap_or(f64::NAN))),
+        None if field.is_empty() => {
             Err(Problem::Malformed("the field is empty; remove the row or fill the gap before training".to_owned()))
         }
-        Err(_) => {
+        None if text.replacen(',', ".", 1).parse::<f32>().is_ok() => {
+            Err(Problem::Malformed(format!("{text:?} is not a number; a decimal comma must be a point")))
+        }
+        None => {
             let text = String::from_utf8_lossy(field);
             Err(Problem::Malformed(format!(
-                "{text:?} is not a number; features and weights must be, only the label column may be text"
+                "{text:?} is not a number; features and weights must be; a column of text may be the labels, or categorical \
+                 (--categorical)"
             )))
         }
     }
+}
+
+/// What a column is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Nothing,
+    /// The number with this index among those of a row.
+    Number(usize),
+    /// The category of this one-hot column.
+    Category(usize),
+    Label,
+    Weight,
+}
+
+/// A column of text.
+struct OneHot {
+    column: usize,
+    /// The numbers of the categories, where a model has them: no others are then allowed.
+    known: Option<HashMap<String, u32>>,
+}
+
+/// What features are made of, in their order.
+enum Feature {
+    /// A column.
+    Number(usize),
+    /// All categories of a one-hot column.
+    Categories(usize),
+    /// One category of a one-hot column, by its number.
+    Category(usize, u32),
 }
 
 /// Which columns of a file are taken.
 struct Columns {
     /// Of all columns.
     names: Vec<String>,
-    /// In the order in which they are wanted.
-    features: Vec<usize>,
+    delimiter: u8,
+    roles: Vec<Role>,
+    features: Vec<Feature>,
+    /// The names of the features, where they are given.
+    wanted: Option<Vec<String>>,
+    n_numbers: usize,
+    one_hot: Vec<OneHot>,
     label: Option<usize>,
     weight: Option<usize>,
+    /// Whether a category that a model does not know is allowed.
+    ignore_unknown: bool,
 }
 
 impl Columns {
-    fn choose(header: &ByteRecord, source: &Source, place: &Place) -> Result<Self> {
+    fn choose(header: &[Vec<u8>], delimiter: u8, source: &Source, text: &mut Text) -> Result<Self> {
+        let place = text.place();
         let malformed = |problem: String| Error::malformed(place.clone(), problem);
         let mut names: Vec<String> = Vec::new();
         let mut columns: HashMap<&str, usize> = HashMap::new();
         for index in 0..header.len() {
             let Ok(name) = std::str::from_utf8(field(header, index)) else {
-                return Err(malformed("its header is not UTF-8 text; it must be CSV, IDX or .npy".to_owned()));
+                return Err(malformed("its header is not UTF-8 text; it must be CSV, svmlight, IDX or .npy".to_owned()));
             };
             if name.is_empty() {
                 let advice = "name it in the header, or remove it if it only counts the rows";
@@ -154,14 +277,15 @@ impl Columns {
             }
             names.push(name.to_owned());
         }
-        if names.is_empty() {
-            return Err(malformed("the file is empty; CSV begins with a header".to_owned()));
-        }
         let find = |wanted: &str, role: &str| {
             columns.get(wanted).copied().ok_or_else(|| {
                 let unknown = format!("it has no column {wanted:?}{role}; its columns are {}", list(&names));
-                let is_one = names.len() == 1 && names[0].contains([';', '\t']);
-                malformed(if is_one { format!("{unknown} (commas must separate them)") } else { unknown })
+                let is_one = names.len() == 1 && names[0].contains(['|', ' ', ':']);
+                malformed(if is_one {
+                    format!("{unknown} (commas, tabs or semicolons must separate them)")
+                } else {
+                    unknown
+                })
             })
         };
         let label = match &source.label_column {
@@ -175,11 +299,104 @@ impl Columns {
         if let Some(column) = label.filter(|_| label == weight) {
             return Err(malformed(format!("column {:?} cannot have both the labels and the weights", names[column])));
         }
-        let features = match &source.feature_names {
-            Some(wanted) => wanted.iter().map(|name| find(name, "")).collect::<Result<_>>()?,
-            None => (0..names.len()).filter(|&column| Some(column) != label && Some(column) != weight).collect(),
+        let mut chosen = Self {
+            delimiter,
+            roles: vec![Role::Nothing; names.len()],
+            features: Vec::new(),
+            wanted: source.feature_names.clone(),
+            n_numbers: 0,
+            one_hot: Vec::new(),
+            label,
+            weight,
+            ignore_unknown: source.ignore_unknown_categories,
+            names: names.clone(),
         };
-        Ok(Self { names, features, label, weight })
+        for (column, role) in [(label, Role::Label), (weight, Role::Weight)] {
+            if let Some(column) = column {
+                chosen.roles[column] = role;
+            }
+        }
+        let not_both = |column: usize| {
+            let what = if label == Some(column) { "labels" } else { "weights" };
+            malformed(format!("column {:?} has the {what}, so that it cannot be a feature", names[column]))
+        };
+        if let Some(wanted) = &source.feature_names {
+            check_unique("feature", wanted)?;
+            for name in wanted {
+                let (column, category) = match columns.get(name.as_str()) {
+                    Some(&column) => (column, None),
+                    None => match one_hot_name(name, &columns) {
+                        Some((column, category)) => (column, Some(category)),
+                        None => (find(name, "")?, None),
+                    },
+                };
+                if !chosen.add(column, category) {
+                    return Err(not_both(column));
+                }
+            }
+            return Ok(chosen);
+        }
+        let categorical: Vec<usize> = match &source.categorical {
+            Categorical::None => Vec::new(),
+            Categorical::Columns(names) => {
+                names.iter().map(|name| find(name, " of categories")).collect::<Result<_>>()?
+            }
+            Categorical::Auto => {
+                let is_text = columns_of_text(text, names.len(), delimiter)?;
+                (0..names.len()).filter(|&column| is_text[column]).collect()
+            }
+        };
+        if let (Categorical::Columns(_), Some(&column)) =
+            (&source.categorical, categorical.iter().find(|&&column| chosen.roles[column] != Role::Nothing))
+        {
+            return Err(not_both(column));
+        }
+        for column in 0..names.len() {
+            if chosen.roles[column] != Role::Nothing {
+                continue;
+            }
+            if categorical.contains(&column) {
+                chosen.features.push(Feature::Categories(chosen.one_hot.len()));
+                chosen.roles[column] = Role::Category(chosen.one_hot.len());
+                chosen.one_hot.push(OneHot { column, known: None });
+            } else {
+                chosen.add(column, None);
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// A further feature: a column of numbers, or one category of a column; whether the column can be that.
+    fn add(&mut self, column: usize, category: Option<&str>) -> bool {
+        match (self.roles[column], category) {
+            (Role::Nothing, None) => {
+                self.roles[column] = Role::Number(self.n_numbers);
+                self.features.push(Feature::Number(column));
+                self.n_numbers += 1;
+            }
+            (Role::Nothing, Some(_)) => {
+                self.roles[column] = Role::Category(self.one_hot.len());
+                self.one_hot.push(OneHot { column, known: Some(HashMap::new()) });
+                return self.add(column, category);
+            }
+            (Role::Category(index), Some(category)) => {
+                let known = self.one_hot[index].known.get_or_insert_default();
+                let number = known.len() as u32;
+                known.insert(category.to_owned(), number);
+                self.features.push(Feature::Category(index, number));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The names of the features, when all are numbers.
+    fn numbers_in_order(&self) -> Vec<String> {
+        let name = |feature: &Feature| match feature {
+            Feature::Number(column) => self.names.get(*column).cloned(),
+            _ => None,
+        };
+        self.features.iter().filter_map(name).collect()
     }
 
     fn place(&self, place: Place, column: usize) -> Place {
@@ -188,6 +405,313 @@ impl Columns {
             Some(name) => place.named(name),
             None => place,
         }
+    }
+
+    /// The rows of a block, and how many there are.
+    fn parse(&self, text: &[u8]) -> Result<(Rows, usize), Fault> {
+        let mut rows = Rows::new(self);
+        rows.values.reserve(if self.n_numbers > 0 { text.len() / 8 } else { 0 });
+        let mut at = 0;
+        while at < text.len() {
+            if text[at] == b'\n' {
+                at += 1;
+            } else if let Some(next) = self.plain_row(text, at, &mut rows) {
+                rows.n_rows += 1;
+                at = next;
+            } else {
+                rows.forget_rest(self.n_numbers);
+                at = self.any_row(text, at, &mut rows)?;
+            }
+        }
+        let n_rows = rows.n_rows;
+        Ok((rows, n_rows))
+    }
+
+    /// Reads a row in which nothing is unusual; where the next one begins. Otherwise it may have read a part.
+    fn plain_row(&self, text: &[u8], mut at: usize, rows: &mut Rows) -> Option<usize> {
+        let begin = rows.values.len();
+        rows.values.resize(begin + self.n_numbers, 0.0);
+        let values = &mut rows.values[begin..];
+        for (column, role) in self.roles.iter().enumerate() {
+            let terminator = if column + 1 == self.roles.len() { b'\n' } else { self.delimiter };
+            at = match *role {
+                Role::Number(index) => {
+                    let (value, next) = plain_number(text, at, terminator)?;
+                    values[index] = value;
+                    next
+                }
+                Role::Weight => {
+                    let (weight, next) = plain_number(text, at, terminator)?;
+                    rows.weights.push(Some(weight).filter(|&weight| weight >= 0.0)?);
+                    next
+                }
+                Role::Label => {
+                    let (name, next) = plain_text(text, at, terminator)?;
+                    (!name.is_empty() && rows.labels.push(name)).then_some(next)?
+                }
+                Role::Category(index) => {
+                    let (name, next) = plain_text(text, at, terminator)?;
+                    self.push_category(index, name, &mut rows.categories[index]).then_some(next)?
+                }
+                Role::Nothing => plain_text(text, at, terminator)?.1,
+            };
+        }
+        Some(at)
+    }
+
+    /// Adds a category to those of a column; whether it can be one.
+    fn push_category(&self, index: usize, name: &[u8], names: &mut Names) -> bool {
+        if name.is_empty() {
+            return false;
+        }
+        let Some(known) = &self.one_hot[index].known else { return names.push(name) };
+        let code = std::str::from_utf8(name).ok().and_then(|name| known.get(name).copied());
+        let code = code.or(self.ignore_unknown.then_some(UNKNOWN));
+        names.codes.extend(code);
+        code.is_some()
+    }
+
+    /// Reads any row, or finds out what is wrong; where the next one begins.
+    fn any_row(&self, text: &[u8], begin: usize, rows: &mut Rows) -> Result<usize, Fault> {
+        let row = rows.n_rows + 1;
+        let fault = |error: Box<dyn FnOnce(Place) -> Error + Send>| Fault { row, begin, error };
+        let malformed = |problem: String| fault(Box::new(|place| Error::malformed(place, problem)));
+        let Some((record, end)) = fields(text, begin, self.delimiter) else {
+            return Err(malformed("it has a quote that is not closed".to_owned()));
+        };
+        // An empty line. A row of one column may be empty by mistake, which is an error.
+        if record.len() == 1 && (self.names.len() > 1 || record[0] == b"\r") && field(&record, 0).is_empty() {
+            return Ok(end);
+        }
+        if record.len() != self.names.len() {
+            return Err(malformed(format!("it has {} fields, the header has {}", record.len(), self.names.len())));
+        }
+        let at_column = |column: usize, error: Box<dyn FnOnce(Place) -> Error + Send>| {
+            let name = self.names[column].clone();
+            fault(Box::new(move |place| error(place.at_column(column + 1).named(name))))
+        };
+        let malformed = |column: usize, problem: String| at_column(column, Box::new(|place| Error::malformed(place, problem)));
+        let value = |column: usize| {
+            number(field(&record, column)).map_err(|problem| at_column(column, Box::new(|place| problem.at(place))))
+        };
+        let begin = rows.values.len();
+        rows.values.resize(begin + self.n_numbers, 0.0);
+        for feature in &self.features {
+            if let Feature::Number(column) = *feature
+                && let Role::Number(index) = self.roles[column]
+            {
+                rows.values[begin + index] = value(column)?;
+            }
+        }
+        for (index, one_hot) in self.one_hot.iter().enumerate() {
+            let name = field(&record, one_hot.column);
+            if !self.push_category(index, name, &mut rows.categories[index]) {
+                return Err(malformed(one_hot.column, self.no_category(index, name)));
+            }
+        }
+        if let Some(column) = self.weight {
+            let weight = value(column)?;
+            if weight < 0.0 {
+                let problem = format!("the weight is {weight}");
+                return Err(at_column(column, Box::new(|place| Error::Weight { place, problem })));
+            }
+            rows.weights.push(weight);
+        }
+        if let Some(column) = self.label {
+            let name = field(&record, column);
+            if name.is_empty() {
+                return Err(malformed(column, "the label is empty".to_owned()));
+            }
+            if !rows.labels.push(name) {
+                return Err(malformed(column, "the label is not UTF-8 text".to_owned()));
+            }
+        }
+        rows.n_rows += 1;
+        Ok(end)
+    }
+
+    /// Why a field is no category.
+    fn no_category(&self, index: usize, name: &[u8]) -> String {
+        match (std::str::from_utf8(name), &self.one_hot[index].known) {
+            (Ok(""), _) => "the field is empty; remove the row or fill the gap before training".to_owned(),
+            (Err(_), _) => "the category is not UTF-8 text".to_owned(),
+            (Ok(name), known) => {
+                let mut known: Vec<_> = known.iter().flatten().collect();
+                known.sort_unstable_by_key(|(_, number)| **number);
+                let known: Vec<String> = known.into_iter().map(|(name, _)| name.clone()).collect();
+                format!(
+                    "{name:?} is none of the {} categories that the model knows ({}); train with it, or let it count as none \
+                     of them (--ignore-unknown)",
+                    known.len(),
+                    list(&known)
+                )
+            }
+        }
+    }
+}
+
+/// The column and the category of a feature that is called `column=category`.
+fn one_hot_name<'a>(name: &'a str, columns: &HashMap<&str, usize>) -> Option<(usize, &'a str)> {
+    let is_column = |(at, _)| Some((*columns.get(&name[..at])?, &name[at + 1..]));
+    name.match_indices('=').find_map(is_column)
+}
+
+/// Which columns have text where their first value is that is not missing.
+fn columns_of_text(text: &mut Text, n_columns: usize, delimiter: u8) -> Result<Vec<bool>> {
+    text.more()?;
+    let mut is_text: Vec<Option<bool>> = vec![None; n_columns];
+    let mut at = 0;
+    while let Some((record, next)) = fields(text.buffer(), at, delimiter)
+        && is_text.contains(&None)
+    {
+        for (column, is_text) in is_text.iter_mut().enumerate().filter(|_| record.len() == n_columns) {
+            let field = field(&record, column);
+            if is_text.is_none() && !MISSING.iter().any(|missing| missing.as_bytes() == field) {
+                *is_text = Some(number::parse(field).is_none());
+            }
+        }
+        at = next;
+    }
+    Ok(is_text.into_iter().map(|is_text| is_text == Some(true)).collect())
+}
+
+/// What rows of a file have.
+#[derive(Default)]
+struct Rows {
+    n_rows: usize,
+    /// Row by row.
+    values: Vec<f32>,
+    weights: Vec<f32>,
+    labels: Names,
+    /// Of each one-hot column.
+    categories: Vec<Names>,
+}
+
+impl Rows {
+    fn new(columns: &Columns) -> Self {
+        let categories = columns.one_hot.iter().map(|_| Names::default()).collect();
+        Self { categories, ..Self::default() }
+    }
+
+    /// Forgets what is of no whole row.
+    fn forget_rest(&mut self, n_numbers: usize) {
+        self.values.truncate(self.n_rows * n_numbers);
+        self.weights.truncate(self.n_rows);
+        self.labels.codes.truncate(self.n_rows);
+        self.categories.iter_mut().for_each(|names| names.codes.truncate(self.n_rows));
+    }
+
+    /// Adds rows that follow.
+    fn append(&mut self, other: Self, columns: &Columns, place: &Place) -> Result<()> {
+        if self.values.try_reserve(other.values.len()).is_err() {
+            return Err(Error::out_of_memory(format!("the values of {place}"), self.values.len() + other.values.len(), 4));
+        }
+        self.n_rows += other.n_rows;
+        self.values.extend_from_slice(&other.values);
+        self.weights.extend_from_slice(&other.weights);
+        self.labels.append(&other.labels);
+        for ((names, other), one_hot) in self.categories.iter_mut().zip(other.categories).zip(&columns.one_hot) {
+            if one_hot.known.is_some() {
+                names.codes.extend(other.codes);
+                continue;
+            }
+            names.append(&other);
+            if names.names.len() > MAX_CATEGORIES {
+                let problem = format!(
+                    "it has more than {MAX_CATEGORIES} different values; is it a name of each row rather than a category?"
+                );
+                return Err(Error::malformed(columns.place(place.clone(), one_hot.column), problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where numbers and categories stand among the features.
+struct Layout {
+    names: Vec<String>,
+    /// The feature of each number of a row.
+    of_numbers: Vec<u32>,
+    /// The feature of each category of each one-hot column, by its code.
+    of_categories: Vec<Vec<u32>>,
+}
+
+impl Layout {
+    fn new(columns: &Columns, categories: &[Names]) -> Result<Self> {
+        let mut layout = Self {
+            names: Vec::new(),
+            of_numbers: vec![0; columns.n_numbers],
+            of_categories: columns.one_hot.iter().map(|one_hot| vec![0; one_hot.known.as_ref().map_or(0, HashMap::len)]).collect(),
+        };
+        for feature in &columns.features {
+            let next = layout.names.len() as u32;
+            match *feature {
+                Feature::Number(column) => {
+                    if let Role::Number(index) = columns.roles[column] {
+                        layout.of_numbers[index] = next;
+                    }
+                    layout.names.push(columns.names[column].clone());
+                }
+                Feature::Category(index, number) => {
+                    layout.of_categories[index][number as usize] = next;
+                    layout.names.extend(columns.wanted.iter().flatten().nth(next as usize).cloned());
+                }
+                Feature::Categories(index) => {
+                    let column = &columns.names[columns.one_hot[index].column];
+                    let (names, order) = categories[index].sorted()?;
+                    layout.of_categories[index] = order.iter().map(|&number| next + number).collect();
+                    layout.names.extend(names.iter().map(|name| format!("{column}={name}")));
+                }
+            }
+            if layout.names.len() > MAX_FEATURES {
+                let problem = format!("its columns and categories are more than {MAX_FEATURES} features");
+                return Err(Error::malformed(Place::default(), problem));
+            }
+        }
+        check_unique("feature", &layout.names)?;
+        Ok(layout)
+    }
+
+    /// X, in which categories are 0 or 1.
+    fn features(&self, n_rows: usize, numbers: &[f32], categories: &[Names]) -> Result<Features<'static>> {
+        let d = self.names.len();
+        // The feature of each value that is not zero.
+        let of_row = |row: usize| {
+            let numbers = numbers[row * self.of_numbers.len()..][..self.of_numbers.len()].iter();
+            let numbers = self.of_numbers.iter().copied().zip(numbers.copied()).filter(|(_, value)| *value != 0.0);
+            let one = move |(names, features): (&Names, &Vec<u32>)| {
+                Some((*features.get(names.codes[row] as usize)?, 1.0))
+            };
+            numbers.chain(categories.iter().zip(&self.of_categories).filter_map(one))
+        };
+        let n_values = n_rows.saturating_mul(d);
+        if d > MAX_DENSE.0 || n_values > MAX_DENSE.1 {
+            let n_stored: usize = (0..n_rows).into_par_iter().map(|row| of_row(row).count()).sum();
+            if n_stored.saturating_mul(2) < n_values {
+                let (mut offsets, mut columns, mut values) =
+                    (vec![0], Vec::with_capacity(n_stored), Vec::with_capacity(n_stored));
+                let mut entries: Vec<(u32, f32)> = Vec::new();
+                for row in 0..n_rows {
+                    entries.clear();
+                    entries.extend(of_row(row));
+                    entries.sort_unstable_by_key(|(feature, _)| *feature);
+                    columns.extend(entries.iter().map(|(feature, _)| *feature));
+                    values.extend(entries.iter().map(|(_, value)| *value));
+                    offsets.push(values.len() as u64);
+                }
+                return Features::new(Csr::new(offsets, columns, values)?, n_rows, d);
+            }
+        }
+        let mut values: Vec<f32> = Vec::new();
+        if values.try_reserve_exact(n_values).is_err() {
+            return Err(Error::out_of_memory("the one-hot features", n_values, 4));
+        }
+        values.resize(n_values, 0.0);
+        if d > 0 {
+            let fill = |(row, into): (usize, &mut [f32])| of_row(row).for_each(|(at, value)| into[at as usize] = value);
+            values.par_chunks_mut(d).enumerate().for_each(fill);
+        }
+        Features::new(Values::from(values), n_rows, d)
     }
 }
 
@@ -263,7 +787,7 @@ mod tests {
                 }
             }
         }
-        assert!(error("a;kind\n1;x\n").ends_with("\"a;kind\" (commas must separate them)"));
+        assert!(error("a|kind\n1|x\n").ends_with("\"a|kind\" (commas, tabs or semicolons must separate them)"));
         let one_column = table("a\n1\n\n\"\"\n2\n", None, None).unwrap_err().to_string();
         assert!(one_column.starts_with("file, row 2 (line 4), column 1 (a): the field is empty"), "{one_column}");
         assert_eq!(values(&table("a\r\n1\r\n\r\n2\r\n\r\n", None, None).unwrap()), [1.0, 2.0]);

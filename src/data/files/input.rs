@@ -1,40 +1,128 @@
-//! A file that is being read, unpacked when it is gzip.
+//! A file that is being read, unpacked when it is gzip or Zstandard.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::error::{Error, Place, Result};
 
 /// Bytes that are read at once.
 const BUFFER: usize = 1 << 20;
 
+/// How far the reading of a [`Source`](super::Source) is: for another thread to look at, to which a clone is given.
+///
+/// ```no_run
+/// use softreg::data::{Reading, Source, read_with};
+/// let reading = Reading::default();
+/// let seen = reading.clone();
+/// let table = std::thread::spawn(move || read_with(&Source::new("large.csv"), &reading));
+/// println!("{} of {} bytes", seen.bytes(), seen.total());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Reading(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    bytes: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Reading {
+    /// The bytes of the file of features that are read, packed as they are.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that the file has; 0 before it is opened, and where that is not known, as of a pipe.
+    pub fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
+    }
+}
+
+/// A reader whose bytes are counted.
+struct Counted<R>(R, Reading);
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(into)?;
+        self.1.0.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+/// How many bytes a file of `packed` bytes may have unpacked, so that a small file cannot fill the memory: at least 64 MiB,
+/// and a thousand times its size, about the most that gzip can do.
+pub(super) fn unpacked_limit(packed: u64) -> u64 {
+    packed.saturating_mul(1000).max(64 << 20)
+}
+
+/// How a file is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Gzip,
+    Zstandard,
+}
+
 pub(super) struct Input {
     path: PathBuf,
-    reader: Box<dyn BufRead>,
-    is_gzip: bool,
+    reader: Box<dyn BufRead + Send>,
+    packing: Option<Packing>,
     /// Bytes that are left, where that is known.
     left: Option<u64>,
+    reading: Reading,
+    /// Bytes that were unpacked, and how many it may be at most where that is not to be told by the file's size.
+    unpacked: u64,
+    max_unpacked: Option<u64>,
 }
 
 impl Input {
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, None, &Reading::default())
+    }
+
+    /// A file that may have `max_unpacked` bytes unpacked, and whose bytes are counted by `reading`.
+    pub fn open_with(path: &Path, max_unpacked: Option<u64>, reading: &Reading) -> Result<Self> {
         let failed = |source| Error::io("read", path, source);
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        Self::new(path, file, metadata.is_file().then_some(metadata.len()))
+        let input = Self::new(path, file, metadata.is_file().then_some(metadata.len()), reading)?;
+        Ok(Self { max_unpacked, ..input })
     }
 
-    fn new(path: &Path, content: impl Read + 'static, left: Option<u64>) -> Result<Self> {
-        let mut reader: Box<dyn BufRead> = Box::new(BufReader::with_capacity(BUFFER, content));
+    fn new(path: &Path, content: impl Read + Send + 'static, left: Option<u64>, reading: &Reading) -> Result<Self> {
+        reading.0.total.store(left.unwrap_or(0), Ordering::Relaxed);
+        let content = Counted(content, reading.clone());
+        let mut reader: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(BUFFER, content));
         let start = reader.fill_buf().map_err(|source| Error::io("read", path, source))?;
-        let is_gzip = start.starts_with(&[0x1f, 0x8b]);
-        if is_gzip {
+        let packing = if start.starts_with(&[0x1f, 0x8b]) {
             reader = Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader)));
-        }
-        Ok(Self { path: path.to_owned(), reader, is_gzip, left: left.filter(|_| !is_gzip) })
+            Some(Packing::Gzip)
+        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            reader = Box::new(BufReader::with_capacity(BUFFER, Zstandard { source: reader, decoder: None }));
+            Some(Packing::Zstandard)
+        } else {
+            None
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            reader,
+            packing,
+            left: left.filter(|_| packing.is_none()),
+            reading: reading.clone(),
+            unpacked: 0,
+            max_unpacked: None,
+        })
+    }
+
+    /// How many bytes it may have unpacked.
+    fn limit(&self) -> u64 {
+        self.max_unpacked.unwrap_or_else(|| unpacked_limit(self.reading.total().max(self.reading.bytes())))
     }
 
     /// Some of the bytes to come, at least one unless there are none.
@@ -48,10 +136,21 @@ impl Input {
 
     /// What a failure to read means.
     pub fn failed(&self, source: io::Error) -> Error {
-        use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        use io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, UnexpectedEof};
+        let packing = match self.packing {
+            Some(Packing::Gzip) => "gzip",
+            Some(Packing::Zstandard) => "Zstandard",
+            None => return Error::io("read", &self.path, source),
+        };
         match source.kind() {
-            InvalidData | InvalidInput | UnexpectedEof if self.is_gzip => {
-                self.malformed(format!("the gzip data is damaged or cut off ({source}); get the file once more"))
+            InvalidData | InvalidInput | UnexpectedEof => {
+                self.malformed(format!("the {packing} data is damaged or cut off ({source}); get the file once more"))
+            }
+            FileTooLarge => {
+                let (packed, limit) = (self.reading.total().max(self.reading.bytes()), self.limit());
+                self.malformed(format!(
+                    "its {packed} bytes of {packing} data are more than {limit} unpacked; unpack it first if that is right"
+                ))
             }
             _ => Error::io("read", &self.path, source),
         }
@@ -121,7 +220,7 @@ impl Input {
     }
 
     /// Reads until `into` is full or the file ends; how many bytes there were.
-    fn fill(&mut self, into: &mut [u8]) -> Result<usize> {
+    pub fn fill(&mut self, into: &mut [u8]) -> Result<usize> {
         let mut found = 0;
         while found < into.len() {
             match self.read(&mut into[found..]) {
@@ -138,7 +237,7 @@ impl Input {
     pub fn of(content: impl Into<Vec<u8>>) -> Self {
         let content = content.into();
         let left = Some(content.len() as u64);
-        Self::new(Path::new("file"), io::Cursor::new(content), left).unwrap()
+        Self::new(Path::new("file"), io::Cursor::new(content), left, &Reading::default()).unwrap()
     }
 }
 
@@ -146,7 +245,63 @@ impl Read for Input {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.reader.read(into)?;
         self.left = self.left.map(|left| left.saturating_sub(n as u64));
+        if self.packing.is_some() {
+            self.unpacked += n as u64;
+            if self.unpacked > self.limit() {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+        }
         Ok(n)
+    }
+}
+
+/// The content of Zstandard frames, one after the other.
+struct Zstandard<R> {
+    source: R,
+    /// Of the frame that is being read.
+    decoder: Option<Box<FrameDecoder>>,
+}
+
+impl<R: BufRead> Read for Zstandard<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        fn damaged(error: impl ToString) -> io::Error {
+            io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+        }
+        if into.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let Some(decoder) = &mut self.decoder else {
+                if self.source.fill_buf()?.is_empty() {
+                    return Ok(0);
+                }
+                let mut decoder = FrameDecoder::new();
+                match decoder.reset(&mut self.source) {
+                    Ok(()) => self.decoder = Some(Box::new(decoder)),
+                    Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                        let skipped = io::copy(&mut (&mut self.source).take(length.into()), &mut io::sink())?;
+                        if skipped < length.into() {
+                            return Err(io::ErrorKind::UnexpectedEof.into());
+                        }
+                    }
+                    Err(error) => return Err(damaged(error)),
+                }
+                continue;
+            };
+            match decoder.read(into) {
+                Ok(0) if decoder.is_finished() => {
+                    let written = decoder.get_checksum_from_data();
+                    if written.is_some() && written != decoder.get_calculated_checksum() {
+                        return Err(damaged("the checksum is another"));
+                    }
+                    self.decoder = None;
+                }
+                Ok(0) => {
+                    decoder.decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1)).map_err(damaged)?;
+                }
+                result => return result,
+            }
+        }
     }
 }
 
