@@ -56,29 +56,18 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// How many bytes a file of `packed` bytes may have unpacked, so that a small file cannot fill the memory: at least 64 MiB,
-/// and a thousand times its size, about the most that gzip can do.
-pub(super) fn unpacked_limit(packed: u64) -> u64 {
-    packed.saturating_mul(1000).max(64 << 20)
-}
-
-/// How a file is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
-    Gzip,
-    Zstandard,
+/// How many bytes may come of `packed` ones: more is taken for a file that is made to fill the memory.
+pub(super) fn most_unpacked(packed: u64) -> u64 {
+    packed.saturating_mul(1000).saturating_add(64 << 20)
 }
 
 pub(super) struct Input {
     path: PathBuf,
     reader: Box<dyn BufRead + Send>,
-    packing: Option<Packing>,
+    /// How its bytes are packed, if they are.
+    packing: Option<&'static str>,
     /// Bytes that are left, where that is known.
     left: Option<u64>,
-    reading: Reading,
-    /// Bytes that were unpacked, and how many it may be at most where that is not to be told by the file's size.
-    unpacked: u64,
-    max_unpacked: Option<u64>,
 }
 
 impl Input {
@@ -86,43 +75,42 @@ impl Input {
         Self::open_with(path, None, &Reading::default())
     }
 
-    /// A file that may have `max_unpacked` bytes unpacked, and whose bytes are counted by `reading`.
+    /// A file that may have `max_unpacked` bytes when it is unpacked, and whose bytes are counted by `reading`.
     pub fn open_with(path: &Path, max_unpacked: Option<u64>, reading: &Reading) -> Result<Self> {
         let failed = |source| Error::io("read", path, source);
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        let input = Self::new(path, file, metadata.is_file().then_some(metadata.len()), reading)?;
-        Ok(Self { max_unpacked, ..input })
+        let left = metadata.is_file().then_some(metadata.len());
+        reading.0.total.store(left.unwrap_or(0), Ordering::Relaxed);
+        Self::new(path, Counted(file, reading.clone()), left, max_unpacked)
     }
 
-    fn new(path: &Path, content: impl Read + Send + 'static, left: Option<u64>, reading: &Reading) -> Result<Self> {
-        reading.0.total.store(left.unwrap_or(0), Ordering::Relaxed);
-        let content = Counted(content, reading.clone());
+    fn new(
+        path: &Path,
+        content: impl Read + Send + 'static,
+        left: Option<u64>,
+        max_unpacked: Option<u64>,
+    ) -> Result<Self> {
         let mut reader: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(BUFFER, content));
         let start = reader.fill_buf().map_err(|source| Error::io("read", path, source))?;
         let packing = if start.starts_with(&[0x1f, 0x8b]) {
-            reader = Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader)));
-            Some(Packing::Gzip)
-        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            reader = Box::new(BufReader::with_capacity(BUFFER, Zstandard { source: reader, decoder: None }));
-            Some(Packing::Zstandard)
+            Some("gzip")
         } else {
-            None
+            start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]).then_some("Zstandard")
         };
-        Ok(Self {
-            path: path.to_owned(),
-            reader,
-            packing,
-            left: left.filter(|_| packing.is_none()),
-            reading: reading.clone(),
-            unpacked: 0,
-            max_unpacked: None,
-        })
-    }
-
-    /// How many bytes it may have unpacked.
-    fn limit(&self) -> u64 {
-        self.max_unpacked.unwrap_or_else(|| unpacked_limit(self.reading.total().max(self.reading.bytes())))
+        let most = max_unpacked.unwrap_or_else(|| left.map_or(u64::MAX, most_unpacked));
+        reader = match packing {
+            Some("gzip") => {
+                let unpacked = Limited { reader: MultiGzDecoder::new(reader), left: most, most };
+                Box::new(BufReader::with_capacity(BUFFER, unpacked))
+            }
+            Some(_) => {
+                let unpacked = Limited { reader: Zstandard { source: reader, decoder: None }, left: most, most };
+                Box::new(BufReader::with_capacity(BUFFER, unpacked))
+            }
+            None => reader,
+        };
+        Ok(Self { path: path.to_owned(), reader, packing, left: left.filter(|_| packing.is_none()) })
     }
 
     /// Some of the bytes to come, at least one unless there are none.
@@ -137,21 +125,11 @@ impl Input {
     /// What a failure to read means.
     pub fn failed(&self, source: io::Error) -> Error {
         use io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, UnexpectedEof};
-        let packing = match self.packing {
-            Some(Packing::Gzip) => "gzip",
-            Some(Packing::Zstandard) => "Zstandard",
-            None => return Error::io("read", &self.path, source),
-        };
-        match source.kind() {
-            InvalidData | InvalidInput | UnexpectedEof => {
+        match (source.kind(), self.packing) {
+            (InvalidData | InvalidInput | UnexpectedEof, Some(packing)) => {
                 self.malformed(format!("the {packing} data is damaged or cut off ({source}); get the file once more"))
             }
-            FileTooLarge => {
-                let (packed, limit) = (self.reading.total().max(self.reading.bytes()), self.limit());
-                self.malformed(format!(
-                    "its {packed} bytes of {packing} data are more than {limit} unpacked; unpack it first if that is right"
-                ))
-            }
+            (FileTooLarge, Some(_)) => self.malformed(source.to_string()),
             _ => Error::io("read", &self.path, source),
         }
     }
@@ -237,7 +215,7 @@ impl Input {
     pub fn of(content: impl Into<Vec<u8>>) -> Self {
         let content = content.into();
         let left = Some(content.len() as u64);
-        Self::new(Path::new("file"), io::Cursor::new(content), left, &Reading::default()).unwrap()
+        Self::new(Path::new("file"), io::Cursor::new(content), left, None).unwrap()
     }
 }
 
@@ -245,12 +223,27 @@ impl Read for Input {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.reader.read(into)?;
         self.left = self.left.map(|left| left.saturating_sub(n as u64));
-        if self.packing.is_some() {
-            self.unpacked += n as u64;
-            if self.unpacked > self.limit() {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-        }
+        Ok(n)
+    }
+}
+
+/// At most `most` bytes, of which `left` are left, and an error where there are more.
+struct Limited<R> {
+    reader: R,
+    left: u64,
+    most: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(into)?;
+        self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
+            let problem = format!(
+                "it has more than {} bytes unpacked, far more than its size; if that is right, unpack it first",
+                self.most
+            );
+            io::Error::new(io::ErrorKind::FileTooLarge, problem)
+        })?;
         Ok(n)
     }
 }
@@ -278,7 +271,9 @@ impl<R: BufRead> Read for Zstandard<R> {
                 let mut decoder = FrameDecoder::new();
                 match decoder.reset(&mut self.source) {
                     Ok(()) => self.decoder = Some(Box::new(decoder)),
-                    Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                    Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                        length, ..
+                    })) => {
                         let skipped = io::copy(&mut (&mut self.source).take(length.into()), &mut io::sink())?;
                         if skipped < length.into() {
                             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -325,6 +320,76 @@ mod tests {
             assert_eq!(input.values(10_000, u32::from_le_bytes).unwrap()[9999], 9999 * 9999);
             input.end().unwrap();
         }
+    }
+
+    /// A Zstandard frame with a checksum.
+    fn zstandard(content: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(content, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    #[test]
+    fn zstandard_reads_as_its_content_also_in_several_frames() {
+        let content: Vec<u8> = (0..100_000u32).flat_map(|i| (i % 1000).to_le_bytes()).collect();
+        let (a, b) = content.split_at(123_456);
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
+        for packed in [
+            zstandard(&content),
+            [zstandard(a), zstandard(b)].concat(),
+            [zstandard(a), skippable.clone(), zstandard(b), skippable.clone()].concat(),
+        ] {
+            let mut input = Input::of(packed);
+            assert_eq!(input.values(100_000, u32::from_le_bytes).unwrap()[99_999], 999);
+            input.end().unwrap();
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_of_a_zstandard_file_is_an_error_that_names_the_file() {
+        let content: Vec<u8> = (0..500u16).flat_map(u16::to_le_bytes).collect();
+        let packed = zstandard(&content);
+        let read = |bytes: &[u8]| {
+            let mut input = Input::of(bytes);
+            let values = input.values(500, u16::from_le_bytes)?;
+            input.end()?;
+            Ok::<_, Error>(values)
+        };
+        assert_eq!(read(&packed).unwrap().len(), 500);
+        // Without its magic it is no Zstandard file.
+        for length in 4..packed.len() {
+            let error = read(&packed[..length]).unwrap_err().to_string();
+            assert!(error.starts_with("file: "), "{length}: {error}");
+        }
+        let mut n_noticed = 0;
+        for bit in 32..packed.len() * 8 {
+            let mut flipped = packed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            n_noticed += match read(&flipped) {
+                Ok(values) => {
+                    assert_eq!(values, (0..500).collect::<Vec<u16>>(), "bit {bit}");
+                    0
+                }
+                Err(_) => 1,
+            };
+        }
+        assert!(n_noticed > packed.len() * 6, "{n_noticed}");
+    }
+
+    #[test]
+    fn what_unpacks_to_too_much_is_an_error() {
+        let content = vec![7u8; 100_000];
+        for packed in [gzip(&content), zstandard(&content)] {
+            let read = |limit| {
+                let mut bytes = Vec::new();
+                let packed = io::Cursor::new(packed.clone());
+                let mut input = Input::new(Path::new("file"), packed, None, limit).unwrap();
+                let result = input.read_to_end(&mut bytes);
+                result.map_err(|error| input.failed(error).to_string())
+            };
+            assert_eq!(read(Some(100_000)), Ok(100_000));
+            assert_eq!(read(None), Ok(100_000));
+            assert!(read(Some(99_999)).unwrap_err().starts_with("file: it has more than 99999 bytes unpacked"));
+        }
+        assert_eq!(most_unpacked(u64::MAX), u64::MAX);
     }
 
     #[test]

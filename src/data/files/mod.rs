@@ -283,7 +283,9 @@ impl Format {
         }
         // Text has no zeros.
         if head.iter().take(4096).any(|&byte| byte == 0) {
-            return Err(input.malformed("the format is not known; it must be CSV, svmlight, IDX or .npy (text is UTF-8)"));
+            return Err(
+                input.malformed("the format is not known; it must be CSV, svmlight, IDX or .npy (text is UTF-8)")
+            );
         }
         Ok(if svmlight::is_format(head) { Self::Svmlight } else { Self::Text })
     }

@@ -1,9 +1,10 @@
 //! Numbers from text: what `str::parse::<f32>` gives, several times as fast.
 
-/// The powers of ten that doubles have exactly.
-const POWERS: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
-    1e21, 1e22,
+/// The powers of ten from −22 to 22, of which doubles have those from 0 on exactly, and the others rounded.
+const POWERS: [f64; 45] = [
+    1e-22, 1e-21, 1e-20, 1e-19, 1e-18, 1e-17, 1e-16, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6,
+    1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+    1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
 ];
 
 /// Digits that a mantissa has at most; what follows is below a tenth of the rounding of a double.
@@ -13,18 +14,15 @@ const MAX_DIGITS: usize = 19;
 /// this to round it well. A number then is what [`parse`] says of it.
 ///
 /// The digits make a whole number w, and w·10^e is computed in double precision. w is rounded once where it has more than 53
-/// bits, the product once, and digits are left out after the 19th: the relative error is below 2.1·2⁻⁵³, at most 2.1 units in
-/// the last place. Rounding goes on to single precision: the only doubles near which the error matters are those in the middle of two
-/// neighbours there, and they are left to [`parse`], as are powers of ten that are not exact, and results that are no normal
-/// number.
+/// bits, the power once, the product once, and digits are left out after the 19th: the relative error is below 3.1·2⁻⁵³, at most
+/// 3.1 units in the last place. Rounding goes on to single precision: the only doubles near which the error matters are those in
+/// the middle of two neighbours there, and they are left to [`parse`], as are other powers of ten, and results that are no
+/// normal number. Lengths and signs are not branched on, since no processor foresees them.
 #[inline]
 pub(super) fn prefix(text: &[u8]) -> Option<(f32, usize)> {
-    let mut at = 0;
-    let mut negative = false;
-    if let Some(sign @ (b'-' | b'+')) = text.first() {
-        negative = *sign == b'-';
-        at = 1;
-    }
+    let first = *text.first()?;
+    let is_negative = first == b'-';
+    let mut at = usize::from(is_negative | (first == b'+'));
     let mut mantissa = 0u64;
     let begin = at;
     at = digits(text, at, &mut mantissa);
@@ -65,18 +63,17 @@ pub(super) fn prefix(text: &[u8]) -> Option<(f32, usize)> {
         exponent += if is_below_1 { -written } else { written };
         at = digit;
     }
-    let sign = if negative { -1.0f32 } else { 1.0 };
+    let sign = u32::from(is_negative) << 31;
     if mantissa == 0 {
-        return Some((0.0 * sign, at));
+        return Some((f32::from_bits(sign), at));
     }
-    let power = *POWERS.get(exponent.unsigned_abs() as usize)?;
-    let double = if exponent < 0 { mantissa as f64 / power } else { mantissa as f64 * power };
+    let double = mantissa as f64 * *POWERS.get(usize::try_from(exponent + 22).ok()?)?;
     /// The bits of a double that single precision has not, and how far from the middle of two neighbours is safe.
     const REST: u64 = (1 << 29) - 1;
     const SAFE: u64 = 4;
     let from_middle = (double.to_bits() & REST).abs_diff(1 << 28);
     let is_normal = double > f64::from(f32::MIN_POSITIVE) * 2.0 && double < f64::from(f32::MAX) / 2.0;
-    (from_middle > SAFE && is_normal).then_some((double as f32 * sign, at))
+    (from_middle > SAFE && is_normal).then(|| (f32::from_bits((double as f32).to_bits() | sign), at))
 }
 
 /// The number that `text` is as a whole.
@@ -89,11 +86,16 @@ pub(super) fn parse(text: &[u8]) -> Option<f32> {
 
 /// Appends the digits from `at` on to the mantissa, modulo 2⁶⁴; where they end.
 #[inline]
-fn digits(text: &[u8], mut at: usize, mantissa: &mut u64) -> usize {
+pub(super) fn digits(text: &[u8], mut at: usize, mantissa: &mut u64) -> usize {
+    const POWERS: [u64; 8] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000];
     while let Some(&eight) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         let eight = u64::from_le_bytes(eight);
-        if !are_digits(eight) {
-            break;
+        let n = n_digits(eight);
+        if n < 8 {
+            // Zeros come before them, and what follows is shifted out.
+            let last = (eight << (56 - 8 * n)) << 8;
+            *mantissa = mantissa.wrapping_mul(POWERS[n]).wrapping_add(value_of(last));
+            return at + n;
         }
         *mantissa = mantissa.wrapping_mul(100_000_000).wrapping_add(value_of(eight));
         at += 8;
@@ -105,13 +107,14 @@ fn digits(text: &[u8], mut at: usize, mantissa: &mut u64) -> usize {
     at
 }
 
-/// Whether all eight bytes are digits: their upper halves are 3, also with 6 added, which takes those above 9 to 4.
+/// How many of eight bytes are digits, from the lowest on to the first that is none.
 #[inline]
-fn are_digits(eight: u64) -> bool {
-    const UPPER: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    const THREES: u64 = 0x3030_3030_3030_3030;
-    const SIXES: u64 = 0x0606_0606_0606_0606;
-    (eight & UPPER) == THREES && (eight.wrapping_add(SIXES) & UPPER) == THREES
+fn n_digits(eight: u64) -> usize {
+    // Digits become 0 to 9, to which 0x76 can be added without a carry or the highest bit; what is carried from other bytes only
+    // changes higher ones.
+    let values = eight ^ 0x3030_3030_3030_3030;
+    let others = (values.wrapping_add(0x7676_7676_7676_7676) | values) & 0x8080_8080_8080_8080;
+    others.trailing_zeros() as usize / 8
 }
 
 /// The value of eight digits, the first in the lowest byte: neighbours are joined to pairs, pairs to fours, fours to eight.
@@ -179,20 +182,95 @@ mod tests {
     #[test]
     fn every_way_to_write_a_number() {
         for text in [
-            "0", "-0", "+0", "0.0", "-0.0", "1", "+1", "-1", "007", "1.", ".5", "-.5", "+.5e1", "1e0", "1E5", "1e+5", "1e-5",
-            "1.5e-3", "123456789", "1234567890123456789", "12345678901234567890", "0.12345678901234567890123",
-            "00000000000000000000000000001.5", "0.000000000000000000000000000000000000001", "1e-45", "1e-46", "3.4028235e38",
-            "3.4028236e38", "1e39", "-1e39", "1e300", "1e9999", "1e99999", "1e-99999", "1.17549435e-38", "1.1754942e-38",
-            "16777217", "16777219", "16777217.0000001", "0.1", "0.3", "9007199254740993", "8388608.5", "8388609.5",
-            "1e22", "1e23", "1e10000000000000000000000", "0e99999", "0e1", "100000000000000000000000000000000000000",
-            "33554435", "1.00000005960464477539062500000000000000000000000000000001", "1.000000059604644775390625",
-            "1.00000005960464477539062499999999999999999999999", "nan", "NaN", "inf", "-inf", "infinity", "+Infinity", "-nan",
+            "0",
+            "-0",
+            "+0",
+            "0.0",
+            "-0.0",
+            "1",
+            "+1",
+            "-1",
+            "007",
+            "1.",
+            ".5",
+            "-.5",
+            "+.5e1",
+            "1e0",
+            "1E5",
+            "1e+5",
+            "1e-5",
+            "1.5e-3",
+            "123456789",
+            "1234567890123456789",
+            "12345678901234567890",
+            "0.12345678901234567890123",
+            "00000000000000000000000000001.5",
+            "0.000000000000000000000000000000000000001",
+            "1e-45",
+            "1e-46",
+            "3.4028235e38",
+            "3.4028236e38",
+            "1e39",
+            "-1e39",
+            "1e300",
+            "1e9999",
+            "1e99999",
+            "1e-99999",
+            "1.17549435e-38",
+            "1.1754942e-38",
+            "16777217",
+            "16777219",
+            "16777217.0000001",
+            "0.1",
+            "0.3",
+            "9007199254740993",
+            "8388608.5",
+            "8388609.5",
+            "1e22",
+            "1e23",
+            "1e10000000000000000000000",
+            "0e99999",
+            "0e1",
+            "100000000000000000000000000000000000000",
+            "33554435",
+            "1.00000005960464477539062500000000000000000000000000000001",
+            "1.000000059604644775390625",
+            "1.00000005960464477539062499999999999999999999999",
+            "nan",
+            "NaN",
+            "inf",
+            "-inf",
+            "infinity",
+            "+Infinity",
+            "-nan",
         ] {
             check(text);
         }
         for text in [
-            "", "-", "+", ".", "-.", "e5", "1e", "1e+", "1e-", "--1", "+-1", "1.2.3", "1,5", "1 ", " 1", "0x10", "1_000", "1f",
-            "12345678x", "1234567\u{1}", "١", "1e5.5", "1e 5", "\u{fffd}",
+            "",
+            "-",
+            "+",
+            ".",
+            "-.",
+            "e5",
+            "1e",
+            "1e+",
+            "1e-",
+            "--1",
+            "+-1",
+            "1.2.3",
+            "1,5",
+            "1 ",
+            " 1",
+            "0x10",
+            "1_000",
+            "1f",
+            "12345678x",
+            "1234567\u{1}",
+            "١",
+            "1e5.5",
+            "1e 5",
+            "\u{fffd}",
         ] {
             assert!(!check(text) && parse(text.as_bytes()).is_none(), "{text}");
         }

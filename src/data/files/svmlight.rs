@@ -271,14 +271,10 @@ fn token(line: &[u8], at: usize) -> &[u8] {
 fn plain_pair(line: &[u8], mut at: usize) -> Option<(u32, f32, usize)> {
     let begin = at;
     let mut index = 0;
-    while let Some(digit) = line.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
-        index = index * 10 + u32::from(digit);
-        at += 1;
-        if at - begin > 8 {
-            return None;
-        }
-    }
-    if at == begin || index > MAX_FEATURES as u32 || line.get(at) != Some(&b':') {
+    at = number::digits(line, at, &mut index);
+    let is_index = (1..=8).contains(&(at - begin)) && index <= MAX_FEATURES as u64;
+    let index = index as u32;
+    if !is_index || line.get(at) != Some(&b':') {
         return None;
     }
     let (value, length) = number::prefix(line.get(at + 1..)?)?;
@@ -354,4 +350,195 @@ fn classes(labels: &Names) -> Result<Labels<'static>> {
     }
     numbers.codes = labels.codes.iter().map(|&code| numbers.codes[code as usize]).collect();
     numbers.into_labels()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Shuffle;
+    use crate::data::Targets;
+
+    fn read_blocks(content: impl Into<Vec<u8>>, source: &Source, block: usize) -> Result<Table> {
+        read_in_blocks(Input::of(content), source, block)
+    }
+
+    fn table(content: &str) -> Result<Table> {
+        read_blocks(content, &Source::new("file"), BLOCK)
+    }
+
+    fn error(content: &str) -> String {
+        table(content).map(drop).unwrap_err().to_string()
+    }
+
+    fn rows(table: &Table) -> Vec<Vec<f32>> {
+        let mut row = vec![f32::NAN; table.features.n_features()];
+        let read = |i| {
+            table.features.read_row(i, &mut row);
+            row.clone()
+        };
+        (0..table.features.n_samples()).map(read).collect()
+    }
+
+    const LINES: &str = "# a comment\r\n+1 2:0.5 4:1e-2 # more\n\n-1 qid:7 4:3 1:-2\r\n1.0\n-1 3:0 2:0.25 5:0\n";
+
+    #[test]
+    fn lines_are_rows() {
+        let table = table(LINES).unwrap();
+        let expected = [[0.0, 0.5, 0.0, 0.01, 0.0], [-2.0, 0.0, 0.0, 3.0, 0.0], [0.0; 5], [0.0, 0.25, 0.0, 0.0, 0.0]];
+        assert_eq!(rows(&table), expected.map(|row| row.to_vec()));
+        let labels = table.labels.unwrap();
+        assert_eq!(labels.classes(), ["-1", "1"]);
+        assert!(matches!(labels.targets(), Targets::Classes(classes) if **classes == [1, 0, 1, 0]));
+        let Values::Sparse(csr) = table.features.values() else { panic!("dense") };
+        assert_eq!(csr.values().len(), 5);
+        assert_eq!(table.zero_based, Some(false));
+    }
+
+    #[test]
+    fn indices_count_from_1_unless_one_is_0_or_it_is_said() {
+        let with = |content: &str, zero_based, n_features| {
+            let table = read_blocks(content, &Source { zero_based, n_features, ..Source::new("file") }, BLOCK)?;
+            Ok::<_, Error>((table.zero_based, rows(&table)))
+        };
+        assert_eq!(with("1 1:5\n2 2:6\n", None, None).unwrap(), (Some(false), vec![vec![5.0, 0.0], vec![0.0, 6.0]]));
+        assert_eq!(with("1 0:5\n2 1:6\n", None, None).unwrap(), (Some(true), vec![vec![5.0, 0.0], vec![0.0, 6.0]]));
+        // An index whose value is 0 is one too.
+        assert_eq!(with("1 0:0 1:5\n", None, None).unwrap(), (Some(true), vec![vec![0.0, 5.0]]));
+        assert_eq!(with("1 1:5\n", Some(true), None).unwrap(), (Some(true), vec![vec![0.0, 5.0]]));
+        // Fewer are filled up with zeros.
+        assert_eq!(with("1 1:5\n", Some(false), Some(3)).unwrap(), (Some(false), vec![vec![5.0, 0.0, 0.0]]));
+        assert_eq!(with("1 2:5\n", Some(true), Some(3)).unwrap(), (Some(true), vec![vec![0.0, 0.0, 5.0]]));
+        let error = |content, zero_based, n_features| with(content, zero_based, n_features).unwrap_err().to_string();
+        let from_1 = error("1 1:5\n1 0:6\n", Some(false), None);
+        assert!(
+            from_1.starts_with("file, row 2: an index is 0, but they are to count from 1; --zero-based"),
+            "{from_1}"
+        );
+        let too_high = error("1 1:5\n1 4:6\n", Some(false), Some(3));
+        assert!(
+            too_high
+                .starts_with("file, row 2: its highest index is 4, but with 3 features, counted from 1, it can be 3")
+        );
+        let too_high = error("1 1:5\n1\n1 3:6\n", Some(true), Some(3));
+        assert!(
+            too_high
+                .starts_with("file, row 3: its highest index is 3, but with 3 features, counted from 0, it can be 2")
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_found_with_its_row() {
+        let cases = [
+            ("1 1:2\n# comment\n1 2:x\n", "file, row 2 (line 3): the value \"x\" of index 2 is not a number"),
+            ("1 1:2\n1 2\n", "file, row 2: \"2\" is not INDEX:VALUE"),
+            ("1 1:2\n1 a:2\n", "file, row 2: \"a:2\" is not INDEX:VALUE"),
+            ("1 1:2\n1 -3:2\n", "file, row 2: \"-3:2\" is not INDEX:VALUE"),
+            ("1 1:2\n1 :2\n", "file, row 2: \":2\" is not INDEX:VALUE"),
+            ("1 1:2\n1 3:\n", "file, row 2: the value \"\" of index 3 is not a number"),
+            ("1 1:2\n1 3:1:1\n", "file, row 2: the value \"1:1\" of index 3 is not a number"),
+            ("1 1:2\n1 3:nan\n", "file, row 2, column 3: the value NaN is not"),
+            ("1 1:2\n1 3:1e99\n", "file, row 2, column 3: the value 1e99 is not"),
+            ("1 1:2\n1 3:1 2:1 3:2\n", "file, row 2: the index 3 is there twice"),
+            ("1 1:2\n1 16777217:1\n", "file, row 2: the index 16777217 is above 16777216"),
+            ("1 1:2\n1 18446744073709551617:1\n", "file, row 2: the index 18446744073709551617 is above 16777216"),
+            ("1 1:2\n 3:1\n", "file, row 2: it has no label before"),
+            ("1 1:2\n0.5 3:1\n", "file, row 2: the label 0.5 is not a whole number"),
+            ("1 1:2\n1,3 3:1\n", "file, row 2: it has several labels, 1,3;"),
+            ("1 1:2\nspam 3:1\n", "file, row 2: the label \"spam\" is not a number"),
+            ("", "file: there are no samples"),
+            ("1\n2\n", "file: there are no features"),
+        ];
+        for (content, expected) in cases {
+            assert!(error(content).starts_with(expected), "{} is not {expected}", error(content));
+        }
+        let last = table("1 16777216:1\n").unwrap();
+        assert_eq!(last.features.n_features(), MAX_FEATURES);
+        // Labels that are not asked for may be anything.
+        let source = Source { labels: Some("other".into()), ..Source::new("file") };
+        assert!(read_blocks("0.5 1:1\n", &source, BLOCK).unwrap().labels.is_none());
+    }
+
+    #[test]
+    fn blocks_of_every_size_read_the_same() {
+        let text_of = |content: &[u8], block| match read_blocks(content, &Source::new("file"), block) {
+            Ok(table) => format!("{:?} {:?} {:?}", table.features.values(), table.labels, table.zero_based),
+            Err(error) => error.to_string(),
+        };
+        for content in
+            [LINES.to_owned(), LINES.replace("1.0", "1.5"), LINES.replace("4:3", "4:x"), LINES.replace("0.25", "0:1")]
+        {
+            let expected = text_of(content.as_bytes(), BLOCK);
+            for block in 1..content.len() + 2 {
+                assert_eq!(text_of(content.as_bytes(), block), expected, "{block}");
+            }
+        }
+        // Nor is there a panic, whatever is in the file.
+        for length in 0..LINES.len() {
+            text_of(&LINES.as_bytes()[..length], 8);
+        }
+        let mut n_errors = 0;
+        for bit in 0..LINES.len() * 8 {
+            let mut flipped = LINES.as_bytes().to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let result = text_of(&flipped, 8);
+            n_errors += usize::from(result.starts_with("file"));
+            assert_eq!(result, text_of(&flipped, BLOCK), "bit {bit}");
+        }
+        assert!(n_errors > LINES.len(), "{n_errors}");
+    }
+
+    #[test]
+    fn random_rows_read_as_they_were_written() {
+        let mut random = Shuffle::new(1, 0);
+        for density in [1, 4, 9] {
+            let (n, d) = (200, 40);
+            let rows_written: Vec<Vec<f32>> = (0..n)
+                .map(|_| {
+                    let value = |random: &mut Shuffle| (random.below(2000) as f32 - 1000.0) / 8.0;
+                    (0..d).map(|_| if random.below(10) < density { value(&mut random) } else { 0.0 }).collect()
+                })
+                .collect();
+            let mut content = String::new();
+            for (i, row) in rows_written.iter().enumerate() {
+                let mut pairs: Vec<usize> = (0..d).filter(|&j| row[j] != 0.0 || j == d - 1).collect();
+                random.shuffle(&mut pairs);
+                content += &(i % 3).to_string();
+                pairs.iter().for_each(|&j| content += &format!(" {}:{}", j + 1, row[j]));
+                content += "\n";
+            }
+            let table = read_blocks(content, &Source::new("file"), 1000).unwrap();
+            assert_eq!(rows(&table), rows_written);
+            // Dense where half of the values are there.
+            assert_eq!(matches!(table.features.values(), Values::F32(_)), density == 9, "{density}");
+        }
+    }
+
+    #[test]
+    fn the_format_is_told_by_the_first_line_that_tells() {
+        for text in [
+            "1 1:2",
+            "+1 1:2\n",
+            "# comment\n\n-1.0 qid:3 5:1\n",
+            "1\n2\n3 7:1\n",
+            "1,2 3:4\n",
+            " 3:4\n",
+            "\u{feff}1 1:2",
+        ] {
+            assert!(is_format(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "",
+            "a,b\n1,2\n",
+            "1,2,3\n4,5,6\n",
+            "x\n1\n",
+            "1\n2\n",
+            "a b:c\n",
+            "time 12:30\n",
+            "#x,y\n1,2\n",
+            "1 2\n",
+            "1\t2\n",
+        ] {
+            assert!(!is_format(text.as_bytes()), "{text}");
+        }
+    }
 }
