@@ -5,8 +5,9 @@
 
 PROGRAM is what `cargo bench --bench peers --no-run` names. The files are made in target/peers/reading, about 200 MB each: numbers of
 7 and of 17 digits, whole numbers, numbers beside text, and for svmlight the tf-idf of Banking77 many times over. Each is
-read once before it is timed, so that all read from memory; the shapes and the sums of the values must agree. Sums are of single precision
-in softreg and of double precision elsewhere. Prints the median of the turns, MB/s, and how often softreg's median goes into it.
+read once before it is timed, so that all read from memory; the shapes and the sums of the values must agree. softreg's
+values are in single precision, those of the others in double. Prints the median of the turns, MB/s, and how often
+softreg's median goes into it.
 """
 
 import argparse

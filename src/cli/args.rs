@@ -311,7 +311,8 @@ pub struct Evaluate {
     /// gzip or Zstandard
     pub features: PathBuf,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes
+    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes.
+    /// Default: those that svmlight has
     #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 

@@ -149,30 +149,8 @@ fn plain_number(text: &[u8], mut at: usize, terminator: u8) -> Option<(f32, usiz
     while text.get(at) == Some(&b' ') {
         at += 1;
     }
-    // The end is looked for apart, so that the processor can go on to the next field while it computes the value of this one.
-    let end = at + position(text.get(at..)?, terminator)?;
-    let (value, length) = number::prefix(&text[at..])?;
-    if at + length != end && behind(text, at + length, terminator)? != end + 1 {
-        return None;
-    }
-    Some((value, end + 1))
-}
-
-/// Where a byte is, soon: faster than `memchr` in a few bytes.
-#[inline]
-fn position(text: &[u8], byte: u8) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let mut at = 0;
-    while let Some(&eight) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        // Zero where the byte is; the lowest bit that is left is that of the first zero.
-        let others = u64::from_le_bytes(eight) ^ (ONES * u64::from(byte));
-        let found = others.wrapping_sub(ONES) & !others & (ONES << 7);
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
-    Some(at + text.get(at..)?.iter().position(|&other| other == byte)?)
+    let (value, length) = number::prefix(text.get(at..)?)?;
+    Some((value, behind(text, at + length, terminator)?))
 }
 
 /// A field that has no quotes but those around it, and where the next begins.
@@ -360,26 +338,26 @@ impl Columns {
             }
             return Ok(chosen);
         }
-        let categorical: Vec<usize> = match &source.categorical {
-            Categorical::None => Vec::new(),
-            Categorical::Columns(names) => {
-                names.iter().map(|name| find(name, " of categories")).collect::<Result<_>>()?
-            }
-            Categorical::Auto => {
-                let is_text = columns_of_text(text, names.len(), delimiter)?;
-                (0..names.len()).filter(|&column| is_text[column]).collect()
+        let is_text = match &source.categorical {
+            Categorical::None => vec![false; names.len()],
+            Categorical::Auto => columns_of_text(text, names.len(), delimiter)?,
+            Categorical::Columns(wanted) => {
+                let mut is_text = vec![false; names.len()];
+                for name in wanted {
+                    let column = find(name, " of categories")?;
+                    if chosen.roles[column] != Role::Nothing {
+                        return Err(not_both(column));
+                    }
+                    is_text[column] = true;
+                }
+                is_text
             }
         };
-        if let (Categorical::Columns(_), Some(&column)) =
-            (&source.categorical, categorical.iter().find(|&&column| chosen.roles[column] != Role::Nothing))
-        {
-            return Err(not_both(column));
-        }
-        for column in 0..names.len() {
+        for (column, is_text) in is_text.into_iter().enumerate() {
             if chosen.roles[column] != Role::Nothing {
                 continue;
             }
-            if categorical.contains(&column) {
+            if is_text {
                 chosen.features.push(Feature::Categories(chosen.one_hot.len()));
                 chosen.roles[column] = Role::Category(chosen.one_hot.len());
                 chosen.one_hot.push(OneHot { column, known: None });

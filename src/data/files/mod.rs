@@ -340,4 +340,32 @@ mod tests {
         assert!(error(b"PK\x03\x04\x14\x00", None, None).contains("zip archive"));
         assert!(error(b"\x89HDF\r\n\x1a\n\0\0\0", None, None).contains("format is not known"));
     }
+
+    #[test]
+    fn packed_text_reads_as_it_is_and_is_counted() {
+        let rows: String = (0..2000).map(|i| format!("{},{}\n", i % 97, ["u", "v"][i % 2])).collect();
+        let csv = format!("x,y\n{rows}");
+        let svmlight: String = (0..2000).map(|i| format!("{} 1:{} 9:1\n", i % 2, i % 97)).collect();
+        let path = std::env::temp_dir().join(format!("softreg-packed-{}", std::process::id()));
+        for (content, label_column) in [(csv, Some("y".to_owned())), (svmlight, None)] {
+            let read = |content: &[u8]| {
+                std::fs::write(&path, content).unwrap();
+                let reading = Reading::default();
+                let source = Source { label_column: label_column.clone(), ..Source::new(&path) };
+                let table = read_with(&source, &reading).unwrap();
+                assert_eq!((reading.bytes(), reading.total()), (content.len() as u64, content.len() as u64));
+                format!("{:?} {:?}", table.features, table.labels)
+            };
+            let plain = read(content.as_bytes());
+            let level = ruzstd::encoding::CompressionLevel::Fastest;
+            assert_eq!(read(&ruzstd::encoding::compress_to_vec(content.as_bytes(), level)), plain);
+            let mut gzip = flate2::read::GzEncoder::new(content.as_bytes(), flate2::Compression::fast());
+            let mut packed = Vec::new();
+            std::io::Read::read_to_end(&mut gzip, &mut packed).unwrap();
+            assert_eq!(read(&packed), plain);
+            let source = Source { label_column: label_column.clone(), max_unpacked: Some(1000), ..Source::new(&path) };
+            assert!(super::read(&source).unwrap_err().to_string().contains("more than 1000 bytes unpacked"));
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
 }
