@@ -31,7 +31,7 @@
 //!
 //! # Where to look
 //! - Data: [`Features`] (f32, f16 or u8), [`Labels`] (numbers, names, or distributions), [`Dataset`]; with the feature
-//!   `files` also readers of CSV, IDX and `.npy` in [`data`]. [`Dataset::with_weights`] and [`ClassWeight`] say how much
+//!   `files` also readers of CSV, svmlight, IDX and `.npy` in [`data`]. [`Dataset::with_weights`] and [`ClassWeight`] say how much
 //!   samples and classes count.
 //! - Training: [`SoftmaxRegression`] is the estimator; [`SoftmaxRegression::fit_with`] tells of each epoch and can be
 //!   stopped; [`Fit`] is the result. [`Lbfgs`] and [`NewtonCg`] reach the minimum, which a [`Certificate`] tells;

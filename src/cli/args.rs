@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use softreg::data::{Dtype, MAX_CLASSES, Source};
-use softreg::{AdamW, ClassWeight, DeviceOptions, FeatureScale, Lbfgs, NewtonCg, Schedule, Sgd, Solver, Warmup};
+use softreg::data::{Categorical, Dtype, MAX_CLASSES, Source};
+use softreg::{
+    AdamW, ClassWeight, Dataset, DeviceOptions, FeatureScale, Lbfgs, Model, NewtonCg, Schedule, Sgd, Solver, Warmup,
+};
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
 #[derive(Debug, Parser)]
@@ -62,17 +64,26 @@ Examples:
   softreg train x.npy --labels y.txt --test test_x.npy \\
       --test-labels test_y.txt --l2 1e-6 --epochs 100")]
 pub struct Train {
-    /// Training data: CSV with a header, IDX or .npy, told apart by content; CSV and IDX may be gzipped. Default: the
-    /// built-in digits
+    /// Training data: CSV with a header (or with tabs or semicolons), svmlight, IDX or .npy, told apart by content; each may be
+    /// packed by gzip or Zstandard. Default: the built-in digits
     pub features: Option<PathBuf>,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes
+    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes.
+    /// Default: those that svmlight has
     #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
     /// The column of FEATURES, a CSV file, that holds the labels
     #[arg(long, value_name = "NAME", requires = "features")]
     pub label_column: Option<String>,
+
+    /// Columns of FEATURES, a CSV file, that are text: each category becomes a feature `column=category`, 1 or 0. `auto` takes those
+    /// whose first value is not a number
+    #[arg(long, value_name = "NAME,…|auto", value_parser = categorical, requires = "features")]
+    pub categorical: Option<Categorical>,
+
+    #[command(flatten)]
+    pub format: Format,
 
     /// Names of the classes, one a line: of the columns of --labels that are a matrix (one-hot or probabilities); else of all
     /// labels that there may be
@@ -296,16 +307,21 @@ pub struct Evaluate {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
 
-    /// Data: CSV with a header, IDX or .npy, told apart by content
+    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX or .npy, told apart by content; each may be packed by
+    /// gzip or Zstandard
     pub features: PathBuf,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes
+    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes.
+    /// Default: those that svmlight has
     #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
     /// The column of FEATURES, a CSV file, that holds the labels
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
+
+    #[command(flatten)]
+    pub format: Format,
 
     /// Names of the classes, one a line: of the columns of --labels that are a matrix, which are called 0, 1, … without
     #[arg(long, value_name = "PATH")]
@@ -340,9 +356,12 @@ pub struct Predict {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
 
-    /// Data: CSV with a header, IDX or .npy, told apart by content. Of a CSV file the columns are taken that the model
-    /// was trained on; there may be others
+    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX or .npy, told apart by content; each may be packed by
+    /// gzip or Zstandard. Of a CSV file the columns are taken that the model was trained on; there may be others
     pub features: PathBuf,
+
+    #[command(flatten)]
+    pub format: Format,
 
     /// Write CSV: the predicted class, and the probability of each class
     #[arg(long)]
@@ -435,6 +454,33 @@ impl fmt::Display for DtypeName {
 pub struct Info {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
+}
+
+/// How files are read.
+#[derive(Debug, Args)]
+pub struct Format {
+    /// Count a category that is new to a model as none of those that it knows; it is an error otherwise
+    #[arg(long)]
+    pub ignore_unknown: bool,
+
+    /// Whether the indices of svmlight data count from 0. Default: as in the data that the model was trained on; of that, they do if
+    /// one is 0
+    #[arg(long, value_name = "true|false")]
+    pub zero_based: Option<bool>,
+}
+
+impl Format {
+    /// Features for a model.
+    pub fn source(&self, features: &Path, model: &Model, device: &Device) -> Source {
+        Source {
+            feature_names: model.feature_names().map(<[String]>::to_vec),
+            n_features: Some(model.n_features()),
+            zero_based: self.zero_based.or(model.zero_based()),
+            ignore_unknown_categories: self.ignore_unknown,
+            memory: device.memory_limit,
+            ..Source::new(features)
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -584,28 +630,34 @@ impl Train {
 
     /// The training data, with the columns of the model to start from, if it names them; none when it is the built-in
     /// digits.
-    pub fn source(&self, feature_names: Option<&[String]>) -> Option<Source> {
+    pub fn source(&self, init: Option<&Model>) -> Option<Source> {
+        let features = self.features.as_deref()?;
+        let source = Source {
+            zero_based: self.format.zero_based,
+            ignore_unknown_categories: self.format.ignore_unknown,
+            memory: self.device.memory_limit,
+            ..Source::new(features)
+        };
         Some(Source {
-            features: self.features.clone()?,
             labels: self.labels.clone(),
             label_column: self.label_column.clone(),
             weights: self.sample_weight.clone(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
-            feature_names: feature_names.map(<[String]>::to_vec),
-            memory: self.device.memory_limit,
+            categorical: self.categorical.clone().unwrap_or_default(),
+            ..init.map_or(source, |model| self.format.source(features, model, &self.device))
         })
     }
 
-    /// The test data, with the columns of the training data.
-    pub fn test_source(&self, feature_names: Option<&[String]>) -> Option<Source> {
+    /// The test data, with the columns of the training data, and the indices counted as there.
+    pub fn test_source(&self, train: &Dataset, zero_based: Option<bool>) -> Option<Source> {
         let (labels, weights) = (self.test_labels.as_ref(), self.test_sample_weight.as_ref());
-        self.other_source(self.test.as_ref()?, labels, weights, feature_names)
+        self.other_source(self.test.as_ref()?, labels, weights, train, zero_based)
     }
 
-    /// The validation data, with the columns of the training data.
-    pub fn validation_source(&self, feature_names: Option<&[String]>) -> Option<Source> {
-        self.other_source(self.validation.as_ref()?, self.validation_labels.as_ref(), None, feature_names)
+    /// The validation data, with the columns of the training data, and the indices counted as there.
+    pub fn validation_source(&self, train: &Dataset, zero_based: Option<bool>) -> Option<Source> {
+        self.other_source(self.validation.as_ref()?, self.validation_labels.as_ref(), None, train, zero_based)
     }
 
     fn other_source(
@@ -613,7 +665,8 @@ impl Train {
         features: &Path,
         labels: Option<&PathBuf>,
         weights: Option<&PathBuf>,
-        feature_names: Option<&[String]>,
+        train: &Dataset,
+        zero_based: Option<bool>,
     ) -> Option<Source> {
         Some(Source {
             features: features.to_owned(),
@@ -622,8 +675,12 @@ impl Train {
             weights: weights.cloned(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
-            feature_names: feature_names.map(<[String]>::to_vec),
+            feature_names: train.feature_names().map(<[String]>::to_vec),
+            n_features: Some(train.n_features()),
+            zero_based: self.format.zero_based.or(zero_based),
+            ignore_unknown_categories: self.format.ignore_unknown,
             memory: self.device.memory_limit,
+            ..Source::default()
         })
     }
 }
@@ -701,6 +758,18 @@ fn bytes(text: &str) -> Result<u64, String> {
         Some(_) => Err("must be at least 1MB".to_owned()),
         None => Err("must be a size like 500MB, 2GB or 1.5GiB".to_owned()),
     }
+}
+
+/// `auto`, or names of columns, divided by commas.
+fn categorical(text: &str) -> Result<Categorical, String> {
+    if text == "auto" {
+        return Ok(Categorical::Auto);
+    }
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    if names.iter().any(String::is_empty) {
+        return Err("must be `auto`, or names of columns, divided by commas".to_owned());
+    }
+    Ok(Categorical::Columns(names))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

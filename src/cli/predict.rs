@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use softreg::data::{Source, read};
 use softreg::{Features, Model, Predictor};
 
 use crate::{args, input, output};
@@ -14,12 +13,7 @@ pub fn run(args: &args::Predict) -> Result<()> {
     output::check_writable(out)?;
     output::check_is_no_input(out, &[Some(&args.model), Some(&args.features)])?;
     let model = Model::load(&args.model)?;
-    let source = Source {
-        feature_names: model.feature_names().map(<[String]>::to_vec),
-        memory: args.device.memory_limit,
-        ..Source::new(&args.features)
-    };
-    let features = read(&source)?.features;
+    let features = input::table(&args.format.source(&args.features, &model, &args.device), false)?.features;
     input::check_width(&args.features, model.n_features(), features.n_features())?;
     let device = args.device.open(false)?;
     let predictor = model.on(&device);

@@ -42,9 +42,12 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
 
     let begin = Instant::now();
     let init = args.init.as_deref().map(Model::load).transpose()?;
-    let Data { train, validation, test } = load(args, init.as_ref())?;
+    let Data { train, validation, test, categorical, zero_based } = load(args, init.as_ref())?;
     stages.load = begin.elapsed();
     tell(&format!("data       {}", describe(args, &train, test.as_ref())));
+    if !categorical.is_empty() {
+        tell(&format!("           {}: a feature for each category", report::first(&categorical, 5)));
+    }
     if 2 * train.n_classes() > train.n_samples() {
         let (n, q) = (train.n_samples(), train.n_classes());
         output::message(&format!("warning: {q} classes in {n} samples; are the labels measurements, or row numbers?"));
@@ -101,6 +104,9 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     });
     display.finish();
     let mut fit = fit?;
+    if let Some(zero_based) = zero_based {
+        fit.model.record_zero_based(zero_based);
+    }
     stages.startup = begin - start + fit.preparation;
     stages.device += fit.preparation;
     stages.train = Some(fit.training);
@@ -162,27 +168,34 @@ struct Data {
     train: Dataset<'static>,
     validation: Option<Dataset<'static>>,
     test: Option<Dataset<'static>>,
+    /// Columns of text that became features.
+    categorical: Vec<String>,
+    /// Whether the indices of svmlight data count from 0.
+    zero_based: Option<bool>,
 }
 
 /// All data, with the columns of the model to start from.
 fn load(args: &args::Train, init: Option<&Model>) -> Result<Data> {
-    let Some(source) = args.source(init.and_then(Model::feature_names)) else {
+    let Some(source) = args.source(init) else {
         let (train, test) = data::digits()?.split(args.test_split.unwrap_or(DIGITS_TEST_SPLIT), args.seed)?;
-        return Ok(Data { train, validation: None, test: Some(test) });
+        return Ok(Data { train, validation: None, test: Some(test), categorical: Vec::new(), zero_based: None });
     };
-    let data = input::labelled(&source, "--labels")?.into_dataset()?;
+    let table = input::labelled(&source, "--labels", args.quiet)?;
+    let (categorical, zero_based) = (table.categorical.clone(), table.zero_based);
+    let data = table.into_dataset()?;
     // Those that the new model will have.
     let classes = init.map_or_else(|| data.classes().to_vec(), |model| model.classes_with(data.classes()));
     let model = (&*classes, data.n_features());
-    let validation = args.validation_source(data.feature_names());
-    let validation = validation.map(|source| input::labelled_for(&source, "--validation-labels", model)).transpose()?;
+    let validation = args.validation_source(&data, zero_based);
+    let validation =
+        validation.map(|source| input::labelled_for(&source, "--validation-labels", model, args.quiet)).transpose()?;
     if let Some(fraction) = args.test_split {
         let (train, test) = data.split(fraction, args.seed)?;
-        return Ok(Data { train, validation, test: Some(test) });
+        return Ok(Data { train, validation, test: Some(test), categorical, zero_based });
     }
-    let test = args.test_source(data.feature_names());
-    let test = test.map(|source| input::labelled_for(&source, "--test-labels", model)).transpose()?;
-    Ok(Data { train: data, validation, test })
+    let test = args.test_source(&data, zero_based);
+    let test = test.map(|source| input::labelled_for(&source, "--test-labels", model, args.quiet)).transpose()?;
+    Ok(Data { train: data, validation, test, categorical, zero_based })
 }
 
 /// Which classes have no sample that counts, when there are such.
@@ -207,7 +220,10 @@ fn without_samples(train: &Dataset) -> Option<String> {
 fn describe(args: &args::Train, train: &Dataset, test: Option<&Dataset>) -> String {
     let name = args.features.as_deref().map_or_else(|| "built-in digits".to_owned(), |path| path.display().to_string());
     let n = HumanCount(train.n_samples() as u64);
-    let dtype = train.features().values().dtype();
+    let dtype = match report::density(train.features()) {
+        Some(density) => format!("sparse f32 ({} % stored)", rounded(100.0 * density)),
+        None => train.features().values().dtype().to_string(),
+    };
     let weighted = if train.weights().is_some() { ", weighted" } else { "" };
     let stored = match train.features().values() {
         Values::Stored(_) => " (in the file, read part by part)",
@@ -414,6 +430,7 @@ impl Run<'_> {
             "samples_per_second": self.samples_per_second(),
         });
         let settings = json!({
+            "density": report::density(train.features()),
             "schedule": (!self.is_batch()).then(|| args.schedule.unwrap_or_default().to_string()),
             "warmup": (!self.is_batch()).then(|| args.warmup.unwrap_or_default()),
             "momentum": sgd.map(|sgd| sgd.momentum),
