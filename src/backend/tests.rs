@@ -584,7 +584,10 @@ fn a_plan_that_does_not_suit_is_an_error() {
             let mut stepper = session.stepper(&case.start.clone().into(), &case.heads, case.batch_size).unwrap();
             let order = |n: usize| Permutation::new(n as u32, &mut Shuffle::new(0, 0));
             let mut run = |(chunk, start, len): (usize, usize, usize), rates: &[f32]| {
-                stepper.run(&Plan { orders: vec![order(N)], batches: vec![Batch { chunk, start, len }] }, rates)
+                stepper.run(
+                    &Plan { orders: vec![order(N)], batches: vec![Batch { chunk, start, len }], blocks: None },
+                    rates,
+                )
             };
             assert!(run((0, 0, 16), &[1.0]).is_ok() && run((0, 24, 16), &[1.0]).is_ok());
             assert_shape_error!(run((0, 0, 16), &[]), "learning rates");
@@ -596,7 +599,7 @@ fn a_plan_that_does_not_suit_is_an_error() {
             assert_shape_error!(run((0, 0, usize::MAX), &[1.0]), "samples of a batch");
             assert_shape_error!(run((0, 25, 16), &[1.0]), "samples of a chunk");
             assert_shape_error!(run((0, usize::MAX, 16), &[1.0]), "samples of a chunk");
-            let mut run = |orders: Vec<Permutation>| stepper.run(&Plan { orders, batches: vec![] }, &[]);
+            let mut run = |orders: Vec<Permutation>| stepper.run(&Plan { orders, batches: vec![], blocks: None }, &[]);
             assert_shape_error!(run(vec![]), "chunks of the plan");
             assert_shape_error!(run(vec![order(N), order(N)]), "chunks of the plan");
             for n in [0, N - 1, N + 1] {
