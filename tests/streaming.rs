@@ -83,7 +83,7 @@ fn estimators() -> Vec<SoftmaxRegression> {
 }
 
 fn parameters(model: &Model) -> Vec<f32> {
-    model.weights().iter().chain(&model.intercept()).copied().collect()
+    model.weights().iter().chain(model.bias()).copied().collect()
 }
 
 #[test]
