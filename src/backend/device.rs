@@ -118,6 +118,7 @@ impl DeviceOptions {
 pub struct Device {
     backend: Arc<dyn Backend>,
     reason: String,
+    is_automatic: bool,
 }
 
 impl fmt::Debug for Device {
@@ -132,9 +133,20 @@ impl Device {
         Self::cpu_because("asked for")
     }
 
+    /// One that was asked for.
+    fn asked(backend: Arc<dyn Backend>, reason: String) -> Self {
+        Self { backend, reason, is_automatic: false }
+    }
+
+    /// One that was made for a test.
+    #[cfg(all(test, feature = "gpu"))]
+    pub(crate) fn of(backend: Arc<dyn Backend>, is_automatic: bool) -> Self {
+        Self { backend, reason: "made for a test".to_owned(), is_automatic }
+    }
+
     fn cpu_because(reason: impl Into<String>) -> Self {
         static CPU: OnceLock<Arc<Cpu>> = OnceLock::new();
-        Self { backend: CPU.get_or_init(|| Arc::new(Cpu::new())).clone(), reason: reason.into() }
+        Self::asked(CPU.get_or_init(|| Arc::new(Cpu::new())).clone(), reason.into())
     }
 
     /// The best device: a discrete GPU, then an integrated one, else the CPU. A GPU interface that computes on the CPU
@@ -148,7 +160,7 @@ impl Device {
         let _ = options;
         #[cfg(feature = "gpu")]
         match super::gpu::open_best(options) {
-            Ok((backend, reason)) => Self { backend, reason },
+            Ok((backend, reason)) => Self { backend, reason, is_automatic: true },
             Err(Error::NoGpu { reason }) => Self::cpu_because(reason),
             Err(error) => {
                 log::warn!("{error}");
@@ -172,7 +184,7 @@ impl Device {
         #[cfg(not(feature = "gpu"))]
         let _ = options;
         #[cfg(feature = "gpu")]
-        return super::gpu::open_best(options).map(|(backend, reason)| Self { backend, reason });
+        return super::gpu::open_best(options).map(|(backend, reason)| Self::asked(backend, reason));
         #[cfg(not(feature = "gpu"))]
         Err(Error::NoGpu { reason: "softreg was built without the feature `gpu`".to_owned() })
     }
@@ -197,7 +209,7 @@ impl Device {
             "gpu" => Self::gpu_with(options),
             #[cfg(feature = "gpu")]
             part if !part.is_empty() => match super::gpu::open_named(part, options)? {
-                Some(backend) => Ok(Self { backend, reason: "asked for".to_owned() }),
+                Some(backend) => Ok(Self::asked(backend, "asked for".to_owned())),
                 None => Err(Self::no_such_device(name)),
             },
             _ => Err(Self::no_such_device(name)),
@@ -229,7 +241,7 @@ impl Device {
         devices.extend(
             super::gpu::open_every(options)
                 .into_iter()
-                .map(|backend| Ok(Self { backend: backend?, reason: "asked for".to_owned() })),
+                .map(|backend| Ok(Self::asked(backend?, "asked for".to_owned()))),
         );
         devices
     }
@@ -237,6 +249,11 @@ impl Device {
     /// What it is.
     pub fn info(&self) -> &DeviceInfo {
         self.backend.info()
+    }
+
+    /// Whether the choice was left to softreg, which may then make another.
+    pub(crate) fn is_automatic(&self) -> bool {
+        self.is_automatic
     }
 
     /// Why it was chosen.
