@@ -69,6 +69,7 @@ pub mod backend;
 pub mod batch;
 #[doc(hidden)]
 pub mod bench;
+mod checkpoint;
 pub mod data;
 mod error;
 mod fit;
@@ -92,6 +93,6 @@ pub use error::{Error, ModelFileProblem, Place, Result};
 pub use fit::{FeatureScale, Fit, SoftmaxRegression, Validation};
 pub use metrics::Evaluation;
 pub use model::{Model, Predictor};
-pub use solver::{AdamW, Certificate, Lbfgs, NewtonCg, Progress, Schedule, Sgd, Solver, StopReason, Warmup};
+pub use solver::{AdamW, Certificate, Every, Lbfgs, NewtonCg, Progress, Schedule, Sgd, Solver, StopReason, Warmup};
 pub use weighting::ClassWeight;
 pub use write::write_atomically;

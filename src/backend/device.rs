@@ -130,6 +130,7 @@ pub struct Device {
     backend: Arc<dyn Backend>,
     reason: String,
     memory: Option<u64>,
+    is_automatic: bool,
 }
 
 impl fmt::Debug for Device {
@@ -144,8 +145,15 @@ impl Device {
         Self::cpu_because("asked for")
     }
 
+    /// One that was asked for.
     fn with(backend: Arc<dyn Backend>, reason: impl Into<String>, memory: Option<u64>) -> Self {
-        Self { backend, reason: reason.into(), memory }
+        Self { backend, reason: reason.into(), memory, is_automatic: false }
+    }
+
+    /// One that was made for a test.
+    #[cfg(all(test, feature = "gpu"))]
+    pub(crate) fn of(backend: Arc<dyn Backend>, is_automatic: bool) -> Self {
+        Self { is_automatic, ..Self::with(backend, "made for a test", None) }
     }
 
     fn cpu_because(reason: impl Into<String>) -> Self {
@@ -164,7 +172,7 @@ impl Device {
         let _ = options;
         #[cfg(feature = "gpu")]
         match super::gpu::open_best(options) {
-            Ok((backend, reason)) => Self::with(backend, reason, options.memory),
+            Ok((backend, reason)) => Self { is_automatic: true, ..Self::with(backend, reason, options.memory) },
             Err(Error::NoGpu { reason }) => Self::cpu_because(reason),
             Err(error) => {
                 log::warn!("{error}");
@@ -253,6 +261,11 @@ impl Device {
     /// What it is.
     pub fn info(&self) -> &DeviceInfo {
         self.backend.info()
+    }
+
+    /// Whether the choice was left to softreg, which may then make another.
+    pub(crate) fn is_automatic(&self) -> bool {
+        self.is_automatic
     }
 
     /// Why it was chosen.

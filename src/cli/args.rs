@@ -8,7 +8,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use softreg::data::{Categorical, Dtype, MAX_CLASSES, Source};
 use softreg::{
-    AdamW, ClassWeight, Dataset, DeviceOptions, FeatureScale, Lbfgs, Model, NewtonCg, Schedule, Sgd, Solver, Warmup,
+    AdamW, ClassWeight, Dataset, DeviceOptions, Every, FeatureScale, Lbfgs, Model, NewtonCg, Schedule, Sgd, Solver,
+    Warmup,
 };
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
@@ -30,7 +31,7 @@ Examples:
 Results go to standard output, progress and messages to standard error.
 What is learned of a GPU (compiled kernels, a passed self-check, tuning) is kept
 in the system's cache folder; SOFTREG_CACHE names another, or none if empty.
-Exit status: 0 success, 1 failure, 2 wrong usage."
+Exit status: 0 success, 1 failure, 2 wrong usage, 130 ended by Ctrl-C."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -270,6 +271,20 @@ pub struct Train {
     /// Save the model as this file (safetensors). Default: it is not saved
     #[arg(long, value_name = "MODEL.safetensors")]
     pub out: Option<PathBuf>,
+
+    /// Keep in this file where the training stands, to go on from there with --resume; Ctrl-C saves it and ends
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+
+    /// When to save the checkpoint: after every N epochs (lbfgs, newton-cg: iterations), or at the first end of an epoch after
+    /// that time, as 30s, 10m or 2h
+    #[arg(long, value_name = "N|TIME", value_parser = every, default_value = "60s")]
+    pub checkpoint_every: Every,
+
+    /// Go on from the checkpoint of a run with the same data and options, to the same model bit for bit: from that of
+    /// --checkpoint, or from the beginning where there is none yet; or from this one (--resume=FILE)
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub resume: Option<Option<PathBuf>>,
 
     /// Write settings and results as one JSON object to this file; `-` is standard output, the report then goes to
     /// standard error
@@ -778,6 +793,22 @@ fn seconds(text: &str) -> Result<f64, String> {
         |x| Duration::try_from_secs_f64(x).is_ok_and(|time| !time.is_zero()),
         "above 0, and not too large",
     )
+}
+
+fn every(text: &str) -> Result<Every, String> {
+    let units = [('s', 1.0), ('m', 60.0), ('h', 3600.0)];
+    for (unit, length) in units {
+        if let Some(number) = text.strip_suffix(unit) {
+            let time = number.parse().ok().and_then(|number: f64| Duration::try_from_secs_f64(number * length).ok());
+            return time
+                .filter(|time| !time.is_zero())
+                .map(Every::Time)
+                .ok_or_else(|| "must be a time above 0, such as 30s".to_owned());
+        }
+    }
+    count(text)
+        .map(Every::Epochs)
+        .map_err(|_| "must be a number of epochs, or a time such as 30s, 10m or 2h".to_owned())
 }
 
 fn schedule(text: &str) -> Result<Schedule, String> {

@@ -7,6 +7,7 @@ mod devices;
 mod evaluate;
 mod info;
 mod input;
+mod interrupt;
 mod output;
 mod predict;
 mod progress;
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has read enough: `softreg predict … | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<interrupt::Interrupted>() => {
+            output::message(&error.to_string());
+            ExitCode::from(interrupt::STATUS)
+        }
         Err(error) => {
             output::message(&format!("error: {}", one_line(&error)));
             ExitCode::FAILURE

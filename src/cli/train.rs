@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -17,7 +17,7 @@ use softreg::{
 
 use crate::progress::Display;
 use crate::report::{self, Stages, rounded};
-use crate::{args, input, output};
+use crate::{args, input, interrupt, output};
 
 /// Of the built-in digits, when nothing else is asked for.
 const DIGITS_TEST_SPLIT: f64 = 0.2;
@@ -29,6 +29,8 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         args::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit();
     }
     check_outputs(args)?;
+    let checkpoint = checkpoint(args)?;
+    interrupt::heed(checkpoint.is_some());
     let tell = |text: &str| {
         if !args.quiet {
             output::message(text);
@@ -91,6 +93,16 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     if let Some(path) = &args.penalty_factors {
         estimator = estimator.penalty_factors(data::read_numbers(path)?);
     }
+    if let Some(path) = &checkpoint {
+        estimator = estimator.checkpoint(path, args.checkpoint_every);
+    }
+    if let Some(path) = resumed(args) {
+        if args.resume == Some(None) && !path.exists() {
+            tell(&format!("resume     {} is not there yet: from the beginning", path.display()));
+        } else {
+            estimator = estimator.resume(path);
+        }
+    }
     let solver = estimator.solver_for(&train);
     let is_batch = matches!(solver, Solver::Lbfgs(_) | Solver::NewtonCg(_));
     if args.polish && is_batch && device.info().kind == DeviceKind::Cpu {
@@ -100,9 +112,24 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     let begin = Instant::now();
     let fit = estimator.fit_with(&train, |progress| {
         display.show(progress);
-        ControlFlow::Continue(())
+        if interrupt::is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     display.finish();
+    let mut fit = match (fit, &checkpoint) {
+        (Err(error), Some(path)) if path.exists() => {
+            let command = interrupt::command_to_resume(path);
+            bail!("{error}; the checkpoint {} is kept, to go on with: {command}", path.display());
+        }
+        (fit, _) => fit?,
+    };
+    if let (StopReason::Caller, Some(path)) = (fit.reason, &checkpoint) {
+        return Err(stopped(&fit, path).into());
+    }
+    // One that the training had to leave is of no use to the rest.
+    let device = match fit.model.training()["device"] == device.info().name {
+        true => device,
+        false => Device::cpu(),
+    };
     let mut fit = fit?;
     if let Some(zero_based) = zero_based {
         fit.model.record_zero_based(zero_based);
@@ -134,6 +161,39 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     report::print(args.json.as_deref(), args.quiet, |out| run.report(out))
 }
 
+/// The checkpoint to write: the one to go on from, where no other is named.
+fn checkpoint(args: &args::Train) -> Result<Option<PathBuf>> {
+    match (&args.checkpoint, &args.resume) {
+        (None, Some(None)) => bail!("--resume needs to know from where: --checkpoint FILE, or --resume=FILE"),
+        (None, Some(path)) => Ok(path.clone()),
+        (path, _) => Ok(path.clone()),
+    }
+}
+
+/// The checkpoint to go on from.
+fn resumed(args: &args::Train) -> Option<&Path> {
+    args.resume.as_ref()?.as_deref().or(args.checkpoint.as_deref())
+}
+
+/// What there is to say of a training that Ctrl-C ended.
+fn stopped(fit: &Fit, checkpoint: &Path) -> interrupt::Interrupted {
+    let n = fit.epochs.len();
+    let what = if fit.learning_rate.is_some() { "epoch" } else { "iteration" };
+    let saved = match fit.checkpoint {
+        None if !checkpoint.exists() => {
+            return interrupt::Interrupted(format!("stopped after {what} {n}; nothing is saved"));
+        }
+        Some(saved) if saved == n => String::new(),
+        Some(saved) => format!(" of {what} {saved}"),
+        None => " of an earlier run".to_owned(),
+    };
+    let command = interrupt::command_to_resume(checkpoint);
+    let path = checkpoint.display();
+    interrupt::Interrupted(format!(
+        "stopped after {what} {n}; the checkpoint {path}{saved} goes on from there:\n  {command}"
+    ))
+}
+
 /// Finds out what cannot be written before anything is trained.
 fn check_outputs(args: &args::Train) -> Result<()> {
     let paths = [
@@ -157,7 +217,15 @@ fn check_outputs(args: &args::Train) -> Result<()> {
             bail!("--out and --json are the same file {}", out.display());
         }
     }
-    for path in [&args.out, &args.json].into_iter().flatten() {
+    if let Some(checkpoint) = &args.checkpoint {
+        if output::is_stdout(checkpoint) || output::is_special(checkpoint) {
+            bail!("cannot write the checkpoint to {}: it must be a file", checkpoint.display());
+        }
+        if [&args.out, &args.json].into_iter().flatten().any(|other| output::is_same(checkpoint, other)) {
+            bail!("--checkpoint and another output are the same file {}", checkpoint.display());
+        }
+    }
+    for path in [&args.out, &args.json, &args.checkpoint].into_iter().flatten() {
         output::check_is_no_input(path, &inputs)?;
         output::check_writable(path)?;
     }
@@ -365,6 +433,9 @@ impl Run<'_> {
         }
         writeln!(out, "speed      {} samples/s", HumanCount(self.samples_per_second() as u64))?;
         self.stages.write(out)?;
+        for fault in &self.fit.faults {
+            writeln!(out, "fault      {fault}")?;
+        }
         writeln!(out, "device     {}", report::device(self.device))?;
         if self.matrix_units() {
             writeln!(out, "           products on matrix units")?;
@@ -439,6 +510,8 @@ impl Run<'_> {
             "beta_2": adamw.map(|adamw| adamw.beta_2),
             "epsilon": adamw.map(|adamw| adamw.epsilon),
             "weight_decay": adamw.map(|adamw| adamw.weight_decay),
+            "checkpoint": path(&args.checkpoint),
+            "faults": fit.faults,
         });
         let certificate = fit.certificate.as_ref();
         let optimum = json!({

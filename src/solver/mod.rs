@@ -16,14 +16,15 @@ mod stop;
 mod vector;
 
 pub use adamw::AdamW;
-pub(crate) use batch::{Batch, Task};
+pub(crate) use batch::{Batch, Stand, Task};
 pub use batch::{Lbfgs, NewtonCg};
 pub use certificate::Certificate;
+pub(crate) use minimum::Learned;
 pub use schedule::{Schedule, Warmup};
 pub use sgd::Sgd;
 pub(crate) use stochastic::{Stochastic, StochasticProblem};
-pub use stop::StopReason;
-pub(crate) use stop::{Limits, Observer, Outcome, Validate};
+pub(crate) use stop::{Best, Keeper, Limits, Observer, Outcome, Snapshot, SolverState, Validate, WriteCheckpoint};
+pub use stop::{Every, StopReason};
 
 use std::time::Duration;
 

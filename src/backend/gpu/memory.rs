@@ -245,6 +245,8 @@ impl Gpu {
     }
 
     fn poll(&self, until: wgpu::PollType) -> Result<()> {
+        #[cfg(test)]
+        self.perhaps_fail("what was submitted", 0)?;
         // wgpu panics when waiting finds that the device is lost (`handle_error_fatal`), after it has told the callback.
         let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(until)));
         self.check()?;
