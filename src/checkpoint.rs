@@ -16,7 +16,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 use twox_hash::XxHash3_64;
 
-use crate::backend::{DeviceInfo, Parameters, Shape, State, Supervision};
+use crate::backend::{DeviceInfo, DeviceKind, Parameters, Shape, State, Supervision};
 use crate::data::{Dataset, Features, Stored, Targets, Values};
 use crate::error::{Error, Result};
 use crate::objective::Counts;
@@ -81,10 +81,20 @@ pub(crate) fn hashes_of_supervision(supervision: Supervision) -> [String; 2] {
     [targets.finish(), weights.finish()]
 }
 
-/// A hash of numbers.
-pub(crate) fn hash_of(values: &[f32]) -> String {
+/// A hash of numbers, each of so many bytes.
+pub(crate) fn hash_of<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> String {
     let mut hash = Hash::default();
-    hash.add(values, |value| value.to_le_bytes());
+    hash.add(values, bytes);
+    hash.finish()
+}
+
+/// A hash of names.
+pub(crate) fn hash_of_names(names: &[String]) -> String {
+    let mut hash = Hash::default();
+    for name in names {
+        hash.add(&[name.len() as u64], u64::to_le_bytes);
+        hash.0.write(name.as_bytes());
+    }
     hash.finish()
 }
 
@@ -169,6 +179,7 @@ pub(crate) fn write(path: &Path, identity: &Identity, device: &DeviceInfo, snaps
         tensors.push(Tensor::f32("best", &of(best.parameters.shape), &best.parameters.values));
         tensors.push(Tensor::f64("best_loss", &[1], [best.loss]));
     }
+    metadata["hash"] = hash_of_tensors(tensors.iter().map(|tensor| (tensor.name, &*tensor.bytes)).collect()).into();
     let metadata = HashMap::from([(METADATA.to_owned(), metadata.to_string())]);
     let bytes = tensors
         .iter()
@@ -181,6 +192,14 @@ pub(crate) fn write(path: &Path, identity: &Identity, device: &DeviceInfo, snaps
     write_atomically(path, |writer| writer.write_all(&bytes))
 }
 
+/// A hash of all numbers, in whatever order the tensors come.
+fn hash_of_tensors(mut tensors: Vec<(&str, &[u8])>) -> String {
+    tensors.sort_unstable();
+    let mut hash = Hash::default();
+    tensors.into_iter().for_each(|(_, bytes)| hash.0.write(bytes));
+    hash.finish()
+}
+
 /// (d + 1) × q.
 fn of(shape: Shape) -> [usize; 2] {
     [shape.n_features + 1, shape.n_outputs()]
@@ -191,7 +210,12 @@ const OF_EPOCH: usize = 4;
 
 /// What the bits of a training depend on.
 fn of_device(device: &DeviceInfo) -> Value {
-    json!({ "name": device.name, "backend": device.backend, "driver": device.driver })
+    // Of the CPU the instruction set alone: the number of threads changes nothing.
+    let driver = match device.kind {
+        DeviceKind::Cpu => device.driver.split(',').next(),
+        _ => Some(&*device.driver),
+    };
+    json!({ "name": device.name, "backend": device.backend, "driver": driver })
 }
 
 /// Reads the checkpoint of a run of that identity.
@@ -238,7 +262,11 @@ fn parse(bytes: &[u8]) -> Result<(Value, SafeTensors<'_>), String> {
         }
         None => return Err(damaged(&"it has no format version")),
     }
-    Ok((metadata, SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?))
+    let tensors = SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?;
+    if metadata["hash"] != hash_of_tensors(tensors.iter().map(|(name, tensor)| (name, tensor.data())).collect()) {
+        return Err(damaged(&"its numbers are others than were written"));
+    }
+    Ok((metadata, tensors))
 }
 
 fn damaged(problem: &dyn ToString) -> String {
@@ -325,4 +353,66 @@ fn values<T, const N: usize>(
         return Err(damaged(&format!("{name} is {:?}, not {dtype:?}", tensor.dtype())));
     }
     Ok(tensor.data().as_chunks().0.iter().map(|&bytes| value(bytes)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A checkpoint of either kind of solver.
+    fn checkpoints() -> [Snapshot; 2] {
+        let shape = Shape { n_features: 2, n_classes: 3, n_heads: 1 };
+        let parameters = Parameters { shape, values: (0..9).map(|i| 0.1 * i as f32).collect() };
+        let progress = |epoch: usize| Progress {
+            epoch,
+            n_epochs: 7,
+            loss: 1.0 / 3.0,
+            evaluations: epoch as f64,
+            validation_loss: (epoch > 1).then_some(0.1),
+            n_samples: 5,
+            elapsed: Duration::from_millis(300),
+        };
+        let epochs = vec![progress(1), progress(2)];
+        let best = Best { epoch: 2, loss: 0.1, parameters: parameters.clone() };
+        let state = State { parameters, moments: vec![1e-30; 18], n_steps: 1 << 60 };
+        let pairs = vec![(vec![1.0 / 3.0; 9], vec![1e-300; 9])];
+        let learned = Learned { pairs, numbers: Some([1.0, 2.0, 0.1, f64::INFINITY, 3.0]) };
+        let stand = Stand { parameters: vec![1.0 / 7.0; 9], learned, counts: Counts { products: 5, along: 6 } };
+        [
+            Snapshot { solver: SolverState::Stochastic(state), epochs: epochs.clone(), best: Some(best) },
+            Snapshot { solver: SolverState::Batch(stand), epochs, best: None },
+        ]
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_as_it_was_and_damage_is_an_error() {
+        let shape = Shape { n_features: 2, n_classes: 3, n_heads: 1 };
+        let identity = Identity(json!({ "l2": 1e-5, "seed": u64::MAX, "solver": "sgd" }));
+        let device = crate::Device::cpu();
+        for (number, snapshot) in checkpoints().into_iter().enumerate() {
+            let path = std::env::temp_dir().join(format!("softreg-checkpoint-{}-{number}", std::process::id()));
+            write(&path, &identity, device.info(), &snapshot).unwrap();
+            let back = |identity: &Identity| read(&path, identity, shape, device.info());
+            assert_eq!(back(&identity).unwrap(), snapshot);
+            let other = Identity(json!({ "l2": 1e-4, "seed": u64::MAX, "solver": "sgd", "more": null }));
+            let error = back(&other).unwrap_err().to_string();
+            assert!(error.ends_with("it is of another run: l2 is 0.0001 here and 0.00001 there"), "{error}");
+
+            let whole = fs::read(&path).unwrap();
+            for length in 0..whole.len() {
+                fs::write(&path, &whole[..length]).unwrap();
+                assert!(matches!(back(&identity), Err(Error::Checkpoint { .. })), "{length} of {} bytes", whole.len());
+            }
+            let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+            for at in 0..whole.len() {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1;
+                fs::write(&path, &bytes).unwrap();
+                // Some of the header says nothing that counts.
+                let result = back(&identity);
+                assert!(at < header || matches!(result, Err(Error::Checkpoint { .. })), "byte {at}");
+            }
+            fs::remove_file(&path).unwrap();
+        }
+    }
 }

@@ -31,7 +31,7 @@ const RUNS: [&[&str]; 6] = [
     &["--solver", "lbfgs", "--tolerance", "1e-10", "--l1", "1e-4", "--checkpoint-every", "4"],
 ];
 
-/// Kills of each of them.
+/// Kills of each of them, unless SOFTREG_KILLS says how many.
 const KILLS: usize = 7;
 
 /// `softreg train … --out model`, with checkpoints.
@@ -65,6 +65,7 @@ impl Random {
 #[test]
 fn a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bytes() {
     let mut random = Random::new();
+    let kills = std::env::var("SOFTREG_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
     for of_run in RUNS {
         let at_once = Folder::new();
         let begin = Instant::now();
@@ -80,7 +81,7 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bytes() {
         }
 
         let (mut n_kills, mut n_resumed) = (0, 0);
-        while n_kills < KILLS {
+        while n_kills < kills {
             let folder = Folder::new();
             let mut command = folder.command();
             command.args(arguments(of_run, &["--resume"])).stdout(Stdio::null()).stderr(Stdio::null());

@@ -163,7 +163,7 @@ impl Batch {
             true => Prepared::Proximal(proximal::Prepared::new(curvature, shape)?),
             false => {
                 let preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
-                Prepared::QuasiNewton(self.method, preconditioner)
+                Prepared::QuasiNewton(self.method, Box::new(preconditioner))
             }
         };
         let (begin, before) = (Instant::now(), observer.elapsed());
@@ -191,7 +191,7 @@ impl Batch {
 
 /// How the objective is minimised, and what was made ready for it.
 enum Prepared<'a> {
-    QuasiNewton(Method, Preconditioner<'a>),
+    QuasiNewton(Method, Box<Preconditioner<'a>>),
     Proximal(proximal::Prepared<'a>),
 }
 
@@ -205,17 +205,16 @@ impl Batch {
         &self,
         mut method: Prepared,
         objective: &mut Objective,
-        parameters: Vec<f64>,
+        mut parameters: Vec<f64>,
         n_samples: usize,
         observer: &mut Observer,
     ) -> Result<Minimum> {
         let (begin, before) = (Instant::now(), observer.elapsed());
         let max_iterations = self.limits.max_iterations;
         let of_leg = observer.interval(LEG).unwrap_or(max_iterations);
-        let mut stand = Stand { parameters, learned: Learned::default(), counts: Counts::default() };
-        let mut is_first = true;
-        if let Some(SolverState::Batch(kept)) = observer.solver_state() {
-            (stand, is_first) = (kept.clone(), false);
+        let (mut learned, mut is_first) = (Learned::default(), true);
+        if let Some(SolverState::Batch(stand)) = observer.solver_state() {
+            (parameters, learned, is_first) = (stand.parameters.clone(), stand.learned.clone(), false);
             objective.count_from(stand.counts);
         }
         loop {
@@ -238,7 +237,6 @@ impl Batch {
                 });
                 Ok(reason)
             };
-            let Stand { parameters, learned, .. } = stand;
             let minimum = match &mut method {
                 Prepared::QuasiNewton(method, preconditioner) => {
                     if !is_first {
@@ -250,13 +248,19 @@ impl Batch {
                     proximal::minimise(limits, objective, prepared, parameters, n_samples, learned, &mut observe)?
                 }
             };
-            if minimum.reason != StopReason::Iterations || observer.n_epochs() >= max_iterations {
+            let (n_done, reason) = (observer.n_epochs(), minimum.reason);
+            let stop = Some(reason).filter(|reason| matches!(reason, StopReason::Caller | StopReason::TimeLimit));
+            let is_last = reason != StopReason::Iterations || n_done >= max_iterations;
+            if n_done.is_multiple_of(of_leg) && (stop.is_some() || !is_last) {
+                let Minimum { parameters, learned, .. } = minimum.clone();
+                observer.keep_leg(stop, SolverState::Batch(Stand { parameters, learned, counts: objective.counts() }));
+            } else if stop.is_some() {
+                observer.keep_last_leg();
+            }
+            if is_last {
                 return Ok(minimum);
             }
-            let Minimum { parameters, learned, .. } = minimum;
-            stand = Stand { parameters, learned, counts: objective.counts() };
-            is_first = false;
-            observer.keep_leg(SolverState::Batch(stand.clone()));
+            (parameters, learned, is_first) = (minimum.parameters, minimum.learned, false);
         }
     }
 }

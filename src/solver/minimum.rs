@@ -39,12 +39,13 @@ pub(crate) struct Learned {
     /// Steps, or other directions, each with the change of the gradient along it; the oldest first, laid out as the solver has
     /// them.
     pub pairs: Vec<(Vec<f64>, Vec<f64>)>,
-    /// The objective and the largest of its gradient at the beginning, and what the solver expects of the next length. Nothing
-    /// where only the parameters are known.
-    pub numbers: Option<[f64; 3]>,
+    /// The objective and the largest of its gradient at the beginning, and three numbers of the solver's own. Nothing where only
+    /// the parameters are known.
+    pub numbers: Option<[f64; 5]>,
 }
 
 /// Where a batch solver ended.
+#[derive(Clone)]
 pub(super) struct Minimum {
     /// In centred coordinates.
     pub parameters: Vec<f64>,

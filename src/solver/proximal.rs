@@ -393,9 +393,9 @@ pub(super) fn minimise(
         return Err(Error::NoObjective { value: smooth });
     }
     let mut norm = objective.penalty().l1_norm(&parameters, q);
-    let first = [smooth + norm, max_abs(&gradient), 1.0];
-    let [first_value, first_gradient_norm, mut tau] = learned.numbers.unwrap_or(first);
-    let (mut n_promises, mut n_fruitless) = (0, 0);
+    let numbers = learned.numbers.unwrap_or([smooth + norm, max_abs(&gradient), 1.0, 0.0, 0.0]);
+    let [first_value, first_gradient_norm, mut tau, n_promises, n_fruitless] = numbers;
+    let (mut n_promises, mut n_fruitless) = (n_promises as usize, n_fruitless as usize);
     let mut n_iterations = 0;
     let reason = loop {
         let value = smooth + norm;
@@ -492,19 +492,20 @@ pub(super) fn minimise(
         if n_promises >= PROMISES {
             break StopReason::Converged;
         }
-        if let Some(reason) = stop {
-            break reason;
-        }
         n_fruitless = if gain <= 1e-3 * tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless > FRUITLESS {
             let is_near = gain_of_model <= tolerance * value;
             break if is_near { StopReason::Converged } else { StopReason::Precision };
         }
+        if let Some(reason) = stop {
+            break reason;
+        }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
             model.classes = class_curvature(&objective.uncentred(&parameters))?;
         }
     };
-    let learned = Learned { pairs: model.pairs, numbers: Some([first_value, first_gradient_norm, tau]) };
+    let numbers = [first_value, first_gradient_norm, tau, n_promises as f64, n_fruitless as f64];
+    let learned = Learned { pairs: model.pairs, numbers: Some(numbers) };
     Ok(Minimum { parameters, reason, first_gradient_norm, learned })
 }
 

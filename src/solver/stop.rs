@@ -298,14 +298,9 @@ impl<'a, 'k> Observer<'a, 'k> {
         Ok(())
     }
 
-    /// The same after an iteration of a batch solver, from which it could go on, but not to the same bits: good enough for a device
-    /// that failed. Before a stop, the last place is written from which it could.
+    /// The same after an iteration of a batch solver, from which it could go on, but not to the same bits: good enough where a device
+    /// has failed.
     pub fn keep_between(&mut self, reason: Option<StopReason>, solver: &mut dyn FnMut() -> SolverState) {
-        if self.keeper.is_due(self.epochs.len(), reason) && reason.is_some() {
-            if let Some(snapshot) = self.keeper.unwritten.take() {
-                self.keeper.write(&snapshot);
-            }
-        }
         if self.keeper.is_memory_due(reason) {
             let snapshot = self.snapshot(solver());
             self.keeper.keep_in_memory(snapshot, reason);
@@ -313,15 +308,22 @@ impl<'a, 'k> Observer<'a, 'k> {
     }
 
     /// The same where a batch solver goes on to the same bits.
-    pub fn keep_leg(&mut self, solver: SolverState) {
+    pub fn keep_leg(&mut self, reason: Option<StopReason>, solver: SolverState) {
         let snapshot = self.snapshot(solver);
         self.keeper.unwritten = None;
-        if self.keeper.is_due(self.epochs.len(), None) {
+        if self.keeper.is_due(self.epochs.len(), reason) {
             self.keeper.write(&snapshot);
         } else if self.keeper.file.is_some() {
             self.keeper.unwritten = Some(snapshot.clone());
         }
-        self.keeper.keep_in_memory(snapshot, None);
+        self.keeper.keep_in_memory(snapshot, reason);
+    }
+
+    /// Writes the last place that [`Observer::keep_leg`] was told of.
+    pub fn keep_last_leg(&mut self) {
+        if let Some(snapshot) = self.keeper.unwritten.take() {
+            self.keeper.write(&snapshot);
+        }
     }
 
     /// Takes note of an epoch, after which the parameters are `parameters()`. Why to stop, if training must.
