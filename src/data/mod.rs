@@ -11,7 +11,9 @@ mod weights;
 pub use digits::digits;
 pub use features::{Dtype, Features, Values};
 #[cfg(feature = "files")]
-pub use files::{Source, Table, read, read_numbers};
+pub use files::{
+    ClassCounts, Figures, Findings, Inspection, Rounding, Source, Table, TextColumn, inspect, read, read_numbers,
+};
 pub use labels::{Labels, MAX_CLASSES, Targets};
 pub(crate) use labels::{argmax, check_classes, check_unique};
 pub use sparse::Csr;

@@ -4,14 +4,19 @@ mod array;
 mod csv;
 mod idx;
 mod input;
+mod inspect;
+mod lenient;
 mod names;
 mod npy;
+mod write;
 
 use std::path::{Path, PathBuf};
 
 use super::{Dataset, Features, Labels, SampleWeights};
 use crate::error::{Error, Place, Result};
 use input::Input;
+pub use inspect::{ClassCounts, Figures, Findings, Inspection, TextColumn, inspect};
+pub use write::Rounding;
 
 /// Which files a data set is in.
 ///
