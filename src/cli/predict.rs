@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use softreg::data::{Source, read};
 use softreg::{Features, Model, Predictor};
 
+use crate::known::{self, Part};
 use crate::{args, input, output};
 
 pub fn run(args: &args::Predict) -> Result<()> {
@@ -15,7 +16,7 @@ pub fn run(args: &args::Predict) -> Result<()> {
     output::check_is_no_input(out, &[Some(&args.model), Some(&args.features)])?;
     let model = Model::load(&args.model)?;
     let source = Source { feature_names: model.feature_names().map(<[String]>::to_vec), ..Source::new(&args.features) };
-    let features = read(&source)?.features;
+    let features = read(&known::locate(&source, Part::Test)?)?.features;
     input::check_width(&args.features, model.n_features(), features.n_features())?;
     let device = args.device.open(false)?;
     let predictor = model.on(&device);

@@ -15,6 +15,7 @@ use softreg::{
     Solver, StopReason,
 };
 
+use crate::known::Part;
 use crate::progress::Display;
 use crate::report::{self, Stages, rounded};
 use crate::{args, input, output};
@@ -170,7 +171,7 @@ fn load(args: &args::Train, init: Option<&Model>) -> Result<Data> {
         let (train, test) = data::digits()?.split(args.test_split.unwrap_or(DIGITS_TEST_SPLIT), args.seed)?;
         return Ok(Data { train, validation: None, test: Some(test) });
     };
-    let data = input::labelled(&source, "--labels")?.into_dataset()?;
+    let data = input::labelled(&source, "--labels", Part::Train)?.into_dataset()?;
     // Those that the new model will have.
     let classes = init.map_or_else(|| data.classes().to_vec(), |model| model.classes_with(data.classes()));
     let model = (&*classes, data.n_features());
@@ -216,6 +217,7 @@ fn describe(args: &args::Train, train: &Dataset, test: Option<&Dataset>) -> Stri
             let from = match (&args.test, args.test_split) {
                 (Some(path), _) => format!(" from {}", path.display()),
                 (None, Some(_)) => String::new(),
+                (None, None) if args.features.is_some() => ", its test part".to_owned(),
                 (None, None) => " (--test-split 0.2)".to_owned(),
             };
             format!("{shape}; {n} test samples{from}")
