@@ -12,6 +12,8 @@ use softreg::{
     Warmup,
 };
 
+use crate::known::{self, Known};
+
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
 #[derive(Debug, Parser)]
 #[command(
@@ -23,6 +25,7 @@ handwritten digits. `softreg COMMAND --help` has the options.
 
 Examples:
   softreg
+  softreg inspect flowers.csv --label-column species
   softreg train flowers.csv --label-column species --test-split 0.2 \\
       --out flowers.safetensors
   softreg predict flowers.safetensors new.csv
@@ -31,6 +34,7 @@ Examples:
 Results go to standard output, progress and messages to standard error.
 What is learned of a GPU (compiled kernels, a passed self-check, tuning) is kept
 in the system's cache folder; SOFTREG_CACHE names another, or none if empty.
+So are downloaded data sets; SOFTREG_DATA names another folder.
 Exit status: 0 success, 1 failure, 2 wrong usage, 130 ended by Ctrl-C."
 )]
 pub struct Cli {
@@ -53,6 +57,12 @@ pub enum Command {
     Bench(Bench),
     /// Show what is in a model file
     Info(Info),
+    /// Show what is in data: shape, ranges, classes, missing values
+    Inspect(Inspect),
+    /// Write data as .npy or safetensors, which are read in milliseconds
+    Convert(Convert),
+    /// Get a well-known data set: mnist, fashion-mnist, kmnist
+    Download(Download),
 }
 
 #[derive(Debug, Args)]
@@ -66,7 +76,8 @@ Examples:
       --test-labels test_y.txt --l2 1e-6 --epochs 100")]
 pub struct Train {
     /// Training data: CSV with a header (or with tabs or semicolons), svmlight, IDX or .npy, told apart by content; each may be
-    /// packed by gzip or Zstandard. Default: the built-in digits
+    /// packed by gzip or Zstandard; or the name of a data set that `softreg download` got, which has test data too. Default: the
+    /// built-in digits
     pub features: Option<PathBuf>,
 
     /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes.
@@ -323,7 +334,7 @@ pub struct Evaluate {
     pub model: PathBuf,
 
     /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX or .npy, told apart by content; each may be packed by
-    /// gzip or Zstandard
+    /// gzip or Zstandard; or the name of a downloaded data set, of which it is the test part (`mnist/train` is the other)
     pub features: PathBuf,
 
     /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes.
@@ -498,6 +509,134 @@ impl Format {
     }
 }
 
+/// Data of which labels and weights may be known.
+#[derive(Debug, Args)]
+pub struct Data {
+    /// Data: CSV with a header, IDX or .npy, told apart by content; or the name of a downloaded data set, of which it is the
+    /// training part (`mnist/test` is the other)
+    pub features: PathBuf,
+
+    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes
+    #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
+    pub labels: Option<PathBuf>,
+
+    /// The column of FEATURES, a CSV file, that holds the labels
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+
+    /// Names of the classes, one a line: of the columns of --labels that are a matrix; else of all labels that there may be
+    #[arg(long, value_name = "PATH")]
+    pub classes: Option<PathBuf>,
+
+    /// How much each sample counts, at least 0: a file of text (one number a line) or .npy
+    #[arg(long, value_name = "PATH", conflicts_with = "weight_column")]
+    pub sample_weight: Option<PathBuf>,
+
+    /// The column of FEATURES, a CSV file, that holds the weights of the samples
+    #[arg(long, value_name = "NAME")]
+    pub weight_column: Option<String>,
+}
+
+impl Data {
+    pub fn source(&self) -> Source {
+        Source {
+            labels: self.labels.clone(),
+            label_column: self.label_column.clone(),
+            weights: self.sample_weight.clone(),
+            weight_column: self.weight_column.clone(),
+            classes: self.classes.clone(),
+            memory: Some(u64::MAX),
+            ..Source::new(&self.features)
+        }
+    }
+
+    /// The files that are read.
+    pub fn inputs(&self) -> [Option<&Path>; 4] {
+        [Some(&*self.features), self.labels.as_deref(), self.classes.as_deref(), self.sample_weight.as_deref()]
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg inspect flowers.csv --label-column species
+  softreg inspect images.idx3.gz --labels labels.idx1.gz --json -
+
+Gaps and text where numbers should be are counted and shown with their place;
+softreg train refuses them. Figures of a column are of its numbers.")]
+pub struct Inspect {
+    #[command(flatten)]
+    pub data: Data,
+
+    /// Write all of it, with every column and class, as one JSON object to this file; `-` is standard output, the report then
+    /// goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg convert flowers.csv --label-column species --out all.safetensors
+  softreg train all.safetensors
+  softreg convert images.idx3.gz --labels labels.idx1.gz --out images.npy
+
+safetensors hold features, labels, weights and all names in one file; .npy the
+features alone: labels go beside it, and names of the columns are left out.")]
+pub struct Convert {
+    #[command(flatten)]
+    pub data: Data,
+
+    /// Write this file, .npy or .safetensors by its ending
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+
+    /// Precision of the features in the file. Default: that in which they are read (bytes as u8, f64 and text as f32). What
+    /// does not fit is an error; rounding is said, with the largest error
+    #[arg(long, value_enum)]
+    pub dtype: Option<DtypeName>,
+
+    /// With .npy: where the labels go, as text with one name a line, or as .npy by its ending. Default: FILE.labels.txt beside
+    /// FILE.npy, for probabilities FILE.labels.npy
+    #[arg(long, value_name = "FILE")]
+    pub labels_out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg download
+  softreg download fashion-mnist
+  softreg train fashion-mnist
+
+What was interrupted goes on where it ended. A file is only kept under its name
+when its SHA-256 is the known one, wherever it came from.")]
+pub struct Download {
+    /// Which data set. Without, all that are known are listed
+    #[arg(value_name = "NAME", value_parser = known)]
+    pub name: Option<&'static Known>,
+
+    /// Get the files from this folder on the net instead of the official one
+    #[arg(long, value_name = "URL", value_parser = url, requires = "name")]
+    pub mirror: Option<String>,
+
+    /// No progress and no messages, only warnings and errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+fn known(name: &str) -> Result<&'static Known, String> {
+    let names = || known::ALL.iter().map(|known| known.name).collect::<Vec<_>>().join(", ");
+    Known::named(name).ok_or_else(|| format!("there are {}", names()))
+}
+
+fn url(text: &str) -> Result<String, String> {
+    match text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
+        Some(rest) if !rest.is_empty() => Ok(text.to_owned()),
+        _ => Err("must begin with http:// or https://".to_owned()),
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Device {
     /// Where to compute: `auto` (the best GPU, or else the CPU), `cpu`, `gpu`, or a part of a name that `softreg
@@ -667,7 +806,13 @@ impl Train {
     /// The test data, with the columns of the training data, and the indices counted as there.
     pub fn test_source(&self, train: &Dataset, zero_based: Option<bool>) -> Option<Source> {
         let (labels, weights) = (self.test_labels.as_ref(), self.test_sample_weight.as_ref());
-        self.other_source(self.test.as_ref()?, labels, weights, train, zero_based)
+        let test = self.test.clone().or_else(|| self.test_part())?;
+        self.other_source(&test, labels, weights, train, zero_based)
+    }
+
+    /// The test part of a data set that is trained on as it was downloaded.
+    fn test_part(&self) -> Option<PathBuf> {
+        known::test_part(self.features.as_deref()?).filter(|_| self.labels.is_none())
     }
 
     /// The validation data, with the columns of the training data, and the indices counted as there.

@@ -15,6 +15,7 @@ use softreg::{
     Solver, StopReason,
 };
 
+use crate::known::Part;
 use crate::progress::Display;
 use crate::report::{self, Stages, rounded};
 use crate::{args, input, interrupt, output};
@@ -130,7 +131,6 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         true => device,
         false => Device::cpu(),
     };
-    let mut fit = fit?;
     if let Some(zero_based) = zero_based {
         fit.model.record_zero_based(zero_based);
     }
@@ -248,7 +248,7 @@ fn load(args: &args::Train, init: Option<&Model>) -> Result<Data> {
         let (train, test) = data::digits()?.split(args.test_split.unwrap_or(DIGITS_TEST_SPLIT), args.seed)?;
         return Ok(Data { train, validation: None, test: Some(test), categorical: Vec::new(), zero_based: None });
     };
-    let table = input::labelled(&source, "--labels", args.quiet)?;
+    let table = input::labelled(&source, "--labels", Part::Train, args.quiet)?;
     let (categorical, zero_based) = (table.categorical.clone(), table.zero_based);
     let data = table.into_dataset()?;
     // Those that the new model will have.
@@ -305,6 +305,7 @@ fn describe(args: &args::Train, train: &Dataset, test: Option<&Dataset>) -> Stri
             let from = match (&args.test, args.test_split) {
                 (Some(path), _) => format!(" from {}", path.display()),
                 (None, Some(_)) => String::new(),
+                (None, None) if args.features.is_some() => ", its test part".to_owned(),
                 (None, None) => " (--test-split 0.2)".to_owned(),
             };
             format!("{shape}; {n} test samples{from}")

@@ -227,6 +227,11 @@ impl<'a> Features<'a> {
         &self.values
     }
 
+    #[cfg(feature = "files")]
+    pub(crate) fn into_values(self) -> Values<'a> {
+        self.values
+    }
+
     /// A view of the rows in `rows`; nothing is copied.
     ///
     /// # Errors

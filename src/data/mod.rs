@@ -12,7 +12,10 @@ mod weights;
 pub use digits::digits;
 pub use features::{Dtype, Features, Values};
 #[cfg(feature = "files")]
-pub use files::{Categorical, MAX_CATEGORIES, Reading, Source, Table, read, read_numbers, read_with};
+pub use files::{
+    Categorical, ClassCounts, Figures, Findings, Inspection, MAX_CATEGORIES, Reading, Rounding, Source, Table,
+    TextColumn, inspect, read, read_numbers, read_with,
+};
 pub use labels::{Labels, MAX_CLASSES, Targets};
 pub(crate) use labels::{argmax, check_classes, check_unique};
 pub use sparse::Csr;

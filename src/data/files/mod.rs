@@ -5,11 +5,14 @@ mod categories;
 mod csv;
 mod idx;
 mod input;
+mod inspect;
+mod lenient;
 mod names;
 mod npy;
 mod number;
 mod svmlight;
 mod text;
+mod write;
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +26,8 @@ pub const MAX_CATEGORIES: usize = 1 << 16;
 
 /// More features than this are taken for a mistake.
 const MAX_FEATURES: usize = 1 << 24;
+pub use inspect::{ClassCounts, Figures, Findings, Inspection, TextColumn, inspect};
+pub use write::Rounding;
 
 /// Which files a data set is in.
 ///
