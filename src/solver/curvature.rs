@@ -185,6 +185,29 @@ mod tests {
     }
 
     #[test]
+    fn sparse_features_curve_as_dense_ones() {
+        let value = |i: usize, k: usize| if (i + k * k) % 5 == 0 { (1 + i % 7) as f32 * 0.3 } else { 0.0 };
+        let (n, d) = (400, 9);
+        let dense: Vec<f32> = (0..n * d).map(|at| value(at / d, at % d)).collect();
+        let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+        for i in 0..n {
+            for k in (0..d).filter(|&k| value(i, k) != 0.0) {
+                columns.push(k as u32);
+                values.push(value(i, k));
+            }
+            offsets.push(values.len() as u64);
+        }
+        let sparse = Features::new(Csr::new(offsets, columns, values).unwrap(), n, d).unwrap();
+        let dense = Features::new(dense, n, d).unwrap();
+        let targets = Targets::Classes((0..n).map(|i| (i % 3) as u32).collect::<Vec<_>>().into());
+        let of = |features: &Features, scale| curvature(features, scale, (&targets).into(), 3, 16.0);
+        for scale in [1.0, 0.25] {
+            assert!((of(&sparse, scale) / of(&dense, scale) - 1.0).abs() < 1e-5);
+        }
+        assert!((of(&sparse, 1.0) / of(&dense, 1.01) - 1.0).abs() > 1e-3);
+    }
+
+    #[test]
     fn the_share_is_of_the_most_frequent_class() {
         let share = |targets: Targets, n, q| largest_share(&targets.class_totals(None, q), n);
         assert_eq!(share(Targets::Classes(vec![0, 2, 2, 1].into()), 4, 3), 0.5);
