@@ -247,6 +247,24 @@ fn data_without_any_value_trains() {
     }
 }
 
+/// So many features that the model of the l1 solver has a diagonal covariance and leaves out most coordinates: the duality gap does
+/// not know how the minimum was found.
+#[test]
+fn l1_of_many_features_has_a_small_gap() {
+    let data = data(400, 6001, 4);
+    for (l1, l2) in [(1e-3, 0.0), (1e-3, 1e-4), (1e-2, 0.0)] {
+        let fit = lbfgs().l1(l1).l2(l2).fit(&data[0]).unwrap();
+        let certificate = fit.certificate.unwrap();
+        assert!(certificate.gap.unwrap() < 1e-4 * fit.objective, "{l1} {l2}: {certificate:?}");
+        assert!(certificate.n_nonzero > 10 && certificate.n_nonzero < 6000, "{certificate:?}");
+        let [zero, positive] = [false, true].map(|sign| {
+            let weights = fit.model.weights();
+            weights.iter().filter(|&&w| if sign { w > 0.0 } else { w == 0.0 }).count()
+        });
+        assert!(positive > 0 && zero == 6001 * 4 - certificate.n_nonzero, "{zero} {positive}");
+    }
+}
+
 /// svmlight, its columns counted from 1.
 fn read_svmlight(path: &std::path::Path, n_features: usize) -> Dataset<'static> {
     let text = std::fs::read_to_string(path).unwrap();
