@@ -251,8 +251,16 @@ fn data_without_any_value_trains() {
 /// not know how the minimum was found.
 #[test]
 fn l1_of_many_features_has_a_small_gap() {
-    let data = data(400, 6001, 4);
-    for (l1, l2) in [(1e-3, 0.0), (1e-3, 1e-4), (1e-2, 0.0)] {
+    let data = data(1200, 6001, 4);
+    // More occur than a whole covariance is made of.
+    let mut occurring: Vec<u32> = match data[0].features().values() {
+        Values::Sparse(csr) => csr.columns().to_vec(),
+        other => panic!("{other:?}"),
+    };
+    occurring.sort_unstable();
+    occurring.dedup();
+    assert!(occurring.len() > 4096, "{}", occurring.len());
+    for (l1, l2) in [(3e-4, 0.0), (3e-4, 1e-4), (6e-4, 0.0)] {
         let fit = lbfgs().l1(l1).l2(l2).fit(&data[0]).unwrap();
         let certificate = fit.certificate.unwrap();
         assert!(certificate.gap.unwrap() < 1e-4 * fit.objective, "{l1} {l2}: {certificate:?}");
