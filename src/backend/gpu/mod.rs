@@ -1,8 +1,8 @@
 //! The GPU backend: wgpu, and the kernels of shaders/.
 //!
 //! One file for one shader, of the same name: what its variants are, and how many workgroups it needs. `step` is what
-//! all of them are told; `kernel` compiles and dispatches; `memory` makes, fills and reads buffers; `session`, `stepper` and
-//! `loss` put the kernels in order. `adapters` chooses a device and `self_check` tries it out.
+//! all of them are told; `kernel` compiles and dispatches; `memory` makes, fills and reads buffers; `session`, `stepper`,
+//! `sparse_stepper` and `loss` put the kernels in order. `shards` and `transposed` are what sparse features need beside. `adapters` chooses a device and `self_check` tries it out.
 
 mod adapters;
 mod advance;
@@ -23,18 +23,27 @@ mod loss;
 mod memory;
 mod narrow_residual;
 mod narrow_update;
+mod products;
 mod reduce;
 mod self_check;
 mod session;
+mod shards;
 mod shuffle;
 mod single;
 mod softmax;
+mod sparse_gradient;
+mod sparse_logits;
+mod sparse_reduce;
+mod sparse_stepper;
+mod sparse_update;
 mod step;
 mod stepper;
+mod transposed;
 mod tuning;
 mod update;
 mod variants;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +54,9 @@ pub(super) use adapters::{list, open_best, open_every, open_named};
 pub use cooperative::{Matrices, MatrixUnits};
 pub use gradient::in_parts;
 pub use kernel::{Tile, Variant};
+pub use shards::Width;
 pub use single::Single;
+pub use sparse_logits::Lanes;
 pub use step::Step;
 pub use update::{AdamWHead, MomentumHead};
 
@@ -65,6 +76,8 @@ pub struct Options {
     /// Hold no more than this many bytes of features in a chunk, or one row; and of losses between two readings, or one
     /// step's.
     pub max_chunk: Option<u64>,
+    /// Hold no more than this many bytes of W in a shard, or one column, where features are sparse.
+    pub max_shard: Option<u64>,
     /// Use no more than this many bytes of device memory.
     pub max_memory: Option<u64>,
     /// Use matrix units, where there are some, for the products of steps with many outputs: faster, with inputs rounded
@@ -225,6 +238,12 @@ impl Gpu {
     fn out_of_memory(&self, what: &str, bytes: u64) -> Error {
         Error::OutOfMemory { device: self.info.name.clone(), what: what.to_owned(), bytes }
     }
+}
+
+/// Ranges of about the same size, none larger than `most`.
+fn evenly(n: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = n.div_ceil(most).max(1);
+    (0..count).map(move |i| n * i / count..n * (i + 1) / count)
 }
 
 impl Drop for Gpu {
