@@ -2,29 +2,25 @@
 // l2 * W (the intercept, row d, without scale and penalty); W -= learning_rate * rate * direction, by the rule of
 // shared/momentum.wgsl or shared/adamw.wgsl, one of which stands above.
 //
-// listed (feature, its first segment, the segment after its last, steps it has had): the features that the batch has,
+// listed (feature, its first segment, the segment after its last, not used): the features that the batch has,
 // ascending, from first_listed on, n_listed of them; partials (n_segments x n_columns), the segments from first_segment on;
 // W and each of the moments ((d + 1) x n_columns), whose column c is column first_column + c of all. The padding of all is
 // zero and stays so.
 // Twin: src/reference/update.rs. Host: src/backend/gpu/sparse_update.rs.
 //
-// LAZY, for momentum: only the features of the list are updated. Those that a step does not have get what the steps since
-// their last one make of W and v when the gradient is l2 * W alone, (W, v) times a 2 x 2 matrix for each step, all at once:
-// powers has the products of the matrices of 2^k steps from a multiple of 2^k on, for each head, without the 1 of W's own
-// share. There are n_leaves (a power of 2) of single steps, then half as many of two, and so on. A feature of the list
-// without segments is only brought up to step n_done. Without LAZY all features are updated.
+// With LISTED, for momentum, only the features of the list are updated; sparse_catch_up.wgsl makes up for it. Otherwise all
+// are.
 //
 // A thread takes one parameter. Order of summation: over the segments, ascending; then the scale.
 
-override LAZY: bool = true;
+override LISTED: bool = true;
 const THREADS: u32 = 64u;
 
 @group(0) @binding(1) var<storage, read> listed: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> partials: array<f32>;
 @group(0) @binding(3) var<storage, read> heads: array<Head>;
-@group(0) @binding(4) var<storage, read> powers: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> weights: array<f32>;
-@group(0) @binding(6) var<storage, read_write> moments: array<f32>;
+@group(0) @binding(4) var<storage, read_write> weights: array<f32>;
+@group(0) @binding(5) var<storage, read_write> moments: array<f32>;
 
 fn n_parameters() -> u32 {
     return (step.n_features + 1u) * step.n_columns;
@@ -48,23 +44,6 @@ fn find(feature: u32) -> vec4<u32> {
     return vec4<u32>(feature, 0u, 0u, 0u);
 }
 
-// What the steps from `done` on up to n_done make of parameter i.
-fn catch_up(head: u32, i: u32, done: u32) {
-    var w = weights[i];
-    var v = moments[i];
-    for (var at = done; at < step.n_done;) {
-        let level = min(countTrailingZeros(at), firstLeadingBit(step.n_done - at));
-        let first = 2u * step.n_leaves - ((2u * step.n_leaves) >> level);
-        let power = powers[(first + (at >> level)) * step.n_heads + head];
-        let before = w;
-        w += power.x * before + power.y * v;
-        v = power.z * before + power.w * v;
-        at += 1u << level;
-    }
-    weights[i] = w;
-    moments[i] = v;
-}
-
 @compute @workgroup_size(THREADS)
 fn sparse_update(
     @builtin(local_invocation_index) thread: u32,
@@ -72,29 +51,20 @@ fn sparse_update(
     @builtin(num_workgroups) workgroups: vec3<u32>,
 ) {
     let item = workgroup_number(workgroup, workgroups) * THREADS + thread;
-    let n_rows = select(step.n_features + 1u, step.n_listed, LAZY);
+    let n_rows = select(step.n_features + 1u, step.n_listed, LISTED);
     if item >= n_rows * step.n_columns {
         return;
     }
     let column = item % step.n_columns;
     var feature = vec4<u32>();
-    if LAZY {
+    if LISTED {
         feature = listed[step.first_listed + item / step.n_columns];
     } else {
         feature = find(item / step.n_columns);
     }
     let i = feature.x * step.n_columns + column;
     let is_weight = feature.x < step.n_features;
-    let number = min((step.first_column + column) / step.n_classes, step.n_heads - 1u);
-    if LAZY {
-        if is_weight {
-            catch_up(number, i, feature.w);
-        }
-        if feature.y == feature.z {
-            return;
-        }
-    }
-    let head = heads[number];
+    let head = heads[min((step.first_column + column) / step.n_classes, step.n_heads - 1u)];
     var g = 0.0;
     for (var segment = feature.y; segment < feature.z; segment++) {
         g += partials[(segment - step.first_segment) * step.n_columns + column];

@@ -39,7 +39,7 @@ struct Step {
     n_segments: u32,
     first_listed: u32,
     n_listed: u32,
-    // Steps before this one that sparse_update has the matrices of, and for how many there is room, a power of 2.
+    // Steps before this one that sparse_catch_up has the matrices of, and for how many there is room, a power of 2.
     n_done: u32,
     n_leaves: u32,
     padding: u32,

@@ -84,8 +84,8 @@ impl Gpu {
 
     /// A buffer of `bytes` for `what`.
     pub(super) fn buffer(&self, what: &str, bytes: u64, usage: BufferUsages) -> Result<Buffer> {
-        // An empty binding is not allowed, and copies are of whole words.
-        let size = bytes.max(4).next_multiple_of(4);
+        // A binding has at least one element, none of which has more than 16 bytes; copies are of whole words.
+        let size = bytes.max(16).next_multiple_of(4);
         let before = self.memory.used.fetch_add(size, Ordering::Relaxed);
         let made = if self.memory.limit.is_some_and(|limit| before + size > limit) {
             Err(self.out_of_memory(what, bytes))

@@ -31,6 +31,7 @@ mod shards;
 mod shuffle;
 mod single;
 mod softmax;
+mod sparse_catch_up;
 mod sparse_gradient;
 mod sparse_logits;
 mod sparse_reduce;

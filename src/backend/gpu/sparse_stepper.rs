@@ -19,7 +19,7 @@ use super::step::{Step, padded_outputs};
 use super::stepper::{FLOPS, LOSSES_BYTES, STEP_STRIDE, STEPS, Shuffle, add_losses, write_steps};
 use super::transposed::Transposed;
 use super::update::{self, RuleKind};
-use super::{softmax, sparse_gradient, sparse_update};
+use super::{softmax, sparse_catch_up, sparse_gradient, sparse_update};
 use crate::backend::{Head, Parameters, Shape, State, StepFactors, Stepper, Supervision, check};
 use crate::batch::{Batch, Plan};
 use crate::data::Csr;
@@ -66,6 +66,10 @@ pub(super) struct SparseStepper<'s> {
 
 /// The kernels of a step with their bindings.
 struct Kernels {
+    /// For a lazy rule.
+    catch_up: Arc<Kernel>,
+    /// By shard.
+    of_catch_up: Vec<wgpu::BindGroup>,
     logits: Arc<Kernel>,
     /// By chunk, and by shard.
     of_logits: Vec<Vec<wgpu::BindGroup>>,
@@ -156,19 +160,21 @@ impl<'s> SparseStepper<'s> {
             softmax::variant(shape, LabelLayout::of(supervision)),
             sparse_gradient::variant(shards.width),
             sparse_update::variant(rule),
+            sparse_catch_up::variant(),
         ];
         gpu.compile(&variants)?;
-        let [logits, softmax, gradient, update] = variants.map(|variant| gpu.kernel(&variant));
-        let (logits, softmax, gradient, update) = (logits?, softmax?, gradient?, update?);
-        let (mut of_logits, mut of_softmax, mut of_update) = (Vec::new(), Vec::new(), Vec::new());
+        let [logits, softmax, gradient, update, catch_up] = variants.map(|variant| gpu.kernel(&variant));
+        let (logits, softmax, gradient, update, catch_up) = (logits?, softmax?, gradient?, update?, catch_up?);
+        let (mut of_logits, mut of_softmax) = (Vec::new(), Vec::new());
+        let (mut of_update, mut of_catch_up) = (Vec::new(), Vec::new());
         for (order, Chunk { features, offsets, labels }) in shuffle.orders.iter().zip(&session.chunks) {
             let of_shard = |weights| logits.bind(gpu, &steps, &[offsets, features, order, weights, &outputs]);
             of_logits.push(weights.iter().map(of_shard).collect::<Result<Vec<_>>>()?);
             of_softmax.push(softmax.bind(gpu, &steps, &[labels, order, &outputs, &losses])?);
         }
         for (weights, moments) in weights.iter().zip(&moments) {
-            let buffers = [&listed, &partials, &heads_buffer, &powers, weights, moments];
-            of_update.push(update.bind(gpu, &steps, &buffers)?);
+            of_update.push(update.bind(gpu, &steps, &[&listed, &partials, &heads_buffer, weights, moments])?);
+            of_catch_up.push(catch_up.bind(gpu, &steps, &[&listed, &powers, weights, moments])?);
         }
         let of_gradient = gradient.bind(gpu, &steps, &[&segments, &members, &outputs, &partials])?;
         Ok(Self {
@@ -183,7 +189,18 @@ impl<'s> SparseStepper<'s> {
             since: vec![0; shape.n_features + 1],
             most_members,
             lanes,
-            kernels: Kernels { logits, of_logits, softmax, of_softmax, gradient, of_gradient, update, of_update },
+            kernels: Kernels {
+                catch_up,
+                of_catch_up,
+                logits,
+                of_logits,
+                softmax,
+                of_softmax,
+                gradient,
+                of_gradient,
+                update,
+                of_update,
+            },
             steps,
             shuffle,
             members,
@@ -233,8 +250,8 @@ impl<'s> SparseStepper<'s> {
         lists
     }
 
-    /// Hands the device some steps, with the learning rates times `rates`, after `n_done` of the `n_window` steps that it has the
-    /// table of; their losses go where `n_losses_held` end. Returns how many losses are held then.
+    /// Hands the device some steps, with the learning rates times `rates`, after `n_done` steps of the table with
+    /// `n_leaves`; their losses go where `n_losses_held` end. Returns how many losses are held then.
     fn submit(
         &mut self,
         (plan, batches, rates): (&Plan, &[Batch], &[f32]),
@@ -276,7 +293,9 @@ impl<'s> SparseStepper<'s> {
                 self.dispatch(&mut pass, index, batch, step);
             }
         })?;
-        gpu.counts.dispatches.fetch_add(batches.len() * (1 + 3 * n_shards), Ordering::Relaxed);
+        gpu.counts
+            .dispatches
+            .fetch_add(batches.len() * (1 + (3 + usize::from(self.is_lazy)) * n_shards), Ordering::Relaxed);
         Ok((n_losses_held, submission))
     }
 
@@ -284,6 +303,9 @@ impl<'s> SparseStepper<'s> {
     fn dispatch(&self, pass: &mut wgpu::ComputePass, index: usize, batch: &Batch, step: &Step) {
         let Self { shards, lanes, shape, kernels, .. } = self;
         let offset = |shard: usize| ((index * shards.count() + shard) * STEP_STRIDE) as u32;
+        if self.is_lazy {
+            self.dispatch_catch_up(pass, index, step.n_listed as usize);
+        }
         for (shard, bindings) in kernels.of_logits[batch.chunk].iter().enumerate() {
             let n_workgroups = sparse_logits::n_workgroups(shards.width, *lanes, shards.n_columns(shard), batch.len);
             kernels.logits.dispatch(pass, bindings, offset(shard), n_workgroups);
@@ -297,6 +319,15 @@ impl<'s> SparseStepper<'s> {
             kernels.gradient.dispatch(pass, &kernels.of_gradient, offset(shard), n_workgroups);
             let n_workgroups = sparse_update::n_workgroups(n_columns, n_updated);
             kernels.update.dispatch(pass, bindings, offset(shard), n_workgroups);
+        }
+    }
+
+    /// Brings the features of the list up to date for the step that stands there in the buffer.
+    fn dispatch_catch_up(&self, pass: &mut wgpu::ComputePass, index: usize, n_listed: usize) {
+        for (shard, bindings) in self.kernels.of_catch_up.iter().enumerate() {
+            let offset = ((index * self.shards.count() + shard) * STEP_STRIDE) as u32;
+            let n_workgroups = sparse_catch_up::n_workgroups(self.shards.n_columns(shard), n_listed);
+            self.kernels.catch_up.dispatch(pass, bindings, offset, n_workgroups);
         }
     }
 
@@ -317,10 +348,7 @@ impl<'s> SparseStepper<'s> {
             gpu.write("the steps", &self.steps, 0, &write_steps(of_shards))?;
             gpu.submit("the weights of features that batches did not have", |encoder| {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                for (shard, bindings) in self.kernels.of_update.iter().enumerate() {
-                    let n_workgroups = sparse_update::n_workgroups(self.shards.n_columns(shard), listed.len());
-                    self.kernels.update.dispatch(&mut pass, bindings, (shard * STEP_STRIDE) as u32, n_workgroups);
-                }
+                self.dispatch_catch_up(&mut pass, 0, listed.len());
             })?;
         }
         self.since.fill(0);
@@ -344,7 +372,7 @@ impl Stepper for SparseStepper<'_> {
             let mut n_leaves = 0;
             if self.is_lazy {
                 let powers;
-                (powers, n_leaves) = sparse_update::powers(&self.heads, rates);
+                (powers, n_leaves) = sparse_catch_up::powers(&self.heads, rates);
                 gpu.write("what steps do to weights", &self.powers, 0, &powers)?;
             }
             let mut n_done = 0;
