@@ -59,6 +59,7 @@ pub use shards::Width;
 pub use single::Single;
 pub use sparse_logits::Lanes;
 pub use step::Step;
+pub use transposed::Transposed;
 pub use update::{AdamWHead, MomentumHead};
 
 use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Session, Supervision};

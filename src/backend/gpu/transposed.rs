@@ -6,12 +6,12 @@ use crate::data::Csr;
 
 /// Samples in a segment, at most: a thread adds them one after the other. The samples of a feature are in as many segments
 /// as they need.
-pub(super) const SEGMENT: usize = 128;
+const SEGMENT: usize = 128;
 
 /// The samples of each feature that any of them has, features ascending, and those of the intercept. What sparse_gradient.wgsl,
 /// sparse_reduce.wgsl and sparse_update.wgsl have as `members`, `segments` and `listed`.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Transposed {
+pub struct Transposed {
     /// Sample and bits of the value.
     pub members: Vec<[u32; 2]>,
     /// Where each segment begins, and where the last one ends.
