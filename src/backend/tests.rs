@@ -7,7 +7,7 @@ use half::f16;
 
 use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Rule, Session, Shape, State, Supervision};
 use crate::batch::{Batch, Permutation, Plan, Shuffle};
-use crate::data::{Csr, Dtype, Features, Targets, Values, argmax};
+use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
 use crate::reference::{self, Evaluated, Steps, compare};
 
@@ -39,28 +39,6 @@ fn backends() -> Vec<(String, Box<dyn Backend>)> {
         }));
     }
     backends
-}
-
-/// Every GPU of this machine for sparse features: as it is, with W in shards of a few columns and small chunks, and of one.
-#[cfg(feature = "gpu")]
-fn backends_for_sparse() -> Vec<(String, Box<dyn Backend>)> {
-    use super::gpu::{Gpu, Options};
-    let mut backends = Vec::new();
-    for (max_chunk, max_shard) in [(None, None), (Some(8 << 10), Some(64 << 10)), (None, Some(1))] {
-        let gpus = Gpu::open_all(Options { max_chunk, max_shard, ..Options::default() });
-        backends.extend(gpus.into_iter().map(|gpu| {
-            let gpu = gpu.unwrap();
-            let name = format!("{}, chunks {max_chunk:?}, shards {max_shard:?}", gpu.info().name);
-            (name, Box::new(gpu) as Box<dyn Backend>)
-        }));
-    }
-    backends
-}
-
-/// Those of which the reference takes less long.
-#[cfg(feature = "gpu")]
-fn cases_of_sparse() -> impl Iterator<Item = (usize, Sizes)> {
-    CASES.into_iter().filter(|&(n, d, q, h, _)| n * d * q * h < 3_000_000).enumerate()
 }
 
 const SMALL_CHUNKS: &str = ", in small chunks";
@@ -169,32 +147,6 @@ impl Case {
             rule: Rule::Momentum { momentum: [0.9, 0.0, 0.5][head % 3], nesterov: head % 2 == 0 },
         });
         Self { shape, batch_size, scale, features, x, targets, y, weights: None, start, heads: heads.collect() }
-    }
-
-    /// The same with features that are sparse: most values are 0, one feature of several has none at all, and one all; one
-    /// sample of seven is empty.
-    fn sparse(mut self) -> Self {
-        let (n, d) = (self.features.n_samples(), self.shape.n_features);
-        let is_stored = |i: usize| {
-            let (row, feature) = (i / d, i % d);
-            row % 7 != 3 && (feature % 16 == 9 || feature % 5 != 4 && (row * 31 + feature * 17 + row / 3) % 10 < 3)
-        };
-        let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
-        let mut of_row = vec![0.0; d];
-        for row in 0..n {
-            self.features.read_row(row, &mut of_row);
-            for feature in 0..d {
-                if is_stored(row * d + feature) {
-                    columns.push(feature as u32);
-                    values.push(of_row[feature]);
-                } else {
-                    self.x[row * d + feature] = 0.0;
-                }
-            }
-            offsets.push(values.len() as u64);
-        }
-        self.features = Features::new(Csr::new(offsets, columns, values).unwrap(), n, d).unwrap();
-        self
     }
 
     /// The same with weights of mean 1, some of them 0, few large.
@@ -344,62 +296,6 @@ fn a_stepper_goes_on_from_a_state_to_the_same_bits() {
                 let is_counted = matches!(case.heads[0].rule, Rule::AdamW { .. });
                 assert!(!is_counted || run(&counted_anew, 1..3).0.parameters != at_once.parameters, "{what}");
             }
-        }
-    }
-}
-
-/// Sparse features: steps, whose weights are brought up to date late.
-#[cfg(feature = "gpu")]
-#[test]
-fn epochs_of_sparse_features_are_those_of_the_reference() {
-    for (name, backend) in backends_for_sparse() {
-        for (index, sizes) in cases_of_sparse() {
-            let case = Case::new(sizes, Dtype::F32, index % 2 == 1).sparse();
-            let case = if index % 3 == 1 { case.weighted() } else { case };
-            let what = format!("{name}: sparse {sizes:?}");
-            check(&what, &case, &case.heads, &case.train(&*backend)).unwrap();
-            let case = case.with_adamw();
-            check(&format!("{what}, AdamW"), &case, &case.heads, &case.train(&*backend)).unwrap();
-        }
-    }
-}
-
-#[cfg(feature = "gpu")]
-#[test]
-fn losses_of_sparse_features_are_those_of_the_reference() {
-    let backends = backends_for_sparse();
-    for (index, sizes) in cases_of_sparse() {
-        let case = Case::new(sizes, Dtype::F32, index % 2 == 1).sparse();
-        let weights = (index % 3 != 0).then(|| case.weights());
-        let weights = weights.as_deref();
-        let expected = case.expected_of_loss(weights);
-        for (name, backend) in &backends {
-            let what = format!("{name}: sparse {sizes:?}, weights {}", weights.is_some());
-            let supervision = Supervision { targets: &case.targets, weights };
-            let mut session = backend.session(&case.features, case.scale, Some(supervision)).unwrap();
-            let mut loss = session.loss(case.shape).unwrap();
-            case.check_loss(&what, &mut *loss, &expected).unwrap();
-        }
-    }
-}
-
-#[cfg(feature = "gpu")]
-#[test]
-fn logits_of_sparse_features_are_those_of_the_reference() {
-    for (name, backend) in backends_for_sparse() {
-        for (_, sizes) in cases_of_sparse() {
-            let case = Case::new(sizes, Dtype::F32, false).sparse();
-            let mut found = vec![0.0; sizes.0 * case.shape.n_outputs()];
-            let mut session = case.session(&*backend);
-            session.logits_into(&case.start, &mut found, &|_, _| {}).unwrap();
-            let w: Vec<f64> = case.start.values.iter().map(|&w| w.into()).collect();
-            let expected = reference::logits(&case.x, &w, case.shape);
-            let bound = reference::logits_bound(&case.x, &w, case.shape);
-            compare(&format!("{name}: {sizes:?}"), &found, &expected, &bound).unwrap();
-            let mut classes = vec![0; sizes.0 * case.shape.n_heads];
-            session.classes(&case.start, &mut classes).unwrap();
-            let best = found.chunks_exact(case.shape.n_classes).map(|logits| argmax(logits) as u32);
-            assert!(classes.into_iter().eq(best), "{name}: {sizes:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use super::labels::LabelLayout;
 use super::memory::{Buffer, pad_rows, unpad_rows};
 use super::shards::Width;
 use super::sparse_logits::{self, Lanes};
-use super::step::{Step, padded_outputs};
+use super::step::{BLOCK, Step, padded_outputs};
 use super::transposed::Transposed;
 use super::update::RuleKind;
 use super::{
@@ -647,7 +647,8 @@ impl<'g> Single<'g> {
 
     fn read(&self, buffer: &Buffer, rows: usize, width: usize) -> Result<Vec<f32>> {
         let gpu = self.gpu;
-        let whole_width = buffer.raw.size() as usize / size_of::<f32>() / rows;
+        let padded = width.next_multiple_of(BLOCK);
+        let whole_width = if buffer.raw.size() as usize / size_of::<f32>() < rows * padded { width } else { padded };
         let readback = gpu.readback("results", buffer.raw.size())?;
         let values = gpu.read(buffer, &readback, rows * whole_width)?;
         Ok(if whole_width == width { values } else { unpad_rows(values, width) })

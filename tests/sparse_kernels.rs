@@ -61,13 +61,14 @@ fn f64s(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| value.into()).collect()
 }
 
-/// A third of the values of a matrix, rows of wildly different scale, every fifth of them empty, and all of them dense. One
-/// feature of four has none, one all.
+/// A third of the values of a matrix, rows of wildly different scale, every fifth of them empty; and the same dense. One
+/// feature of four has none, one all; of very many features all are there.
 fn features(random: &mut Random, n: usize, d: usize) -> (Features<'static>, Vec<f64>) {
     let (mut offsets, mut columns, mut values, mut dense) = (vec![0], Vec::new(), Vec::new(), vec![0.0; n * d]);
     for row in 0..n {
         for column in 0..d {
             let is_stored = match column % 4 {
+                _ if d > 1 << 20 => true,
                 2 => false,
                 1 => true,
                 _ => random.below(3) == 0,
@@ -483,7 +484,7 @@ fn a_planted_error_is_noticed() {
             }
         }
         for (from, to) in [
-            ("step.first_listed + step.n_listed;", "step.n_listed;"),
+            ("end = first + step.n_listed", "end = step.n_listed"),
             ("middle + 1u", "middle + 2u"),
             ("listed[middle].x <", "listed[middle].x <="),
         ] {
