@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::cpu::{Moments, moments};
 use crate::backend::{Device, DeviceKind, Parameters, Session, Shape};
+use crate::columns::Columns;
 use crate::data::{Dataset, Dtype, Features};
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
@@ -393,7 +394,7 @@ impl SoftmaxRegression {
 
     /// The solver that [`SoftmaxRegression::fit`] takes for this data: the one that was set, or what [`Solver::Auto`] comes to.
     pub fn solver_for(&self, data: &Dataset) -> Solver {
-        let size = data.n_samples().saturating_mul(data.n_features()).saturating_mul(data.n_classes());
+        let size = data.features().values().len().saturating_mul(data.n_classes());
         self.solver.clone().chosen_for(size, self.needs_batch())
     }
 
@@ -430,6 +431,42 @@ impl SoftmaxRegression {
         Ok(estimator.fit(data)?.model)
     }
 
+    /// The features that the training has to do with, where these are not all: sparse features that do not occur need no
+    /// training, unless they begin with a weight that no penalty would make 0.
+    fn columns_of(&self, data: &Dataset, kind: &Kind) -> Result<Option<Columns>> {
+        let init = self.init.as_deref();
+        init.map_or(Ok(()), |model| model.check_features(data))?;
+        let is_batch = matches!(kind, Kind::Batch(_));
+        let is_penalised = |k: usize| {
+            (self.l2 > 0.0 || self.l1 > 0.0) && self.penalty_factors.as_ref().is_none_or(|factors| factors[k] > 0.0)
+        };
+        let has_weight = |k: usize| init.is_some_and(|model| model.weights().row(k).iter().any(|&w| w != 0.0));
+        Ok(Columns::of(data.features(), |k| has_weight(k) && !(is_batch && is_penalised(k))))
+    }
+
+    /// Trains on these features alone; the others of the model have weights 0.
+    fn fit_on_columns(
+        &self,
+        columns: &Columns,
+        data: &Dataset,
+        validation: Option<&Dataset>,
+        begin: Instant,
+        on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Fit> {
+        let kept = columns.kept();
+        let estimator = Self {
+            init: self.init.as_deref().map(|model| Arc::new(model.of_columns(kept))),
+            penalty_factors: self.penalty_factors.as_ref().map(|factors| columns.pick(factors)),
+            ..self.clone()
+        };
+        let validation = validation.map(|validation| validation.of_columns(kept)).transpose()?;
+        let mut fit = estimator.fit_on(&data.of_columns(kept)?, validation.as_ref(), begin, on_epoch)?;
+        let names = data.feature_names().or_else(|| self.init.as_deref()?.feature_names());
+        fit.model = columns.spread(&fit.model, names.map(<[String]>::to_vec))?;
+        fit.model.record_setting("penalty_factors", self.penalty_factors.clone().into());
+        Ok(fit)
+    }
+
     fn fit_on(
         &self,
         data: &Dataset,
@@ -437,9 +474,15 @@ impl SoftmaxRegression {
         begin: Instant,
         on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Fit> {
+        if let Some(validation) = validation.filter(|validation| validation.n_features() != data.n_features()) {
+            return Err(Error::Width { model: data.n_features(), data: validation.n_features() });
+        }
         let init = self.init.as_deref();
         let solver = self.solver_for(data);
         let kind = solver.kind();
+        if let Some(columns) = self.columns_of(data, &kind)? {
+            return self.fit_on_columns(&columns, data, validation, begin, on_epoch);
+        }
         let feature_scale = match (self.feature_scale, init.and_then(Model::feature_scale)) {
             (FeatureScale::Auto, Some(factor)) => FeatureScale::Factor(factor),
             (feature_scale, _) => feature_scale,
@@ -469,9 +512,6 @@ impl SoftmaxRegression {
         let mut session = self.device.session(data.features(), scale, Some(supervision))?;
         let mut watched = match validation {
             Some(validation) => {
-                if validation.n_features() != data.n_features() {
-                    return Err(Error::Width { model: data.n_features(), data: validation.n_features() });
-                }
                 Some((self.device.session(validation.features(), scale, None)?, in_classes(validation, &classes)?))
             }
             None => None,

@@ -69,6 +69,7 @@ pub mod backend;
 pub mod batch;
 #[doc(hidden)]
 pub mod bench;
+mod columns;
 pub mod data;
 mod error;
 mod fit;
