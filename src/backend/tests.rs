@@ -23,6 +23,8 @@ macro_rules! assert_shape_error {
 }
 
 mod sparse;
+#[cfg(feature = "gpu")]
+mod sparse_gpu;
 
 /// Every backend of this machine: the CPU with each of its instruction sets, each GPU, and each GPU with chunks so
 /// small that data is held in many of them.

@@ -63,7 +63,7 @@ pub use transposed::Transposed;
 pub use update::{AdamWHead, MomentumHead};
 
 use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Session, Supervision};
-use crate::data::Features;
+use crate::data::{Features, Values};
 use crate::error::{Error, Result};
 use cache::Cache;
 use kernel::Kernel;
@@ -100,6 +100,8 @@ pub struct Gpu {
     memory: Memory,
     cache: Cache,
     kernels: Mutex<Vec<(Variant, Arc<Kernel>)>>,
+    /// What tells the adapter from others, as long as its kernels of sparse features have to be tried out.
+    untried: Mutex<Option<String>>,
     /// What was done so far, for tests.
     pub counts: Counts,
 }
@@ -129,7 +131,9 @@ impl Gpu {
     /// that can be noted.
     fn open(adapter: &wgpu::Adapter, options: Options, cache: Option<&Path>) -> Result<Self> {
         let mut gpu = Self::open_with(adapter, options, cache)?;
-        self_check::once(&mut gpu, &format!("{:?}", adapter.get_info()))?;
+        let adapter = format!("{:?}", adapter.get_info());
+        self_check::once(&mut gpu, &adapter)?;
+        gpu.untried = Mutex::new(Some(adapter));
         Ok(gpu)
     }
 
@@ -195,6 +199,7 @@ impl Gpu {
             memory,
             cache,
             kernels: Mutex::default(),
+            untried: Mutex::default(),
             counts: Counts::default(),
         })
     }
@@ -231,6 +236,19 @@ impl Gpu {
             Some(problem) => Err(self.fault(problem)),
             None => Ok(()),
         }
+    }
+
+    /// Tries out the kernels of sparse features before they are first used, which most never are.
+    fn try_sparse(&self) -> Result<()> {
+        let untried = || self.untried.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is tried out comes here again, and finds nothing to do.
+        let adapter = untried().take();
+        let Some(adapter) = adapter else { return Ok(()) };
+        let tried = self_check::sparse_once(self, &adapter);
+        if tried.is_err() {
+            *untried() = Some(adapter);
+        }
+        tried
     }
 
     fn fault(&self, problem: String) -> Error {
@@ -273,6 +291,9 @@ impl Backend for Gpu {
         scale: f32,
         supervision: Option<Supervision<'a>>,
     ) -> Result<Box<dyn Session + 'a>> {
+        if matches!(features.values(), Values::Sparse(_)) {
+            self.try_sparse()?;
+        }
         Ok(Box::new(GpuSession::new(self, features, scale, supervision)?))
     }
 }

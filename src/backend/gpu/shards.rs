@@ -47,7 +47,7 @@ pub(super) struct Shards {
 impl Shards {
     /// One shard of all columns.
     pub fn whole(shape: Shape) -> Self {
-        Self { shape, width: Width::Four, ranges: vec![0..padded_outputs(shape)] }
+        Self { shape, width: Width::Four, ranges: std::iter::once(0..padded_outputs(shape)).collect() }
     }
 
     /// As few as can be seen, `n_arrays` of the size of a shard in one buffer. An error when not even one column can.
