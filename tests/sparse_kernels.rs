@@ -537,8 +537,9 @@ fn many_features_are_held_in_shards() {
             let mut logits = vec![0.0; n * q];
             session.logits_into(&start, &mut logits, &|_, _| {}).unwrap();
             let evaluation = session.loss(shape).unwrap().start(&f64s(&start.values)).unwrap();
+            let plan = Plan::new(session.chunks(), 7, 1, 0);
             let mut stepper = session.stepper(&start.into(), &heads, 7).unwrap();
-            stepper.run(&Plan::new(session.chunks(), 7, 1, 0), &[1.0; 5]).unwrap();
+            stepper.run(&plan, &vec![1.0; plan.batches.len()]).unwrap();
             let after = stepper.parameters().unwrap().values;
             let of_rows = |i| [evaluation.gradient[place(i)], after[place(i)].into()];
             let mut parts: Vec<f64> = (0..(rows.len() + 1) * q).flat_map(of_rows).collect();

@@ -29,6 +29,8 @@ use crate::error::Result;
 const MEMBERS: usize = 1 << 20;
 /// Steps after which all features are brought up to date, at most, so that the table of what steps do to a weight is small.
 const WINDOW: usize = 1 << 14;
+/// Arithmetic for a parameter in an update, or what takes as long.
+const FLOPS_OF_UPDATE: f64 = 50.0;
 /// Entries of that table.
 const POWERS: usize = 1 << 20;
 
@@ -45,6 +47,8 @@ pub(super) struct SparseStepper<'s> {
     /// Steps of which the device has the table, and for each feature how many of these it has had.
     window: usize,
     since: Vec<u32>,
+    /// Steps, and values and intercepts of their batches, in a submission.
+    most_steps: usize,
     most_members: usize,
     lanes: Lanes,
     kernels: Kernels,
@@ -151,7 +155,10 @@ impl<'s> SparseStepper<'s> {
             moments.push(of_all);
         }
 
-        let steps_bytes = (STEPS * shards.count() * STEP_STRIDE) as u64;
+        // A rule that is not lazy goes through all parameters in each step.
+        let of_all = FLOPS / (FLOPS_OF_UPDATE * shape.n_parameters() as f64);
+        let most_steps = if is_lazy { STEPS } else { (of_all as usize).clamp(1, STEPS) };
+        let steps_bytes = (most_steps * shards.count() * STEP_STRIDE) as u64;
         let steps = gpu.buffer("the steps", steps_bytes, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
         let shuffle = Shuffle::new(gpu, shape, &session.ranges)?;
         let lanes = session.lanes(csr, &shards);
@@ -187,6 +194,7 @@ impl<'s> SparseStepper<'s> {
             is_lazy,
             window,
             since: vec![0; shape.n_features + 1],
+            most_steps,
             most_members,
             lanes,
             kernels: Kernels {
@@ -234,7 +242,7 @@ impl<'s> SparseStepper<'s> {
             n_losses_held += n_losses(self.shape, batch.len);
             n_members <= self.most_members && n_losses_held <= self.losses_capacity
         };
-        batches.iter().take(STEPS).take_while(fits).count()
+        batches.iter().take(self.most_steps).take_while(fits).count()
     }
 
     /// Lists the samples of some batches by feature, and for each feature how many steps it has had, of `n_done` in all.

@@ -67,14 +67,15 @@ fn a_planted_error_of_steps_is_noticed() {
     }
 }
 
-/// More steps than the device has a table of are steps like others; with few batches in a submission and losses read often.
+/// More steps than the device has a table of are steps like others.
 #[test]
 fn many_steps_are_those_of_the_reference() {
-    for (name, gpu) in gpus() {
-        // A head has 64 Ki entries of the table: 2,048 of them leave 512 steps.
-        let mut case = Case::new((1100, 3, 2, 2048, 1), Dtype::F32, false).sparse();
+    for gpu in Gpu::open_all(Options::default()) {
+        let gpu = gpu.unwrap();
+        // 2,048 heads leave room for 512 steps.
+        let mut case = Case::new((600, 1, 2, 2048, 1), Dtype::F32, false).sparse();
         case.heads.iter_mut().for_each(|head| head.learning_rate *= 0.01);
-        check(&name, &case, &case.heads, &case.train(&gpu)).unwrap();
+        check("many steps", &case, &case.heads, &case.train(&gpu)).unwrap();
     }
 }
 
