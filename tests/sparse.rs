@@ -247,6 +247,32 @@ fn data_without_any_value_trains() {
     }
 }
 
+/// So many features that the model of the l1 solver has a diagonal covariance and leaves out most coordinates: the duality gap does
+/// not know how the minimum was found.
+#[test]
+fn l1_of_many_features_has_a_small_gap() {
+    let data = data(1200, 6001, 4);
+    // More occur than a whole covariance is made of.
+    let mut occurring: Vec<u32> = match data[0].features().values() {
+        Values::Sparse(csr) => csr.columns().to_vec(),
+        other => panic!("{other:?}"),
+    };
+    occurring.sort_unstable();
+    occurring.dedup();
+    assert!(occurring.len() > 4096, "{}", occurring.len());
+    for (l1, l2) in [(3e-4, 0.0), (3e-4, 1e-4), (6e-4, 0.0)] {
+        let fit = lbfgs().l1(l1).l2(l2).fit(&data[0]).unwrap();
+        let certificate = fit.certificate.unwrap();
+        assert!(certificate.gap.unwrap() < 1e-4 * fit.objective, "{l1} {l2}: {certificate:?}");
+        assert!(certificate.n_nonzero > 10 && certificate.n_nonzero < 6000, "{certificate:?}");
+        let [zero, positive] = [false, true].map(|sign| {
+            let weights = fit.model.weights();
+            weights.iter().filter(|&&w| if sign { w > 0.0 } else { w == 0.0 }).count()
+        });
+        assert!(positive > 0 && zero == 6001 * 4 - certificate.n_nonzero, "{zero} {positive}");
+    }
+}
+
 /// svmlight, its columns counted from 1.
 fn read_svmlight(path: &std::path::Path, n_features: usize) -> Dataset<'static> {
     let text = std::fs::read_to_string(path).unwrap();

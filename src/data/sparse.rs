@@ -136,6 +136,7 @@ impl<'a> Csr<'a> {
     }
 
     /// Where sparse features cannot be used.
+    #[cfg(feature = "gpu")]
     pub(crate) fn unsupported() -> Error {
         Error::Setting {
             name: "the features",

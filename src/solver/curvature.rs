@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn sparse_features_curve_as_dense_ones() {
-        let value = |i: usize, k: usize| if (i + k * k) % 5 == 0 { (1 + i % 7) as f32 * 0.3 } else { 0.0 };
+        let value = |i: usize, k: usize| if (i + k * k).is_multiple_of(5) { (1 + i % 7) as f32 * 0.3 } else { 0.0 };
         let (n, d) = (400, 9);
         let dense: Vec<f32> = (0..n * d).map(|at| value(at / d, at % d)).collect();
         let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());

@@ -10,6 +10,7 @@ mod preconditioner;
 mod proximal;
 mod quasi_newton;
 mod schedule;
+mod screened;
 mod sgd;
 mod stochastic;
 mod stop;

@@ -13,16 +13,15 @@ use nalgebra::DMatrix;
 
 use super::minimum::{Limits, Minimum, Observe};
 use super::preconditioner::{ClassSample, Curvature, gram};
+use super::screened::Screened;
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
 use crate::backend::Shape;
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Penalty, Smooth};
 
-/// More features have a diagonal G.
+/// More features have a diagonal G, see `screened`.
 const MOST_FEATURES: usize = 4096;
-/// Where G is diagonal, coordinates that are 0 and whose derivative is no more than this share of l1 are left out of an iteration.
-const SCREENED: f64 = 0.9;
 /// Sweeps of the coordinate descent over all coordinates, and over those that are not zero after each of these.
 /// Of the first there are as many as take so many multiplications, but no fewer and no more than these.
 const SWEEPS: (usize, usize) = (10, 100);
@@ -46,7 +45,7 @@ const FRUITLESS: usize = 4;
 struct Model {
     d: usize,
     q: usize,
-    /// G, (d × d), or its diagonal, (d).
+    /// G, (d × d).
     gram: Vec<f64>,
     /// l2 of each feature.
     l2: Vec<f64>,
@@ -55,64 +54,23 @@ struct Model {
     /// Steps and changes of the gradient, the oldest first.
     pairs: Vec<(Vec<f64>, Vec<f64>)>,
     most_pairs: usize,
-    /// The coordinates that may change, by feature.
-    active: Active,
-    /// Of each of these 2·(pairs) values: rows of Q = (B₀·S, Y), and of Q·M⁻¹. B = B₀ − Q·M⁻¹·Qᵀ.
+    /// Of each coordinate 2·(pairs) values: rows of Q = (B₀·S, Y), and of Q·M⁻¹. B = B₀ − Q·M⁻¹·Qᵀ.
     rows: Vec<f64>,
     solved: Vec<f64>,
 }
 
-/// Some coordinates: features, the last of which is the intercept, and of each the classes.
-#[derive(Default)]
-struct Active {
-    /// Feature, and where its classes end.
-    features: Vec<(usize, usize)>,
-    classes: Vec<usize>,
-}
-
-impl Active {
-    /// Those of (d + 1) features and q classes that `is_active` of feature and class, and all of the intercept.
-    fn new(d: usize, q: usize, is_active: impl Fn(usize, usize) -> bool) -> Self {
-        let mut active = Self::default();
-        for k in 0..=d {
-            let n_before = active.classes.len();
-            active.classes.extend((0..q).filter(|&class| k == d || is_active(k, class)));
-            if active.classes.len() > n_before {
-                active.features.push((k, active.classes.len()));
-            }
-        }
-        active
-    }
-
-    /// Each feature with its classes, and the place of the first of these.
-    fn iter(&self) -> impl Iterator<Item = (usize, usize, &[usize])> {
-        let begins = [0].into_iter().chain(self.features.iter().map(|&(_, end)| end));
-        self.features.iter().zip(begins).map(|(&(k, end), begin)| (k, begin, &self.classes[begin..end]))
-    }
-}
-
 impl Model {
-    /// Takes other coordinates: all, unless G is diagonal and most of them are sure to stay 0.
-    fn set_active(&mut self, g: &[f64], w: &[f64], l1: &[f64]) {
-        let (d, q) = (self.d, self.q);
-        let is_whole = self.gram.len() == d * d;
-        self.active = Active::new(d, q, |k, class| {
-            let i = class * (d + 1) + k;
-            is_whole || w[i] != 0.0 || g[i].abs() > SCREENED * l1[k]
-        });
+    fn n(&self) -> usize {
+        self.q * (self.d + 1)
     }
 
     /// The product of row k of G with a number, added to `to`, (d).
     fn add_gram_row(&self, k: usize, factor: f64, to: &mut [f64]) {
-        if self.gram.len() == self.d * self.d {
-            add(to, factor, &self.gram[k * self.d..][..self.d]);
-        } else {
-            to[k] += factor * self.gram[k];
-        }
+        add(to, factor, &self.gram[k * self.d..][..self.d]);
     }
 
     fn gram_diagonal(&self, k: usize) -> f64 {
-        if self.gram.len() == self.d * self.d { self.gram[k * self.d + k] } else { self.gram[k] }
+        self.gram[k * self.d + k]
     }
 
     /// The diagonal of B₀. A feature that is constant has no curvature but its penalty; something must be there to divide by.
@@ -156,12 +114,6 @@ impl Model {
         let mut column = vec![0.0; self.q];
         for k in 0..=self.d {
             self.take_column(of_features, k, &mut column);
-            if column.iter().all(|&value| value == 0.0) {
-                // Without a curvature only the penalty is left.
-                let l2 = self.l2.get(k).copied().unwrap_or(0.0);
-                (k..v.len()).step_by(self.d + 1).for_each(|i| product[i] = l2 * v[i]);
-                continue;
-            }
             for class in 0..self.q {
                 let i = class * (self.d + 1) + k;
                 let l2 = if k < self.d { self.l2[k] } else { 0.0 };
@@ -189,7 +141,7 @@ impl Model {
 
     /// Makes Q and Q·M⁻¹ of the pairs and the present B₀.
     fn update(&mut self) {
-        let m = self.pairs.len();
+        let (m, n) = (self.pairs.len(), self.n());
         let first: Vec<Vec<f64>> = self.pairs.iter().map(|(step, _)| self.first_times(step)).collect();
         let middle = DMatrix::from_fn(2 * m, 2 * m, |i, j| match (i < m, j < m) {
             (true, true) => dot(&self.pairs[i].0, &first[j]),
@@ -222,15 +174,13 @@ impl Model {
             self.solved.clear();
             return;
         };
-        self.rows = vec![0.0; self.active.classes.len() * 2 * m];
-        self.solved = vec![0.0; self.active.classes.len() * 2 * m];
+        self.rows = vec![0.0; n * 2 * m];
+        self.solved = vec![0.0; n * 2 * m];
         if m == 0 {
             return;
         }
-        let coordinates = self.active.iter().flat_map(|(k, _, classes)| classes.iter().map(move |class| (k, class)));
-        let rows = self.rows.chunks_exact_mut(2 * m).zip(self.solved.chunks_exact_mut(2 * m));
-        for ((k, class), (row, solved)) in coordinates.zip(rows) {
-            let i = class * (self.d + 1) + k;
+        for (i, (row, solved)) in self.rows.chunks_exact_mut(2 * m).zip(self.solved.chunks_exact_mut(2 * m)).enumerate()
+        {
             for pair in 0..m {
                 row[pair] = first[pair][i];
                 row[m + pair] = self.pairs[pair].1[i];
@@ -244,29 +194,27 @@ impl Model {
     /// The step p that minimises g·p + τ/2·p·B·p + Σ l1·|w + p|, nearly; with p·B·p.
     fn minimise(&self, g: &[f64], w: &[f64], l1: &[f64], tau: f64) -> (Vec<f64>, f64) {
         let (d, m2) = (self.d, 2 * self.pairs.len());
-        let n = self.q * (d + 1);
-        let mut p = vec![0.0; n];
+        let mut p = vec![0.0; self.n()];
         // (I ⊗ G)·p, of one feature also by class, and (Q·M⁻¹)ᵀ·p.
-        let mut product = vec![0.0; n];
+        let mut product = vec![0.0; self.n()];
         let mut column = vec![0.0; self.q];
         let mut corrections = vec![0.0; m2];
         let of_all_classes = self.classes.iter().sum::<f64>().max(0.0);
         let mut first_change = None;
-        let n_active = self.active.classes.len();
-        let sweeps = (SWEEPS_PRODUCTS / (n_active * (self.q + 2 * m2)).max(1)).clamp(SWEEPS.0, SWEEPS.1);
+        let sweeps = (SWEEPS_PRODUCTS / (self.n() * (self.q + 2 * m2)).max(1)).clamp(SWEEPS.0, SWEEPS.1);
         'all: for _ in 0..sweeps {
             for sweep in 0..=SWEEPS_OF_NONZERO {
                 let mut change = 0.0;
-                for (k, place, classes) in self.active.iter() {
+                for k in 0..=d {
                     self.take_column(&product, k, &mut column);
                     let (l1, l2) = if k < d { (l1[k], self.l2[k]) } else { (0.0, 0.0) };
-                    for (place, &class) in (place..).zip(classes) {
+                    for class in 0..self.q {
                         let i = class * (d + 1) + k;
                         let x = w[i] + p[i];
                         if sweep > 0 && x == 0.0 {
                             continue;
                         }
-                        let (row, solved) = (&self.rows[place * m2..][..m2], &self.solved[place * m2..][..m2]);
+                        let (row, solved) = (&self.rows[i * m2..][..m2], &self.solved[i * m2..][..m2]);
                         let of_pairs: f64 = row.iter().zip(&corrections).map(|(a, b)| a * b).sum();
                         let diagonal = self.diagonal(class, k);
                         let lowered: f64 = row.iter().zip(solved).map(|(a, b)| a * b).sum();
@@ -289,7 +237,7 @@ impl Model {
                         corrections.iter_mut().zip(solved).for_each(|(to, value)| *to += step * value);
                         change += step * step * curvature;
                     }
-                    if k == d || self.classes.len() == self.q || classes.len() < self.q {
+                    if k == d || self.classes.len() == self.q {
                         continue;
                     }
                     // The loss does not know by how much the weights of all classes are shifted together, so that one of them
@@ -301,8 +249,7 @@ impl Model {
                     }
                     let (mut slope, mut lowered) = (0.0, vec![0.0; 2 * m2]);
                     for (class, i) in of_feature().enumerate() {
-                        let place = place + class;
-                        let (row, solved) = (&self.rows[place * m2..][..m2], &self.solved[place * m2..][..m2]);
+                        let (row, solved) = (&self.rows[i * m2..][..m2], &self.solved[i * m2..][..m2]);
                         let of_pairs: f64 = row.iter().zip(&corrections).map(|(a, b)| a * b).sum();
                         slope += g[i] + tau * (self.class_product(class, &column) + l2 * p[i] - of_pairs);
                         lowered.iter_mut().zip(row.iter().chain(solved)).for_each(|(sum, value)| *sum += value);
@@ -335,15 +282,60 @@ impl Model {
             }
         }
         let mut corrected = vec![0.0; m2];
-        for (k, place, classes) in self.active.iter() {
-            for (place, class) in (place..).zip(classes) {
-                let p = p[class * (d + 1) + k];
-                corrected.iter_mut().zip(&self.rows[place * m2..][..m2]).for_each(|(to, value)| *to += value * p);
-            }
+        for (row, p) in self.rows.chunks_exact(m2.max(1)).zip(&p) {
+            corrected.iter_mut().zip(row).for_each(|(to, value)| *to += value * p);
         }
         let curvature = dot(&p, &self.times_classes(&product, &p))
             - corrected.iter().zip(&corrections).map(|(a, b)| a * b).sum::<f64>();
         (p, curvature)
+    }
+}
+
+/// Either model; gradients, steps and parameters are laid out as the parameters.
+enum Models {
+    Whole(Model),
+    Screened(Screened),
+}
+
+impl Models {
+    /// The step that minimises the model, nearly, and its curvature.
+    fn minimise(&mut self, g: &[f64], w: &[f64], l1: &[f64], tau: f64) -> (Vec<f64>, f64) {
+        match self {
+            Self::Whole(model) => {
+                model.update();
+                let (p, curvature) = model.minimise(&by_class(g, model.q), &by_class(w, model.q), l1, tau);
+                (by_feature(&p, model.q), curvature)
+            }
+            Self::Screened(model) => model.minimise(g, w, l1, tau),
+        }
+    }
+
+    fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
+        match self {
+            Self::Whole(model) => model.push(by_class(&step, model.q), by_class(&change, model.q)),
+            Self::Screened(model) => model.push(&step, change),
+        }
+    }
+
+    fn has_pairs(&self) -> bool {
+        match self {
+            Self::Whole(model) => !model.pairs.is_empty(),
+            Self::Screened(model) => model.has_pairs(),
+        }
+    }
+
+    fn forget(&mut self) {
+        match self {
+            Self::Whole(model) => model.pairs.clear(),
+            Self::Screened(model) => model.forget(),
+        }
+    }
+
+    fn set_classes(&mut self, classes: Vec<f64>) {
+        match self {
+            Self::Whole(model) => model.classes = classes,
+            Self::Screened(model) => model.classes = classes,
+        }
     }
 }
 
@@ -368,13 +360,14 @@ fn shift(slope: f64, curvature: f64, l1: f64, x: &mut [f64]) -> f64 {
 
 /// Values laid out as the parameters, class after class.
 fn by_class(values: &[f64], q: usize) -> Vec<f64> {
-    (0..q).flat_map(|class| values[class..].iter().step_by(q)).copied().collect()
+    let rows = values.len() / q;
+    (0..values.len()).map(|i| values[i % rows * q + i / rows]).collect()
 }
 
 /// Values class after class, laid out as the parameters.
 fn by_feature(values: &[f64], q: usize) -> Vec<f64> {
     let rows = values.len() / q;
-    (0..rows).flat_map(|row| values[row..].iter().step_by(rows)).copied().collect()
+    (0..values.len()).map(|i| values[i % q * rows + i / q]).collect()
 }
 
 /// The largest partial derivative of the objective (where a weight is 0, of the smallest subgradient), as a share of l1, over the
@@ -406,25 +399,25 @@ pub(super) fn minimise(
     let shape = objective.shape();
     let Shape { n_features: d, n_classes: q, .. } = shape;
     let sample = ClassSample::new(curvature.features, curvature.scale, curvature.weights, shape)?;
-    let gram = match d <= MOST_FEATURES {
-        true => gram(curvature.features, curvature.scale, curvature.weights, curvature.moments)?,
-        false => curvature.moments.variance.clone(),
-    };
     let l1 = objective.penalty().l1.clone();
     let l2 = objective.penalty().l2.clone();
     let class_curvature = |parameters: &[f64]| sample.curvature(parameters);
     let classes = class_curvature(&objective.uncentred(&parameters))?;
-    let mut model = Model {
-        d,
-        q,
-        gram,
-        l2,
-        classes,
-        pairs: Vec::new(),
-        most_pairs: memory,
-        active: Active::default(),
-        rows: Vec::new(),
-        solved: Vec::new(),
+    let mut model = if d <= MOST_FEATURES {
+        let gram = gram(curvature.features, curvature.scale, curvature.weights, curvature.moments)?;
+        Models::Whole(Model {
+            d,
+            q,
+            gram,
+            l2,
+            classes,
+            pairs: Vec::new(),
+            most_pairs: memory,
+            rows: Vec::new(),
+            solved: Vec::new(),
+        })
+    } else {
+        Models::Screened(Screened::new(curvature.moments.variance.clone(), l2, classes, q, memory))
     };
 
     let Smooth { value: mut smooth, mut gradient, .. } = objective.start(&parameters)?;
@@ -444,11 +437,7 @@ pub(super) fn minimise(
         if value <= 1e-3 * tolerance * first_value {
             break StopReason::Separable;
         }
-        let (g, w) = (by_class(&gradient, q), by_class(&parameters, q));
-        model.set_active(&g, &w, &l1);
-        model.update();
-        let (p, model_curvature) = model.minimise(&g, &w, &l1, tau);
-        let mut direction = by_feature(&p, q);
+        let (mut direction, model_curvature) = model.minimise(&gradient, &parameters, &l1, tau);
         if !objective.has_intercept() {
             direction[d * q..].fill(0.0);
         }
@@ -493,11 +482,11 @@ pub(super) fn minimise(
             }
         }
         let Some((t, new_smooth, new_norm)) = found else {
-            if model.pairs.is_empty() {
+            if !model.has_pairs() {
                 break StopReason::Precision;
             }
             // The pairs may be what is wrong.
-            model.pairs.clear();
+            model.forget();
             n_fruitless += 1;
             if n_fruitless > FRUITLESS {
                 break StopReason::Precision;
@@ -516,7 +505,7 @@ pub(super) fn minimise(
         }
         let step: Vec<f64> = direction.iter().map(|p| t * p).collect();
         let change: Vec<f64> = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
-        model.push(by_class(&step, q), by_class(&change, q));
+        model.push(step, change);
         let gain = value - (new_smooth + new_norm);
         (smooth, norm, gradient) = (new_smooth, new_norm, new_gradient);
         n_iterations += 1;
@@ -542,7 +531,7 @@ pub(super) fn minimise(
             break if is_near { StopReason::Converged } else { StopReason::Precision };
         }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
-            model.classes = class_curvature(&objective.uncentred(&parameters))?;
+            model.set_classes(class_curvature(&objective.uncentred(&parameters))?);
         }
     };
     Ok(Minimum { parameters, reason, begin, first_gradient_norm })

@@ -123,7 +123,8 @@ fn a_state_goes_on_to_the_same_bits() {
         let case = Case::new((300, 40, 7, 2, 32), Dtype::F32, false).sparse();
         let case = if adamw { case.with_adamw() } else { case };
         let (cpu, n) = (Cpu::new(), 300);
-        let plans: Vec<Plan> = (0..3).map(|epoch| Plan::new(&[0..n], case.batch_size, 3, epoch)).collect();
+        let plans: Vec<Plan> =
+            (0..3).map(|epoch| Plan::new(std::slice::from_ref(&(0..n)), case.batch_size, 3, epoch)).collect();
         let run = |start: &State, plans: &[Plan]| {
             let mut session = case.session(&cpu);
             let mut stepper = session.stepper(start, &case.heads, case.batch_size).unwrap();
@@ -289,7 +290,7 @@ fn many_features_of_which_few_occur() {
         let head = Head { learning_rate: 0.1, l2: 0.01, intercept: true, rule };
         let start = Parameters { shape, values: parameters.iter().map(|&value| value as f32).collect() };
         let mut stepper = session.stepper(&start.into(), &[head], 8).unwrap();
-        let plan = Plan::new(&[0..n], 8, 0, 0);
+        let plan = Plan::new(std::slice::from_ref(&(0..n)), 8, 0, 0);
         stepper.run(&plan, &vec![1.0; plan.batches.len()]).unwrap();
         let trained = stepper.parameters().unwrap();
         assert!(trained.values.iter().filter(|&&value| value != 0.0).count() <= (places.len() + 1) * q);
