@@ -112,8 +112,9 @@ fn a_fit_from_a_file_is_that_from_memory() {
             }
             // The model on the same data, in memory and in the file.
             let (a, b) = (found.model.evaluate(&in_memory).unwrap(), found.model.evaluate(&in_file).unwrap());
-            assert_eq!((a.log_loss, a.accuracy), (b.log_loss, b.accuracy));
-            assert!((found.train.log_loss - a.log_loss).abs() < 1e-12);
+            // Sums of other parts.
+            assert!((a.log_loss - b.log_loss).abs() < 1e-12 && a.accuracy == b.accuracy, "{a:?} {b:?}");
+            assert!((found.train.log_loss - a.log_loss).abs() < 1e-6);
             let again = estimator.fit(&in_file).unwrap();
             assert_eq!(parameters(&again.model), parameters(&found.model), "the same bits");
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
@@ -115,10 +116,25 @@ impl Values<'_> {
                     let j = chunk.iter().position(|x| !x.is_finite())?;
                     Some((i * 4096 + j, chunk[j] as f64))
                 }),
-            Self::F16(values) => values.iter().position(|x| !x.is_finite()).map(|i| (i, values[i].to_f64())),
+            Self::F16(values) => {
+                values.chunks(4096).enumerate().find(|(_, chunk)| largest_half(chunk) >= INFINITE_HALF).and_then(
+                    |(i, chunk)| {
+                        let j = chunk.iter().position(|x| !x.is_finite())?;
+                        Some((i * 4096 + j, chunk[j].to_f64()))
+                    },
+                )
+            }
             Self::U8(_) | Self::Sparse(_) | Self::Stored(_) => None,
         }
     }
+}
+
+/// The bits of infinity in half precision.
+const INFINITE_HALF: u16 = 0x7c00;
+
+/// The bits of the largest absolute value, which are in the order of the values.
+fn largest_half(values: &[f16]) -> u16 {
+    values.reinterpret_cast().iter().fold(0, |largest, bits| largest.max(bits & 0x7fff))
 }
 
 macro_rules! values_from {
@@ -360,7 +376,10 @@ impl<'a> Features<'a> {
         }
         match &self.values {
             Values::F32(values) => largest(values, f32::abs),
-            Values::F16(values) => largest(values, |x| x.to_f32().abs()),
+            Values::F16(values) => {
+                let of_part = values.par_chunks(1 << 16).map(largest_half);
+                f16::from_bits(of_part.reduce(|| 0, u16::max)).to_f32()
+            }
             Values::U8(values) => f32::from(values.iter().copied().max().unwrap_or(0)),
             Values::Sparse(csr) => largest(csr.values(), f32::abs),
             Values::Stored(stored) => stored.max_abs(),
@@ -432,7 +451,15 @@ mod tests {
                 Err(Error::NotFinite { place, .. }) => assert_eq!((place.row, place.column), (Some(4322), Some(3))),
                 other => panic!("{other:?}"),
             }
+            let mut values = vec![f16::from_f32(-0.5); 5000 * 3];
+            values[4321 * 3 + 2] = f16::from_f32(bad);
+            match Features::new(values, 5000, 3) {
+                Err(Error::NotFinite { place, .. }) => assert_eq!((place.row, place.column), (Some(4322), Some(3))),
+                other => panic!("{other:?}"),
+            }
         }
+        let values: Vec<f16> = [0.5, -65504.0, 0.0].map(f16::from_f32).to_vec();
+        assert_eq!(Features::new(values, 1, 3).unwrap().max_abs(), 65504.0);
     }
 
     #[test]
