@@ -13,8 +13,8 @@ use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
 use crate::objective::Penalty;
 use crate::solver::{
-    Batch, Certificate, Kind, Limits, Observer, Outcome, Progress, Solver, StochasticProblem, StopReason, Task,
-    Validate,
+    Batch, Certificate, Kind, Lbfgs, Limits, Observer, Outcome, Past, Progress, Solver, StochasticProblem, StopReason,
+    Task, Validate,
 };
 use crate::weighting::{ClassWeight, Weighting};
 
@@ -336,6 +336,59 @@ impl SoftmaxRegression {
     /// # Errors
     /// As [`SoftmaxRegression::fit`].
     pub fn fit_with(&self, data: &Dataset, mut on_epoch: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Fit> {
+        self.fit_after(&mut Past::default(), data, &mut on_epoch)
+    }
+
+    /// Fits along a path of penalties: for each of `factors`, in their order, a fit with l1 and l2 times the factor, which begins
+    /// where those before it lead to. From a large penalty to a small one that takes far fewer products than fits of their own:
+    /// with an l1 penalty a fit also begins with the curvature among the weights that are not zero there. Each fit
+    /// ends by the same tolerance as one of its own, and tells of its own products and time.
+    ///
+    /// For batch solvers, of which L-BFGS is the default here whatever the size of the data. Each fit has the time limit and the
+    /// patience of its own; [`SoftmaxRegression::init`] is where the first begins.
+    ///
+    /// ```
+    /// use softreg::{SoftmaxRegression, data};
+    /// let (train, test) = data::digits()?.split(0.2, 0)?;
+    /// let estimator = SoftmaxRegression::new().l2(0.0).l1(1e-2);
+    /// for fit in estimator.path(&train, &[1.0, 0.5, 0.25])? {
+    ///     let n_nonzero = fit.certificate.map_or(0, |certificate| certificate.n_nonzero);
+    ///     println!("{n_nonzero} weights: {}", fit.model.evaluate(&test)?.accuracy);
+    /// }
+    /// # Ok::<(), softreg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`SoftmaxRegression::fit`]; [`Error::Setting`] for a factor that is not a finite number above 0, and for a stochastic solver.
+    pub fn path(&self, data: &Dataset, factors: &[f64]) -> Result<Vec<Fit>> {
+        let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
+        if let Some(factor) = factors.iter().find(|factor| !(**factor > 0.0 && factor.is_finite())) {
+            return setting("a factor of the penalties", factor.to_string(), "a finite number above 0");
+        }
+        let mut estimator = self.clone();
+        match &self.solver {
+            Solver::Auto => estimator.solver = Lbfgs::default().into(),
+            solver if solver.is_stochastic() => {
+                return setting("the solver of a path", solver.name().to_owned(), "L-BFGS or Newton-CG");
+            }
+            _ => {}
+        }
+        let mut past = Past::default();
+        let fit = |&factor: &f64| {
+            past.go_to(factor);
+            (estimator.l1, estimator.l2) = (factor * self.l1, factor * self.l2);
+            estimator.fit_after(&mut past, data, &mut |_| ControlFlow::Continue(()))
+        };
+        factors.iter().map(fit).collect()
+    }
+
+    /// A fit after others on a path.
+    fn fit_after(
+        &self,
+        past: &mut Past,
+        data: &Dataset,
+        on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Fit> {
         let begin = Instant::now();
         self.solver.check()?;
         self.limits.check(self.validation.is_some())?;
@@ -377,8 +430,8 @@ impl SoftmaxRegression {
             }
         }
         match &self.validation {
-            None => self.fit_on(data, None, begin, &mut on_epoch),
-            Some(Validation::Data(validation)) => self.fit_on(data, Some(validation), begin, &mut on_epoch),
+            None => self.fit_on(data, None, begin, past, on_epoch),
+            Some(Validation::Data(validation)) => self.fit_on(data, Some(validation), begin, past, on_epoch),
             Some(Validation::Fraction(fraction)) => {
                 let (data, validation) = data.split(*fraction, self.seed).map_err(|error| match error {
                     Error::Setting { value, expected, .. } => {
@@ -386,7 +439,7 @@ impl SoftmaxRegression {
                     }
                     other => other,
                 })?;
-                self.fit_on(&data, Some(&validation), begin, &mut on_epoch)
+                self.fit_on(&data, Some(&validation), begin, past, on_epoch)
             }
         }
     }
@@ -435,6 +488,7 @@ impl SoftmaxRegression {
         data: &Dataset,
         validation: Option<&Dataset>,
         begin: Instant,
+        past: &mut Past,
         on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Fit> {
         let init = self.init.as_deref();
@@ -503,7 +557,7 @@ impl SoftmaxRegression {
         let mut optimum = None;
         let (mut settings, last, reason, first, mut training) = match &kind {
             Kind::Batch(solver) => {
-                let found = solver.minimise(&mut *session, &task(init.map(|_| &start)), &mut observer)?;
+                let found = solver.minimise(&mut *session, &task(init.map(|_| &start)), past, &mut observer)?;
                 optimum = Some((found.counts.products, found.certificate));
                 (solver.to_json(), found.parameters, found.reason, found.begin, found.training)
             }
@@ -523,7 +577,8 @@ impl SoftmaxRegression {
             let mut silent = |_: &Progress| ControlFlow::Continue(());
             let limits = Limits { patience: None, ..self.limits };
             let mut observer = Observer::new(limits, begin, None, &mut silent);
-            let found = Batch::polishing().minimise(&mut *session, &task(Some(&parameters)), &mut observer)?;
+            let task = task(Some(&parameters));
+            let found = Batch::polishing().minimise(&mut *session, &task, &mut Past::default(), &mut observer)?;
             let products = optimum.map_or(0, |(products, _)| products) + found.counts.products;
             optimum = Some((products, found.certificate));
             (parameters, reason) = (found.parameters, found.reason);

@@ -127,6 +127,16 @@ impl<'a> Objective<'a> {
         self.counts
     }
 
+    /// μ of the features, (d); zeros without an intercept.
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
+    }
+
+    /// Counts work that takes as long as so many products.
+    pub fn count_products(&mut self, n: usize) {
+        self.counts.products += n;
+    }
+
     pub fn is_double(&self) -> bool {
         self.loss.is_double()
     }

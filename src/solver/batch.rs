@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::certificate::{Certificate, certify};
 use super::minimum::{Limits, Minimum};
+use super::past::Past;
 use super::preconditioner::{Curvature, Preconditioner};
 use super::quasi_newton::{MOST_PAIRS, Method, minimise};
 use super::vector::centre_over_classes;
@@ -135,8 +136,15 @@ impl Batch {
         record
     }
 
-    /// Minimises on `session`, which has the features and targets of the task, and certifies the result.
-    pub fn minimise(&self, session: &mut dyn Session, task: &Task, observer: &mut Observer) -> Result<Found> {
+    /// Minimises on `session`, which has the features and targets of the task, and certifies the result. Begins where `past` has
+    /// the solution expected, rather than at the task's start, and leaves the solution there.
+    pub fn minimise(
+        &self,
+        session: &mut dyn Session,
+        task: &Task,
+        past: &mut Past,
+        observer: &mut Observer,
+    ) -> Result<Found> {
         let Task { features, scale, supervision, moments, shape, penalty, has_intercept, ref start } = *task;
         let weights = supervision.weights;
         // Without an intercept nothing takes the means out of the features: they curve by what they are, not by how they vary.
@@ -147,7 +155,9 @@ impl Batch {
         let n_samples = features.n_samples();
         let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone());
         let zero = intercepts(&shares, shape, has_intercept);
-        let parameters = start.as_ref().map_or_else(|| zero.clone(), |start| objective.centred(start));
+        let start = past.start(shape.n_classes).or_else(|| start.as_ref().map(|start| objective.centred(start)));
+        let is_cold = start.is_none();
+        let parameters = start.unwrap_or_else(|| zero.clone());
         let curvature = Curvature { features, scale, weights, moments, penalty: &penalty.l2, has_intercept };
         let mut observe = |progress, objective: &Objective, parameters: &[f64]| {
             let reason = observer.after(progress, &mut || Ok(objective.single(parameters)))?;
@@ -155,7 +165,7 @@ impl Batch {
             Ok(reason.filter(|reason| *reason != StopReason::Epochs))
         };
         let minimum = if penalty.has_l1() {
-            proximal::minimise(self.limits, &mut objective, &curvature, parameters, &mut observe)?
+            proximal::minimise(self.limits, &mut objective, &curvature, parameters, past, &mut observe)?
         } else {
             let mut preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
             let preconditioner = &mut preconditioner;
@@ -163,9 +173,10 @@ impl Batch {
         };
         let Minimum { mut parameters, reason, begin, first_gradient_norm } = minimum;
         let (training, counts) = (begin.elapsed(), objective.counts());
+        past.keep(&parameters);
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
-            let first = start.is_none().then_some(first_gradient_norm);
+            let first = is_cold.then_some(first_gradient_norm);
             let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares)?;
             (objective.single(&parameters), certificate)
         } else {
@@ -253,7 +264,7 @@ mod tests {
         };
         let mut observer = Observer::new(StopLimits::default(), Instant::now(), None, &mut on_epoch);
         Batch::from(&Lbfgs { tolerance: 1e-10, ..Lbfgs::default() })
-            .minimise(&mut *session, &task, &mut observer)
+            .minimise(&mut *session, &task, &mut Past::default(), &mut observer)
             .unwrap()
     }
 

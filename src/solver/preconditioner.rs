@@ -199,7 +199,7 @@ impl<'a> ClassSample<'a> {
 
     /// The mean of the probabilities of each class for parameters that are not centred, and of each row the probabilities times
     /// the root of its weight, (rows × q).
-    fn probabilities(&self, parameters: &[f64]) -> Result<(Vec<f64>, Array2<f64>)> {
+    pub fn probabilities(&self, parameters: &[f64]) -> Result<(Vec<f64>, Array2<f64>)> {
         let (n, q) = (self.rows.n_samples(), self.shape.n_classes);
         let values = parameters.iter().map(|&value| value as f32).collect();
         let parameters = Parameters { shape: self.shape, values };
@@ -219,6 +219,16 @@ impl<'a> ClassSample<'a> {
             }
         }
         Ok((mean, p))
+    }
+
+    /// x of a row less the mean, and 1 for the intercept.
+    pub fn centred_row(&self, row: usize, mean: &[f64], x: &mut [f64]) {
+        let mut values = vec![0.0f32; mean.len()];
+        self.rows.read_row(row, &mut values);
+        for ((x, &value), mean) in x.iter_mut().zip(&values).zip(mean) {
+            *x = f64::from(value) * f64::from(self.scale) - mean;
+        }
+        x[mean.len()..].fill(1.0);
     }
 
     /// A, (q × q) row-major, the mean of diag(p) − p·pᵀ; of many classes its diagonal alone, (q).

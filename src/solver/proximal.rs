@@ -6,13 +6,20 @@
 //! BFGS matrix in its compact form (Byrd, Nocedal and Schnabel 1994, "Representations of quasi-Newton matrices and their use in
 //! limited memory methods"), which begins with B₀ = A ⊗ G + diag(l2): G the covariance of the features, A the mean of
 //! diag(p) − p·pᵀ, as in the preconditioner. So a model costs no pass over the samples, and columns may be of any scale.
+//!
+//! Along a path of penalties the solutions before say which weights will not be zero. Among those B₀ is the Hessian itself
+//! ([`Support`]), so that the curvature need not be learned in each fit anew; between them and the others it is 0. It stays from fit
+//! to fit, with the pairs, until the evaluations since then have taken a few times as long as another would.
 
 use std::time::Instant;
 
 use nalgebra::DMatrix;
+use rayon::prelude::*;
 
 use super::minimum::{Limits, Minimum, Observe};
+use super::past::Past;
 use super::preconditioner::{ClassSample, Curvature, gram};
+use super::support::Support;
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
 use crate::backend::Shape;
@@ -39,6 +46,23 @@ const PROMISES: usize = 2;
 /// The largest derivative that is left, as a share of l1, where there is no other penalty: the duality gap follows it.
 const VIOLATION: f64 = 1e-5;
 const FRUITLESS: usize = 4;
+/// Coordinates whose rows of Q are worth a thread.
+const ROWS: usize = 1024;
+/// The rows that the Hessian on a path is taken of: those that curve most, as many as have this share of the curvature of all.
+const SHARE: f64 = 0.95;
+/// It is made anew when the evaluations since have taken so many times the products that it took.
+const RENEWED: usize = 3;
+/// Weights that are 0 at the start of a fit on a path, but whose derivative is so near l1, are expected to change.
+const NEAR_L1: f64 = 0.95;
+
+/// A step, the change of the gradient with it, and what of B₀·s stays as A changes: (I ⊗ G)·s, of the weights outside the support,
+/// and H·s of those in it.
+struct Pair {
+    step: Vec<f64>,
+    change: Vec<f64>,
+    of_features: Vec<f64>,
+    of_support: Vec<f64>,
+}
 
 /// B, class after class: coordinate j·(d + 1) + k is of class j and feature k, the last of which is the intercept.
 struct Model {
@@ -50,8 +74,10 @@ struct Model {
     l2: Vec<f64>,
     /// A, (q × q), or its diagonal, (q).
     classes: Vec<f64>,
-    /// Steps and changes of the gradient, the oldest first.
-    pairs: Vec<(Vec<f64>, Vec<f64>)>,
+    /// Where B₀ is the Hessian; often nowhere.
+    support: Support,
+    /// The oldest first.
+    pairs: Vec<Pair>,
     most_pairs: usize,
     /// Of each coordinate 2·(pairs) values: rows of Q = (B₀·S, Y), and of Q·M⁻¹. B = B₀ − Q·M⁻¹·Qᵀ.
     rows: Vec<f64>,
@@ -78,12 +104,17 @@ impl Model {
 
     /// The diagonal of B₀. A feature that is constant has no curvature but its penalty; something must be there to divide by.
     fn diagonal(&self, class: usize, k: usize) -> f64 {
-        let curvature = if k < self.d {
-            self.class_diagonal(class) * self.gram_diagonal(k) + self.l2[k]
-        } else {
-            self.class_diagonal(class)
+        let of_loss = match self.support.place(class * (self.d + 1) + k) {
+            Some(place) => self.support.row(place)[place],
+            None if k < self.d => self.class_diagonal(class) * self.gram_diagonal(k),
+            None => self.class_diagonal(class),
         };
-        curvature.max(f64::MIN_POSITIVE)
+        (of_loss + self.l2_of(k)).max(f64::MIN_POSITIVE)
+    }
+
+    /// l2 of a feature, 0 of the intercept.
+    fn l2_of(&self, k: usize) -> f64 {
+        if k < self.d { self.l2[k] } else { 0.0 }
     }
 
     fn class_diagonal(&self, class: usize) -> f64 {
@@ -99,36 +130,63 @@ impl Model {
         }
     }
 
-    /// B₀·v.
-    fn first_times(&self, v: &[f64]) -> Vec<f64> {
+    /// (I ⊗ G)·v of the weights outside the support, and H·v of those in it.
+    fn factor_times(&self, v: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let mut of_features = vec![0.0; v.len()];
-        for (to, v) in of_features.chunks_exact_mut(self.d + 1).zip(v.chunks_exact(self.d + 1)) {
-            for (k, &value) in v[..self.d].iter().enumerate().filter(|&(_, &value)| value != 0.0) {
-                self.add_gram_row(k, value, &mut to[..self.d]);
-            }
-            to[self.d] = v[self.d];
+        let mut of_support = vec![0.0; self.support.len()];
+        for (i, &value) in v.iter().enumerate().filter(|&(_, &value)| value != 0.0) {
+            self.add_column(i, value, &mut of_features, &mut of_support);
         }
-        self.times_classes(&of_features, v)
+        (of_features, of_support)
     }
 
-    /// B₀·v from (I ⊗ G)·v.
-    fn times_classes(&self, of_features: &[f64], v: &[f64]) -> Vec<f64> {
+    /// Adds what a change of coordinate i by `step` changes of (I ⊗ G)·v or H·v.
+    fn add_column(&self, i: usize, step: f64, of_features: &mut [f64], of_support: &mut [f64]) {
+        let (class, k) = (i / (self.d + 1), i % (self.d + 1));
+        match self.support.place(i) {
+            Some(place) => add(of_support, step, self.support.row(place)),
+            None if k < self.d => self.add_gram_row(k, step, &mut of_features[class * (self.d + 1)..][..self.d]),
+            None => of_features[i] += step,
+        }
+    }
+
+    /// B₀·v from (I ⊗ G)·v and H·v.
+    fn first_times(&self, of_features: &[f64], of_support: &[f64], v: &[f64]) -> Vec<f64> {
         let mut product = vec![0.0; v.len()];
         let mut column = vec![0.0; self.q];
         for k in 0..=self.d {
             self.take_column(of_features, k, &mut column);
             for class in 0..self.q {
                 let i = class * (self.d + 1) + k;
-                let l2 = if k < self.d { self.l2[k] } else { 0.0 };
-                product[i] = self.class_product(class, &column) + l2 * v[i];
+                product[i] = self.first_row(i, &column, of_support) + self.l2_of(k) * v[i];
             }
         }
         product
     }
 
+    /// Coordinate i of B₀·v without l2, from (I ⊗ G)·v of its feature by class and H·v.
+    fn first_row(&self, i: usize, column: &[f64], of_support: &[f64]) -> f64 {
+        match self.support.place(i) {
+            Some(place) => of_support[place],
+            None => self.class_product(i / (self.d + 1), column),
+        }
+    }
+
     /// What is there of feature k, of all classes.
     fn take_column(&self, values: &[f64], k: usize, column: &mut [f64]) {
         column.iter_mut().zip(values[k..].iter().step_by(self.d + 1)).for_each(|(to, value)| *to = *value);
+    }
+
+    /// Takes other penalties, which the pairs know of.
+    fn change_l2(&mut self, l2: Vec<f64>) {
+        for Pair { step, change, .. } in &mut self.pairs {
+            for (i, (change, step)) in change.iter_mut().zip(step).enumerate() {
+                if let (Some(new), Some(old)) = (l2.get(i % (self.d + 1)), self.l2.get(i % (self.d + 1))) {
+                    *change += (new - old) * *step;
+                }
+            }
+        }
+        self.l2 = l2;
     }
 
     /// Takes a step and the change of the gradient with it, unless rounding has left nothing of its curvature.
@@ -138,34 +196,37 @@ impl Model {
             if self.pairs.len() == self.most_pairs {
                 self.pairs.remove(0);
             }
-            self.pairs.push((step, change));
+            let (of_features, of_support) = self.factor_times(&step);
+            self.pairs.push(Pair { step, change, of_features, of_support });
         }
     }
 
     /// Makes Q and Q·M⁻¹ of the pairs and the present B₀.
     fn update(&mut self) {
         let (m, n) = (self.pairs.len(), self.n());
-        let first: Vec<Vec<f64>> = self.pairs.iter().map(|(step, _)| self.first_times(step)).collect();
+        let times = |pair: &Pair| self.first_times(&pair.of_features, &pair.of_support, &pair.step);
+        let first: Vec<Vec<f64>> = self.pairs.par_iter().map(times).collect();
+        let (step, change) = (|i: usize| &self.pairs[i].step, |i: usize| &self.pairs[i].change);
         let middle = DMatrix::from_fn(2 * m, 2 * m, |i, j| match (i < m, j < m) {
-            (true, true) => dot(&self.pairs[i].0, &first[j]),
+            (true, true) => dot(step(i), &first[j]),
             // L: ⟨s_i, y_j⟩ for i > j.
             (true, false) => {
                 if i > j - m {
-                    dot(&self.pairs[i].0, &self.pairs[j - m].1)
+                    dot(step(i), change(j - m))
                 } else {
                     0.0
                 }
             }
             (false, true) => {
                 if j > i - m {
-                    dot(&self.pairs[j].0, &self.pairs[i - m].1)
+                    dot(step(j), change(i - m))
                 } else {
                     0.0
                 }
             }
             (false, false) => {
                 if i == j {
-                    -dot(&self.pairs[i - m].0, &self.pairs[i - m].1)
+                    -dot(step(i - m), change(i - m))
                 } else {
                     0.0
                 }
@@ -182,24 +243,26 @@ impl Model {
         if m == 0 {
             return;
         }
-        for (i, (row, solved)) in self.rows.chunks_exact_mut(2 * m).zip(self.solved.chunks_exact_mut(2 * m)).enumerate()
-        {
+        let rows = self.rows.par_chunks_exact_mut(2 * m).zip(self.solved.par_chunks_exact_mut(2 * m)).enumerate();
+        let pairs = &self.pairs;
+        rows.with_min_len(ROWS).for_each(|(i, (row, solved))| {
             for pair in 0..m {
                 row[pair] = first[pair][i];
-                row[m + pair] = self.pairs[pair].1[i];
+                row[m + pair] = pairs[pair].change[i];
             }
             for (to, column) in solved.iter_mut().zip(inverse.column_iter()) {
                 *to = row.iter().zip(column.iter()).map(|(a, b)| a * b).sum();
             }
-        }
+        });
     }
 
     /// The step p that minimises g·p + τ/2·p·B·p + Σ l1·|w + p|, nearly; with p·B·p.
     fn minimise(&self, g: &[f64], w: &[f64], l1: &[f64], tau: f64) -> (Vec<f64>, f64) {
         let (d, m2) = (self.d, 2 * self.pairs.len());
         let mut p = vec![0.0; self.n()];
-        // (I ⊗ G)·p, of one feature also by class, and (Q·M⁻¹)ᵀ·p.
+        // (I ⊗ G)·p, of one feature also by class, H·p, and (Q·M⁻¹)ᵀ·p.
         let mut product = vec![0.0; self.n()];
+        let mut of_support = vec![0.0; self.support.len()];
         let mut column = vec![0.0; self.q];
         let mut corrections = vec![0.0; m2];
         let of_all_classes = self.classes.iter().sum::<f64>().max(0.0);
@@ -210,7 +273,7 @@ impl Model {
                 let mut change = 0.0;
                 for k in 0..=d {
                     self.take_column(&product, k, &mut column);
-                    let (l1, l2) = if k < d { (l1[k], self.l2[k]) } else { (0.0, 0.0) };
+                    let (l1, l2) = (if k < d { l1[k] } else { 0.0 }, self.l2_of(k));
                     for class in 0..self.q {
                         let i = class * (d + 1) + k;
                         let x = w[i] + p[i];
@@ -222,7 +285,7 @@ impl Model {
                         let diagonal = self.diagonal(class, k);
                         let lowered: f64 = row.iter().zip(solved).map(|(a, b)| a * b).sum();
                         let curvature = tau * (diagonal - lowered).max(1e-3 * diagonal);
-                        let slope = g[i] + tau * (self.class_product(class, &column) + l2 * p[i] - of_pairs);
+                        let slope = g[i] + tau * (self.first_row(i, &column, &of_support) + l2 * p[i] - of_pairs);
                         let aim = x - slope / curvature;
                         let new = if aim.abs() <= l1 / curvature { 0.0 } else { aim - aim.signum() * l1 / curvature };
                         let step = new - x;
@@ -230,13 +293,8 @@ impl Model {
                             continue;
                         }
                         p[i] = if new == 0.0 { -w[i] } else { p[i] + step };
-                        let of_class = &mut product[class * (d + 1)..][..d + 1];
-                        if k < d {
-                            self.add_gram_row(k, step, &mut of_class[..d]);
-                        } else {
-                            of_class[d] += step;
-                        }
-                        column[class] = of_class[k];
+                        self.add_column(i, step, &mut product, &mut of_support);
+                        column[class] = product[i];
                         corrections.iter_mut().zip(solved).for_each(|(to, value)| *to += step * value);
                         change += step * step * curvature;
                     }
@@ -245,19 +303,28 @@ impl Model {
                     }
                     // The loss does not know by how much the weights of all classes are shifted together, so that one of them
                     // after the other hardly moves there.
-                    let of_feature = || (k..p.len()).step_by(d + 1);
+                    let of_feature = || (k..self.n()).step_by(d + 1);
                     let n_zeros = of_feature().filter(|&i| w[i] + p[i] == 0.0).count();
                     if n_zeros == self.q || (sweep > 0 && n_zeros > 0) {
                         continue;
                     }
+                    let places: Vec<usize> = of_feature().filter_map(|i| self.support.place(i)).collect();
+                    let of_loss = match places.len() {
+                        0 => of_all_classes * self.gram_diagonal(k),
+                        n if n == self.q => {
+                            let of_place = |&i: &usize| places.iter().map(|&j| self.support.row(i)[j]).sum::<f64>();
+                            places.iter().map(of_place).sum::<f64>().max(0.0)
+                        }
+                        _ => continue,
+                    };
                     let (mut slope, mut lowered) = (0.0, vec![0.0; 2 * m2]);
-                    for (class, i) in of_feature().enumerate() {
+                    for i in of_feature() {
                         let (row, solved) = (&self.rows[i * m2..][..m2], &self.solved[i * m2..][..m2]);
                         let of_pairs: f64 = row.iter().zip(&corrections).map(|(a, b)| a * b).sum();
-                        slope += g[i] + tau * (self.class_product(class, &column) + l2 * p[i] - of_pairs);
+                        slope += g[i] + tau * (self.first_row(i, &column, &of_support) + l2 * p[i] - of_pairs);
                         lowered.iter_mut().zip(row.iter().chain(solved)).for_each(|(sum, value)| *sum += value);
                     }
-                    let of_loss_and_l2 = of_all_classes * self.gram_diagonal(k) + self.q as f64 * l2;
+                    let of_loss_and_l2 = of_loss + self.q as f64 * l2;
                     let (row, solved) = lowered.split_at(m2);
                     let curvature = tau * (of_loss_and_l2 - dot(row, solved)).max(1e-3 * of_loss_and_l2);
                     let mut values: Vec<f64> = of_feature().map(|i| w[i] + p[i]).collect();
@@ -269,9 +336,7 @@ impl Model {
                         let before = w[i] + p[i];
                         p[i] = if before == -step { -w[i] } else { p[i] + step };
                     }
-                    for of_class in product.chunks_exact_mut(d + 1) {
-                        self.add_gram_row(k, step, &mut of_class[..d]);
-                    }
+                    of_feature().for_each(|i| self.add_column(i, step, &mut product, &mut of_support));
                     corrections.iter_mut().zip(solved).for_each(|(to, value)| *to += step * value);
                     change += step * step * curvature;
                 }
@@ -288,9 +353,53 @@ impl Model {
         for (row, p) in self.rows.chunks_exact(m2.max(1)).zip(&p) {
             corrected.iter_mut().zip(row).for_each(|(to, value)| *to += value * p);
         }
-        let curvature = dot(&p, &self.times_classes(&product, &p))
+        let curvature = dot(&p, &self.first_times(&product, &of_support, &p))
             - corrected.iter().zip(&corrections).map(|(a, b)| a * b).sum::<f64>();
         (p, curvature)
+    }
+}
+
+/// What a fit leaves to the next on a path.
+pub(super) struct Learned {
+    model: Model,
+    tau: f64,
+    /// Products that the Hessian took, and those of evaluations since.
+    price: usize,
+    since: usize,
+}
+
+impl Learned {
+    /// Takes weights into the support that are not 0, or that are expected not to stay so by the gradient and l1, and the intercept.
+    /// The products that it took.
+    fn extend(
+        &mut self,
+        objective: &mut Objective,
+        sample: &ClassSample,
+        n_samples: usize,
+        parameters: &[f64],
+        expected: Option<(&[f64], &[f64])>,
+    ) -> usize {
+        let (d, q) = (self.model.d, self.model.q);
+        let has_intercept = objective.has_intercept();
+        let at = |i: usize| i % (d + 1) * q + i / (d + 1);
+        let is_in = |&i: &usize| match i % (d + 1) {
+            k if k < d => parameters[at(i)] != 0.0 || expected.is_some_and(|(g, l1)| g[at(i)].abs() > NEAR_L1 * l1[k]),
+            _ => has_intercept,
+        };
+        let before = self.model.support.len();
+        let coordinates = (0..parameters.len()).filter(is_in);
+        let multiplications = self.model.support.extend(sample, objective.mean(), coordinates);
+        if self.model.support.len() > before {
+            let model = &mut self.model;
+            for index in 0..model.pairs.len() {
+                let factors = model.factor_times(&model.pairs[index].step);
+                (model.pairs[index].of_features, model.pairs[index].of_support) = factors;
+            }
+        }
+        let products = (multiplications / (n_samples as f64 * parameters.len() as f64)).ceil() as usize;
+        objective.count_products(products);
+        self.price += products;
+        products
     }
 }
 
@@ -347,6 +456,7 @@ pub(super) fn minimise(
     objective: &mut Objective,
     curvature: &Curvature,
     mut parameters: Vec<f64>,
+    past: &mut Past,
     observe: &mut Observe,
 ) -> Result<Minimum> {
     let begin = Instant::now();
@@ -354,24 +464,43 @@ pub(super) fn minimise(
     let shape = objective.shape();
     let Shape { n_features: d, n_classes: q, .. } = shape;
     let sample = ClassSample::new(curvature.features, curvature.scale, curvature.weights, shape)?;
-    let gram = match d <= MOST_FEATURES {
-        true => gram(curvature.features, curvature.scale, curvature.weights, curvature.moments)?,
-        false => curvature.moments.variance.clone(),
-    };
     let l1 = objective.penalty().l1.clone();
     let l2 = objective.penalty().l2.clone();
     let class_curvature = |parameters: &[f64]| sample.curvature(parameters);
     let classes = class_curvature(&objective.uncentred(&parameters))?;
-    let mut model =
-        Model { d, q, gram, l2, classes, pairs: Vec::new(), most_pairs: memory, rows: Vec::new(), solved: Vec::new() };
-
     let Smooth { value: mut smooth, mut gradient, .. } = objective.start(&parameters)?;
     if !smooth.is_finite() {
         return Err(Error::NoObjective { value: smooth });
     }
     let mut norm = objective.penalty().l1_norm(&parameters, q);
     let (first_value, first_gradient_norm) = (smooth + norm, max_abs(&gradient));
-    let mut tau: f64 = 1.0;
+    let mut state = match past.curvature.take() {
+        None => {
+            let gram = match d <= MOST_FEATURES {
+                true => gram(curvature.features, curvature.scale, curvature.weights, curvature.moments)?,
+                false => curvature.moments.variance.clone(),
+            };
+            let support = Support::none(parameters.len());
+            let (pairs, rows, solved) = (Vec::new(), Vec::new(), Vec::new());
+            let model = Model { d, q, gram, l2, classes, support, pairs, most_pairs: memory, rows, solved };
+            Learned { model, tau: 1.0, price: 0, since: 0 }
+        }
+        Some(mut state) => {
+            state.model.classes = classes;
+            state.model.change_l2(l2);
+            if state.since >= RENEWED * state.price {
+                state.model.support = Support::at(&sample, &objective.uncentred(&parameters), SHARE)?;
+                state.model.pairs.clear();
+                objective.count_products(1);
+                (state.tau, state.price, state.since) = (1.0, 1, 0);
+            }
+            state.extend(objective, &sample, n_samples, &parameters, Some((&gradient, &l1)));
+            state
+        }
+    };
+    let is_on_path = !past.is_empty();
+    // Products of the Hessian, not of evaluations.
+    let mut of_extensions = objective.counts().products - 2;
     let (mut n_promises, mut n_fruitless) = (0, 0);
     let mut n_iterations = 0;
     let reason = loop {
@@ -382,8 +511,9 @@ pub(super) fn minimise(
         if value <= 1e-3 * tolerance * first_value {
             break StopReason::Separable;
         }
-        model.update();
-        let (p, model_curvature) = model.minimise(&by_class(&gradient, q), &by_class(&parameters, q), &l1, tau);
+        state.model.update();
+        let (p, model_curvature) =
+            state.model.minimise(&by_class(&gradient, q), &by_class(&parameters, q), &l1, state.tau);
         let mut direction = by_feature(&p, q);
         if !objective.has_intercept() {
             direction[d * q..].fill(0.0);
@@ -393,7 +523,7 @@ pub(super) fn minimise(
         let end: Vec<f64> = parameters.iter().zip(&direction).map(|(w, p)| w + p).collect();
         let slope = dot(&gradient, &direction);
         let promised = -(slope + objective.penalty().l1_norm(&end, q) - norm);
-        let gain_of_model = promised - 0.5 * tau * model_curvature;
+        let gain_of_model = promised - 0.5 * state.tau * model_curvature;
         if !(promised > 0.0 && promised.is_finite()) {
             break StopReason::Converged;
         }
@@ -429,11 +559,11 @@ pub(super) fn minimise(
             }
         }
         let Some((t, new_smooth, new_norm)) = found else {
-            if model.pairs.is_empty() {
+            if state.model.pairs.is_empty() {
                 break StopReason::Precision;
             }
             // The pairs may be what is wrong.
-            model.pairs.clear();
+            state.model.pairs.clear();
             n_fruitless += 1;
             if n_fruitless > FRUITLESS {
                 break StopReason::Precision;
@@ -442,7 +572,7 @@ pub(super) fn minimise(
         };
         if true_curvature > 0.0 && model_curvature > 0.0 {
             let ratio = (true_curvature / model_curvature).clamp(0.1, 10.0);
-            tau = (tau * ratio).sqrt().clamp(0.05, 100.0);
+            state.tau = (state.tau * ratio).sqrt().clamp(0.05, 100.0);
         }
         objective.advance(t)?;
         if t == 1.0 {
@@ -452,7 +582,10 @@ pub(super) fn minimise(
         }
         let step: Vec<f64> = direction.iter().map(|p| t * p).collect();
         let change: Vec<f64> = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
-        model.push(by_class(&step, q), by_class(&change, q));
+        state.model.push(by_class(&step, q), by_class(&change, q));
+        if is_on_path {
+            of_extensions += state.extend(objective, &sample, n_samples, &parameters, None);
+        }
         let gain = value - (new_smooth + new_norm);
         (smooth, norm, gradient) = (new_smooth, new_norm, new_gradient);
         n_iterations += 1;
@@ -478,9 +611,11 @@ pub(super) fn minimise(
             break if is_near { StopReason::Converged } else { StopReason::Precision };
         }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
-            model.classes = class_curvature(&objective.uncentred(&parameters))?;
+            state.model.classes = class_curvature(&objective.uncentred(&parameters))?;
         }
     };
+    state.since += objective.counts().products - of_extensions;
+    past.curvature = Some(state);
     Ok(Minimum { parameters, reason, begin, first_gradient_norm })
 }
 
