@@ -51,7 +51,7 @@ const ROWS: usize = 1024;
 /// The rows that the Hessian on a path is taken of: those that curve most, as many as have this share of the curvature of all.
 const SHARE: f64 = 0.95;
 /// It is made anew when the evaluations since have taken so many times the products that it took.
-const RENEWED: usize = 3;
+const RENEWED: usize = 2;
 /// Weights that are 0 at the start of a fit on a path, but whose derivative is so near l1, are expected to change.
 const NEAR_L1: f64 = 0.95;
 
