@@ -1,16 +1,16 @@
 //! What a fit knows of those before it on a path of penalties.
 
-use super::proximal::Learned;
+use super::proximal::Inheritance;
 
 /// The last solutions, in centred coordinates, and what was learned of the curvature.
 #[derive(Default)]
 pub(crate) struct Past {
-    /// The logarithm of the penalty's factor in the fit to come.
-    position: f64,
+    /// The logarithm of the penalty's factor in the fit to come; nothing of a fit of its own.
+    position: Option<f64>,
     /// Positions and solutions, the older first; two at most.
     solutions: Vec<(f64, Vec<f64>)>,
     /// Where there is an l1 penalty.
-    pub(super) curvature: Option<Learned>,
+    pub(super) curvature: Option<Inheritance>,
 }
 
 /// The solutions are followed no further than so many times the distance of the last two.
@@ -21,17 +21,23 @@ impl Past {
         self.solutions.is_empty()
     }
 
+    /// Whether there may be fits after the present one.
+    pub fn is_path(&self) -> bool {
+        self.position.is_some()
+    }
+
     /// The fit to come is at this factor of the penalty.
     pub fn go_to(&mut self, factor: f64) {
-        self.position = factor.ln();
+        self.position = Some(factor.ln());
     }
 
     /// Takes the solution of the present fit.
     pub fn keep(&mut self, solution: &[f64]) {
+        let Some(position) = self.position else { return };
         if self.solutions.len() == 2 {
             self.solutions.remove(0);
         }
-        self.solutions.push((self.position, solution.to_vec()));
+        self.solutions.push((position, solution.to_vec()));
     }
 
     /// Where the solution is expected: on the line through the last two, over the logarithm of the factor. A weight that is 0, or
@@ -39,8 +45,8 @@ impl Past {
     pub fn start(&self, n_free: usize) -> Option<Vec<f64>> {
         let (last_position, last) = self.solutions.last()?;
         let mut start = last.clone();
-        if let [(position, solution), _] = &self.solutions[..] {
-            let t = (self.position - last_position) / (last_position - position);
+        if let ([(position, solution), _], Some(next)) = (&self.solutions[..], self.position) {
+            let t = (next - last_position) / (last_position - position);
             if t > 0.0 && t.is_finite() {
                 let t = t.min(FARTHEST);
                 let n_weights = start.len() - n_free;
@@ -61,6 +67,8 @@ mod tests {
     #[test]
     fn a_start_is_on_the_line_through_the_last_two() {
         let mut past = Past::default();
+        past.keep(&[5.0]);
+        assert!(past.is_empty() && !past.is_path());
         past.go_to(8.0);
         assert_eq!(past.start(1), None);
         past.keep(&[9.0, 9.0, 9.0, 9.0]);

@@ -11,12 +11,13 @@
 //! ([`Support`]), so that the curvature need not be learned in each fit anew; between them and the others it is 0. It stays from fit
 //! to fit, with the pairs, until the evaluations since then have taken a few times as long as another would.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
-use super::minimum::{Limits, Minimum, Observe};
+use super::minimum::{Learned, Limits, Minimum, Observe};
 use super::past::Past;
 use super::preconditioner::{ClassSample, Curvature, gram};
 use super::support::Support;
@@ -69,7 +70,7 @@ struct Model {
     d: usize,
     q: usize,
     /// G, (d × d), or its diagonal, (d).
-    gram: Vec<f64>,
+    gram: Arc<Vec<f64>>,
     /// l2 of each feature.
     l2: Vec<f64>,
     /// A, (q × q), or its diagonal, (q).
@@ -360,7 +361,7 @@ impl Model {
 }
 
 /// What a fit leaves to the next on a path.
-pub(super) struct Learned {
+pub(super) struct Inheritance {
     model: Model,
     tau: f64,
     /// Products that the Hessian took, and those of evaluations since.
@@ -368,7 +369,7 @@ pub(super) struct Learned {
     since: usize,
 }
 
-impl Learned {
+impl Inheritance {
     /// Takes weights into the support that are not 0, or that are expected not to stay so by the gradient and l1, and the intercept.
     /// The products that it took.
     fn extend(
@@ -450,58 +451,76 @@ fn violation(objective: &Objective, gradient: &[f64], parameters: &[f64]) -> f64
     most
 }
 
-/// Minimises the objective with its l1 penalty from `parameters`, in centred coordinates, while `observe` looks on.
+/// What does not change on the way: the rows that A is taken of, and G.
+pub(super) struct Prepared<'a> {
+    sample: ClassSample<'a>,
+    gram: Arc<Vec<f64>>,
+}
+
+impl<'a> Prepared<'a> {
+    pub fn new(curvature: Curvature<'a, 'a>, shape: Shape, past: &Past) -> Result<Self> {
+        let Curvature { features, scale, weights, moments, .. } = curvature;
+        let gram = match &past.curvature {
+            Some(inheritance) => inheritance.model.gram.clone(),
+            None if shape.n_features <= MOST_FEATURES => gram(features, scale, weights, moments)?.into(),
+            None => moments.variance.clone().into(),
+        };
+        Ok(Self { sample: ClassSample::new(features, scale, weights, shape)?, gram })
+    }
+}
+
+/// Minimises the objective with its l1 penalty from `parameters`, in centred coordinates, while `observe` looks on; goes on with
+/// what was `learned` on the way there, and on a path with what those in the `past` left.
 pub(super) fn minimise(
     Limits { memory, max_iterations, tolerance }: Limits,
     objective: &mut Objective,
-    curvature: &Curvature,
+    Prepared { sample, gram }: &Prepared,
     mut parameters: Vec<f64>,
-    past: &mut Past,
+    n_samples: usize,
+    (learned, past): (Learned, &mut Past),
     observe: &mut Observe,
 ) -> Result<Minimum> {
     let begin = Instant::now();
-    let n_samples = curvature.features.n_samples();
-    let shape = objective.shape();
-    let Shape { n_features: d, n_classes: q, .. } = shape;
-    let sample = ClassSample::new(curvature.features, curvature.scale, curvature.weights, shape)?;
+    let Shape { n_features: d, n_classes: q, .. } = objective.shape();
     let l1 = objective.penalty().l1.clone();
     let l2 = objective.penalty().l2.clone();
     let class_curvature = |parameters: &[f64]| sample.curvature(parameters);
     let classes = class_curvature(&objective.uncentred(&parameters))?;
+    let before = objective.counts().products;
     let Smooth { value: mut smooth, mut gradient, .. } = objective.start(&parameters)?;
+    let of_start = objective.counts().products - before;
     if !smooth.is_finite() {
         return Err(Error::NoObjective { value: smooth });
     }
     let mut norm = objective.penalty().l1_norm(&parameters, q);
-    let (first_value, first_gradient_norm) = (smooth + norm, max_abs(&gradient));
     let mut state = match past.curvature.take() {
         None => {
-            let gram = match d <= MOST_FEATURES {
-                true => gram(curvature.features, curvature.scale, curvature.weights, curvature.moments)?,
-                false => curvature.moments.variance.clone(),
-            };
-            let support = Support::none(parameters.len());
+            let (gram, support) = (gram.clone(), Support::none(parameters.len()));
             let (pairs, rows, solved) = (Vec::new(), Vec::new(), Vec::new());
-            let model = Model { d, q, gram, l2, classes, support, pairs, most_pairs: memory, rows, solved };
-            Learned { model, tau: 1.0, price: 0, since: 0 }
+            let mut model = Model { d, q, gram, l2, classes, support, pairs, most_pairs: memory, rows, solved };
+            learned.pairs.into_iter().for_each(|(step, change)| model.push(step, change));
+            Inheritance { model, tau: 1.0, price: 0, since: 0 }
         }
         Some(mut state) => {
             state.model.classes = classes;
             state.model.change_l2(l2);
             if state.since >= RENEWED * state.price {
-                state.model.support = Support::at(&sample, &objective.uncentred(&parameters), SHARE)?;
+                state.model.support = Support::at(sample, &objective.uncentred(&parameters), SHARE)?;
                 state.model.pairs.clear();
                 objective.count_products(1);
                 (state.tau, state.price, state.since) = (1.0, 1, 0);
             }
-            state.extend(objective, &sample, n_samples, &parameters, Some((&gradient, &l1)));
+            state.extend(objective, sample, n_samples, &parameters, Some((&gradient, &l1)));
             state
         }
     };
+    let numbers = learned.numbers.unwrap_or([smooth + norm, max_abs(&gradient), state.tau, 0.0, 0.0]);
+    let [first_value, first_gradient_norm, tau, n_promises, n_fruitless] = numbers;
+    state.tau = tau;
+    let (mut n_promises, mut n_fruitless) = (n_promises as usize, n_fruitless as usize);
     let is_on_path = !past.is_empty();
     // Products of the Hessian, not of evaluations.
-    let mut of_extensions = objective.counts().products - 2;
-    let (mut n_promises, mut n_fruitless) = (0, 0);
+    let mut of_extensions = objective.counts().products - before - of_start;
     let mut n_iterations = 0;
     let reason = loop {
         let value = smooth + norm;
@@ -584,7 +603,7 @@ pub(super) fn minimise(
         let change: Vec<f64> = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
         state.model.push(by_class(&step, q), by_class(&change, q));
         if is_on_path {
-            of_extensions += state.extend(objective, &sample, n_samples, &parameters, None);
+            of_extensions += state.extend(objective, sample, n_samples, &parameters, None);
         }
         let gain = value - (new_smooth + new_norm);
         (smooth, norm, gradient) = (new_smooth, new_norm, new_gradient);
@@ -602,21 +621,26 @@ pub(super) fn minimise(
         if n_promises >= PROMISES {
             break StopReason::Converged;
         }
-        if let Some(reason) = stop {
-            break reason;
-        }
         n_fruitless = if gain <= 1e-3 * tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless > FRUITLESS {
             let is_near = gain_of_model <= tolerance * value;
             break if is_near { StopReason::Converged } else { StopReason::Precision };
         }
+        if let Some(reason) = stop {
+            break reason;
+        }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
             state.model.classes = class_curvature(&objective.uncentred(&parameters))?;
         }
     };
-    state.since += objective.counts().products - of_extensions;
-    past.curvature = Some(state);
-    Ok(Minimum { parameters, reason, begin, first_gradient_norm })
+    let numbers = [first_value, first_gradient_norm, state.tau, n_promises as f64, n_fruitless as f64];
+    let pairs = state.model.pairs.iter().map(|Pair { step, change, .. }| (step.clone(), change.clone())).collect();
+    let learned = Learned { pairs, numbers: Some(numbers) };
+    if past.is_path() {
+        state.since += objective.counts().products - before - of_extensions;
+        past.curvature = Some(state);
+    }
+    Ok(Minimum { parameters, reason, first_gradient_norm, learned })
 }
 
 #[cfg(test)]

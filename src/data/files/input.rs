@@ -1,40 +1,116 @@
-//! A file that is being read, unpacked when it is gzip.
+//! A file that is being read, unpacked when it is gzip or Zstandard.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::error::{Error, Place, Result};
 
 /// Bytes that are read at once.
 const BUFFER: usize = 1 << 20;
 
+/// How far the reading of a [`Source`](super::Source) is: for another thread to look at, to which a clone is given.
+///
+/// ```no_run
+/// use softreg::data::{Reading, Source, read_with};
+/// let reading = Reading::default();
+/// let seen = reading.clone();
+/// let table = std::thread::spawn(move || read_with(&Source::new("large.csv"), &reading));
+/// println!("{} of {} bytes", seen.bytes(), seen.total());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Reading(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    bytes: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Reading {
+    /// The bytes of the file of features that are read, packed as they are.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that the file has; 0 before it is opened, and where that is not known, as of a pipe.
+    pub fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
+    }
+}
+
+/// A reader whose bytes are counted.
+struct Counted<R>(R, Reading);
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(into)?;
+        self.1.0.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+/// How many bytes may come of `packed` ones: more is taken for a file that is made to fill the memory.
+pub(super) fn most_unpacked(packed: u64) -> u64 {
+    packed.saturating_mul(1000).saturating_add(64 << 20)
+}
+
 pub(super) struct Input {
     path: PathBuf,
-    reader: Box<dyn BufRead>,
-    is_gzip: bool,
+    reader: Box<dyn BufRead + Send>,
+    /// How its bytes are packed, if they are.
+    packing: Option<&'static str>,
     /// Bytes that are left, where that is known.
     left: Option<u64>,
 }
 
 impl Input {
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, None, &Reading::default())
+    }
+
+    /// A file that may have `max_unpacked` bytes when it is unpacked, and whose bytes are counted by `reading`.
+    pub fn open_with(path: &Path, max_unpacked: Option<u64>, reading: &Reading) -> Result<Self> {
         let failed = |source| Error::io("read", path, source);
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        Self::new(path, file, metadata.is_file().then_some(metadata.len()))
+        let left = metadata.is_file().then_some(metadata.len());
+        reading.0.total.store(left.unwrap_or(0), Ordering::Relaxed);
+        Self::new(path, Counted(file, reading.clone()), left, max_unpacked)
     }
 
-    fn new(path: &Path, content: impl Read + 'static, left: Option<u64>) -> Result<Self> {
-        let mut reader: Box<dyn BufRead> = Box::new(BufReader::with_capacity(BUFFER, content));
+    fn new(
+        path: &Path,
+        content: impl Read + Send + 'static,
+        left: Option<u64>,
+        max_unpacked: Option<u64>,
+    ) -> Result<Self> {
+        let mut reader: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(BUFFER, content));
         let start = reader.fill_buf().map_err(|source| Error::io("read", path, source))?;
-        let is_gzip = start.starts_with(&[0x1f, 0x8b]);
-        if is_gzip {
-            reader = Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader)));
-        }
-        Ok(Self { path: path.to_owned(), reader, is_gzip, left: left.filter(|_| !is_gzip) })
+        let packing = if start.starts_with(&[0x1f, 0x8b]) {
+            Some("gzip")
+        } else {
+            start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]).then_some("Zstandard")
+        };
+        let most = max_unpacked.unwrap_or_else(|| left.map_or(u64::MAX, most_unpacked));
+        reader = match packing {
+            Some("gzip") => {
+                let unpacked = Limited { reader: MultiGzDecoder::new(reader), left: most, most };
+                Box::new(BufReader::with_capacity(BUFFER, unpacked))
+            }
+            Some(_) => {
+                let unpacked = Limited { reader: Zstandard { source: reader, decoder: None }, left: most, most };
+                Box::new(BufReader::with_capacity(BUFFER, unpacked))
+            }
+            None => reader,
+        };
+        Ok(Self { path: path.to_owned(), reader, packing, left: left.filter(|_| packing.is_none()) })
     }
 
     /// Some of the bytes to come, at least one unless there are none.
@@ -48,11 +124,12 @@ impl Input {
 
     /// What a failure to read means.
     pub fn failed(&self, source: io::Error) -> Error {
-        use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-        match source.kind() {
-            InvalidData | InvalidInput | UnexpectedEof if self.is_gzip => {
-                self.malformed(format!("the gzip data is damaged or cut off ({source}); get the file once more"))
+        use io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, UnexpectedEof};
+        match (source.kind(), self.packing) {
+            (InvalidData | InvalidInput | UnexpectedEof, Some(packing)) => {
+                self.malformed(format!("the {packing} data is damaged or cut off ({source}); get the file once more"))
             }
+            (FileTooLarge, Some(_)) => self.malformed(source.to_string()),
             _ => Error::io("read", &self.path, source),
         }
     }
@@ -111,17 +188,27 @@ impl Input {
         self.malformed(format!("it ends after {found} of the {n} values that its header promises; is the file whole?"))
     }
 
+    /// Bytes that are left, of a file that is not packed.
+    pub fn left(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// More follows than the header says.
+    pub fn goes_on(&self) -> Error {
+        self.malformed("it goes on after the values that its header promises")
+    }
+
     /// That nothing follows.
     pub fn end(&mut self) -> Result<()> {
         let mut more = [0];
         match self.fill(&mut more)? {
             0 => Ok(()),
-            _ => Err(self.malformed("it goes on after the values that its header promises")),
+            _ => Err(self.goes_on()),
         }
     }
 
     /// Reads until `into` is full or the file ends; how many bytes there were.
-    fn fill(&mut self, into: &mut [u8]) -> Result<usize> {
+    pub fn fill(&mut self, into: &mut [u8]) -> Result<usize> {
         let mut found = 0;
         while found < into.len() {
             match self.read(&mut into[found..]) {
@@ -138,7 +225,7 @@ impl Input {
     pub fn of(content: impl Into<Vec<u8>>) -> Self {
         let content = content.into();
         let left = Some(content.len() as u64);
-        Self::new(Path::new("file"), io::Cursor::new(content), left).unwrap()
+        Self::new(Path::new("file"), io::Cursor::new(content), left, None).unwrap()
     }
 }
 
@@ -147,6 +234,79 @@ impl Read for Input {
         let n = self.reader.read(into)?;
         self.left = self.left.map(|left| left.saturating_sub(n as u64));
         Ok(n)
+    }
+}
+
+/// At most `most` bytes, of which `left` are left, and an error where there are more.
+struct Limited<R> {
+    reader: R,
+    left: u64,
+    most: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(into)?;
+        self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
+            let problem = format!(
+                "it has more than {} bytes unpacked, far more than its size; if that is right, unpack it first",
+                self.most
+            );
+            io::Error::new(io::ErrorKind::FileTooLarge, problem)
+        })?;
+        Ok(n)
+    }
+}
+
+/// The content of Zstandard frames, one after the other.
+struct Zstandard<R> {
+    source: R,
+    /// Of the frame that is being read.
+    decoder: Option<Box<FrameDecoder>>,
+}
+
+impl<R: BufRead> Read for Zstandard<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        fn damaged(error: impl ToString) -> io::Error {
+            io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+        }
+        if into.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let Some(decoder) = &mut self.decoder else {
+                if self.source.fill_buf()?.is_empty() {
+                    return Ok(0);
+                }
+                let mut decoder = FrameDecoder::new();
+                match decoder.reset(&mut self.source) {
+                    Ok(()) => self.decoder = Some(Box::new(decoder)),
+                    Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                        length, ..
+                    })) => {
+                        let skipped = io::copy(&mut (&mut self.source).take(length.into()), &mut io::sink())?;
+                        if skipped < length.into() {
+                            return Err(io::ErrorKind::UnexpectedEof.into());
+                        }
+                    }
+                    Err(error) => return Err(damaged(error)),
+                }
+                continue;
+            };
+            match decoder.read(into) {
+                Ok(0) if decoder.is_finished() => {
+                    let written = decoder.get_checksum_from_data();
+                    if written.is_some() && written != decoder.get_calculated_checksum() {
+                        return Err(damaged("the checksum is another"));
+                    }
+                    self.decoder = None;
+                }
+                Ok(0) => {
+                    decoder.decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1)).map_err(damaged)?;
+                }
+                result => return result,
+            }
+        }
     }
 }
 
@@ -170,6 +330,76 @@ mod tests {
             assert_eq!(input.values(10_000, u32::from_le_bytes).unwrap()[9999], 9999 * 9999);
             input.end().unwrap();
         }
+    }
+
+    /// A Zstandard frame with a checksum.
+    fn zstandard(content: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(content, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    #[test]
+    fn zstandard_reads_as_its_content_also_in_several_frames() {
+        let content: Vec<u8> = (0..100_000u32).flat_map(|i| (i % 1000).to_le_bytes()).collect();
+        let (a, b) = content.split_at(123_456);
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
+        for packed in [
+            zstandard(&content),
+            [zstandard(a), zstandard(b)].concat(),
+            [zstandard(a), skippable.clone(), zstandard(b), skippable.clone()].concat(),
+        ] {
+            let mut input = Input::of(packed);
+            assert_eq!(input.values(100_000, u32::from_le_bytes).unwrap()[99_999], 999);
+            input.end().unwrap();
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_of_a_zstandard_file_is_an_error_that_names_the_file() {
+        let content: Vec<u8> = (0..500u16).flat_map(u16::to_le_bytes).collect();
+        let packed = zstandard(&content);
+        let read = |bytes: &[u8]| {
+            let mut input = Input::of(bytes);
+            let values = input.values(500, u16::from_le_bytes)?;
+            input.end()?;
+            Ok::<_, Error>(values)
+        };
+        assert_eq!(read(&packed).unwrap().len(), 500);
+        // Without its magic it is no Zstandard file.
+        for length in 4..packed.len() {
+            let error = read(&packed[..length]).unwrap_err().to_string();
+            assert!(error.starts_with("file: "), "{length}: {error}");
+        }
+        let mut n_noticed = 0;
+        for bit in 32..packed.len() * 8 {
+            let mut flipped = packed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            n_noticed += match read(&flipped) {
+                Ok(values) => {
+                    assert_eq!(values, (0..500).collect::<Vec<u16>>(), "bit {bit}");
+                    0
+                }
+                Err(_) => 1,
+            };
+        }
+        assert!(n_noticed > packed.len() * 6, "{n_noticed}");
+    }
+
+    #[test]
+    fn what_unpacks_to_too_much_is_an_error() {
+        let content = vec![7u8; 100_000];
+        for packed in [gzip(&content), zstandard(&content)] {
+            let read = |limit| {
+                let mut bytes = Vec::new();
+                let packed = io::Cursor::new(packed.clone());
+                let mut input = Input::new(Path::new("file"), packed, None, limit).unwrap();
+                let result = input.read_to_end(&mut bytes);
+                result.map_err(|error| input.failed(error).to_string())
+            };
+            assert_eq!(read(Some(100_000)), Ok(100_000));
+            assert_eq!(read(None), Ok(100_000));
+            assert!(read(Some(99_999)).unwrap_err().starts_with("file: it has more than 99999 bytes unpacked"));
+        }
+        assert_eq!(most_unpacked(u64::MAX), u64::MAX);
     }
 
     #[test]
