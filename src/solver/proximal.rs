@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use super::minimum::{Learned, Limits, Minimum, Observe};
 use super::past::Past;
 use super::preconditioner::{ClassSample, Curvature, gram};
+use super::screened::Screened;
 use super::support::Support;
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
@@ -27,7 +28,7 @@ use crate::backend::Shape;
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Penalty, Smooth};
 
-/// More features have a diagonal G.
+/// More features have a diagonal G, see `screened`.
 const MOST_FEATURES: usize = 4096;
 /// Sweeps of the coordinate descent over all coordinates, and over those that are not zero after each of these.
 /// Of the first there are as many as take so many multiplications, but no fewer and no more than these.
@@ -69,7 +70,7 @@ struct Pair {
 struct Model {
     d: usize,
     q: usize,
-    /// G, (d × d), or its diagonal, (d).
+    /// G, (d × d).
     gram: Arc<Vec<f64>>,
     /// l2 of each feature.
     l2: Vec<f64>,
@@ -92,15 +93,11 @@ impl Model {
 
     /// The product of row k of G with a number, added to `to`, (d).
     fn add_gram_row(&self, k: usize, factor: f64, to: &mut [f64]) {
-        if self.gram.len() == self.d * self.d {
-            add(to, factor, &self.gram[k * self.d..][..self.d]);
-        } else {
-            to[k] += factor * self.gram[k];
-        }
+        add(to, factor, &self.gram[k * self.d..][..self.d]);
     }
 
     fn gram_diagonal(&self, k: usize) -> f64 {
-        if self.gram.len() == self.d * self.d { self.gram[k * self.d + k] } else { self.gram[k] }
+        self.gram[k * self.d + k]
     }
 
     /// The diagonal of B₀. A feature that is constant has no curvature but its penalty; something must be there to divide by.
@@ -360,9 +357,65 @@ impl Model {
     }
 }
 
+/// Either model; gradients, steps and parameters are laid out as the parameters.
+enum Models {
+    Whole(Model),
+    Screened(Screened),
+}
+
+impl Models {
+    /// The step that minimises the model, nearly, and its curvature.
+    fn minimise(&mut self, g: &[f64], w: &[f64], l1: &[f64], tau: f64) -> (Vec<f64>, f64) {
+        match self {
+            Self::Whole(model) => {
+                model.update();
+                let (p, curvature) = model.minimise(&by_class(g, model.q), &by_class(w, model.q), l1, tau);
+                (by_feature(&p, model.q), curvature)
+            }
+            Self::Screened(model) => model.minimise(g, w, l1, tau),
+        }
+    }
+
+    fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
+        match self {
+            Self::Whole(model) => model.push(by_class(&step, model.q), by_class(&change, model.q)),
+            Self::Screened(model) => model.push(&step, change),
+        }
+    }
+
+    fn has_pairs(&self) -> bool {
+        match self {
+            Self::Whole(model) => !model.pairs.is_empty(),
+            Self::Screened(model) => model.has_pairs(),
+        }
+    }
+
+    fn forget(&mut self) {
+        match self {
+            Self::Whole(model) => model.pairs.clear(),
+            Self::Screened(model) => model.forget(),
+        }
+    }
+
+    /// To go on with; the other one begins anew.
+    fn pairs(&self) -> Vec<(Vec<f64>, Vec<f64>)> {
+        match self {
+            Self::Whole(model) => model.pairs.iter().map(|pair| (pair.step.clone(), pair.change.clone())).collect(),
+            Self::Screened(_) => Vec::new(),
+        }
+    }
+
+    fn set_classes(&mut self, classes: Vec<f64>) {
+        match self {
+            Self::Whole(model) => model.classes = classes,
+            Self::Screened(model) => model.classes = classes,
+        }
+    }
+}
+
 /// What a fit leaves to the next on a path.
 pub(super) struct Inheritance {
-    model: Model,
+    model: Models,
     tau: f64,
     /// Products that the Hessian took, and those of evaluations since.
     price: usize,
@@ -380,18 +433,18 @@ impl Inheritance {
         parameters: &[f64],
         expected: Option<(&[f64], &[f64])>,
     ) -> usize {
-        let (d, q) = (self.model.d, self.model.q);
+        let Models::Whole(model) = &mut self.model else { return 0 };
+        let (d, q) = (model.d, model.q);
         let has_intercept = objective.has_intercept();
         let at = |i: usize| i % (d + 1) * q + i / (d + 1);
         let is_in = |&i: &usize| match i % (d + 1) {
             k if k < d => parameters[at(i)] != 0.0 || expected.is_some_and(|(g, l1)| g[at(i)].abs() > NEAR_L1 * l1[k]),
             _ => has_intercept,
         };
-        let before = self.model.support.len();
+        let before = model.support.len();
         let coordinates = (0..parameters.len()).filter(is_in);
-        let multiplications = self.model.support.extend(sample, objective.mean(), coordinates);
-        if self.model.support.len() > before {
-            let model = &mut self.model;
+        let multiplications = model.support.extend(sample, objective.mean(), coordinates);
+        if model.support.len() > before {
             for index in 0..model.pairs.len() {
                 let factors = model.factor_times(&model.pairs[index].step);
                 (model.pairs[index].of_features, model.pairs[index].of_support) = factors;
@@ -461,9 +514,9 @@ impl<'a> Prepared<'a> {
     pub fn new(curvature: Curvature<'a, 'a>, shape: Shape, past: &Past) -> Result<Self> {
         let Curvature { features, scale, weights, moments, .. } = curvature;
         let gram = match &past.curvature {
-            Some(inheritance) => inheritance.model.gram.clone(),
-            None if shape.n_features <= MOST_FEATURES => gram(features, scale, weights, moments)?.into(),
-            None => moments.variance.clone().into(),
+            Some(Inheritance { model: Models::Whole(model), .. }) => model.gram.clone(),
+            _ if shape.n_features <= MOST_FEATURES => gram(features, scale, weights, moments)?.into(),
+            _ => moments.variance.clone().into(),
         };
         Ok(Self { sample: ClassSample::new(features, scale, weights, shape)?, gram })
     }
@@ -494,24 +547,29 @@ pub(super) fn minimise(
     }
     let mut norm = objective.penalty().l1_norm(&parameters, q);
     let mut state = match past.curvature.take() {
-        None => {
+        Some(Inheritance { model: Models::Whole(mut model), mut tau, mut price, mut since }) => {
+            model.classes = classes;
+            model.change_l2(l2);
+            if since >= RENEWED * price {
+                model.support = Support::at(sample, &objective.uncentred(&parameters), SHARE)?;
+                model.pairs.clear();
+                objective.count_products(1);
+                (tau, price, since) = (1.0, 1, 0);
+            }
+            let mut state = Inheritance { model: Models::Whole(model), tau, price, since };
+            state.extend(objective, sample, n_samples, &parameters, Some((&gradient, &l1)));
+            state
+        }
+        _ if d <= MOST_FEATURES => {
             let (gram, support) = (gram.clone(), Support::none(parameters.len()));
             let (pairs, rows, solved) = (Vec::new(), Vec::new(), Vec::new());
             let mut model = Model { d, q, gram, l2, classes, support, pairs, most_pairs: memory, rows, solved };
             learned.pairs.into_iter().for_each(|(step, change)| model.push(step, change));
-            Inheritance { model, tau: 1.0, price: 0, since: 0 }
+            Inheritance { model: Models::Whole(model), tau: 1.0, price: 0, since: 0 }
         }
-        Some(mut state) => {
-            state.model.classes = classes;
-            state.model.change_l2(l2);
-            if state.since >= RENEWED * state.price {
-                state.model.support = Support::at(sample, &objective.uncentred(&parameters), SHARE)?;
-                state.model.pairs.clear();
-                objective.count_products(1);
-                (state.tau, state.price, state.since) = (1.0, 1, 0);
-            }
-            state.extend(objective, sample, n_samples, &parameters, Some((&gradient, &l1)));
-            state
+        _ => {
+            let model = Screened::new(gram.to_vec(), l2, classes, q, memory);
+            Inheritance { model: Models::Screened(model), tau: 1.0, price: 0, since: 0 }
         }
     };
     let numbers = learned.numbers.unwrap_or([smooth + norm, max_abs(&gradient), state.tau, 0.0, 0.0]);
@@ -530,10 +588,7 @@ pub(super) fn minimise(
         if value <= 1e-3 * tolerance * first_value {
             break StopReason::Separable;
         }
-        state.model.update();
-        let (p, model_curvature) =
-            state.model.minimise(&by_class(&gradient, q), &by_class(&parameters, q), &l1, state.tau);
-        let mut direction = by_feature(&p, q);
+        let (mut direction, model_curvature) = state.model.minimise(&gradient, &parameters, &l1, state.tau);
         if !objective.has_intercept() {
             direction[d * q..].fill(0.0);
         }
@@ -578,11 +633,11 @@ pub(super) fn minimise(
             }
         }
         let Some((t, new_smooth, new_norm)) = found else {
-            if state.model.pairs.is_empty() {
+            if !state.model.has_pairs() {
                 break StopReason::Precision;
             }
             // The pairs may be what is wrong.
-            state.model.pairs.clear();
+            state.model.forget();
             n_fruitless += 1;
             if n_fruitless > FRUITLESS {
                 break StopReason::Precision;
@@ -601,7 +656,7 @@ pub(super) fn minimise(
         }
         let step: Vec<f64> = direction.iter().map(|p| t * p).collect();
         let change: Vec<f64> = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
-        state.model.push(by_class(&step, q), by_class(&change, q));
+        state.model.push(step, change);
         if is_on_path {
             of_extensions += state.extend(objective, sample, n_samples, &parameters, None);
         }
@@ -630,12 +685,11 @@ pub(super) fn minimise(
             break reason;
         }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
-            state.model.classes = class_curvature(&objective.uncentred(&parameters))?;
+            state.model.set_classes(class_curvature(&objective.uncentred(&parameters))?);
         }
     };
     let numbers = [first_value, first_gradient_norm, state.tau, n_promises as f64, n_fruitless as f64];
-    let pairs = state.model.pairs.iter().map(|Pair { step, change, .. }| (step.clone(), change.clone())).collect();
-    let learned = Learned { pairs, numbers: Some(numbers) };
+    let learned = Learned { pairs: state.model.pairs(), numbers: Some(numbers) };
     if past.is_path() {
         state.since += objective.counts().products - before - of_extensions;
         past.curvature = Some(state);

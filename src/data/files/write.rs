@@ -274,6 +274,8 @@ mod tests {
             labels,
             weights: None,
             feature_names: None,
+            categorical: Vec::new(),
+            zero_based: None,
             source: Source::new("x"),
         }
     }
