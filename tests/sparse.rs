@@ -292,16 +292,47 @@ fn read_svmlight(path: &std::path::Path, n_features: usize) -> Dataset<'static> 
     Dataset::new(features, Labels::from_names(&labels).unwrap()).unwrap()
 }
 
-/// The objective is that of scikit-learn 1.9.1, LogisticRegression(C=10, tol=1e-10, max_iter=20000), in double precision.
-#[test]
-fn banking77_tf_idf_is_that_of_scikit_learn() {
-    const OBJECTIVE: f64 = 0.512092632194;
-    let [Some(train), Some(test)] = ["train", "test"].map(|part| {
+/// Banking77 as tf-idf, for training and for testing.
+fn banking77() -> Option<[Dataset<'static>; 2]> {
+    let [train, test] = ["train", "test"].map(|part| {
         let path = common::shared_data(&format!("banking77/{part}_tfidf.svm"))?;
         Some(read_svmlight(&path, 23_608))
-    }) else {
-        return;
-    };
+    });
+    Some([train?, test?])
+}
+
+/// That of scikit-learn 1.9.1, LogisticRegression(C=10, tol=1e-10, max_iter=20000), in double precision.
+const BANKING77_OBJECTIVE: f64 = 0.512092632194;
+
+/// On every GPU the objective is that, too, and stochastic steps come to where they come on the CPU.
+#[cfg(feature = "gpu")]
+#[test]
+fn banking77_tf_idf_on_every_gpu_is_that_of_scikit_learn() {
+    let Some([train, test]) = banking77() else { return };
+    let estimator = SoftmaxRegression::new().l2(1.0 / (10.0 * 10_003.0));
+    let sgd = estimator.clone().solver(Sgd { epochs: Some(10), ..Sgd::default() }).seed(3);
+    let of_cpu = sgd.fit(&train).unwrap();
+    for name in common::gpu_names() {
+        let device = softreg::Device::named(&name).unwrap();
+        let begin = std::time::Instant::now();
+        let lbfgs = Lbfgs { tolerance: 1e-7, ..Lbfgs::default() };
+        let fit = estimator.clone().solver(lbfgs).device(&device).fit(&train).unwrap();
+        let accuracy = fit.model.evaluate(&test).unwrap().accuracy;
+        eprintln!("{name}: objective {}, accuracy {accuracy}, {:?}", fit.objective, begin.elapsed());
+        assert!((fit.objective / BANKING77_OBJECTIVE - 1.0).abs() < 1e-6, "{}", fit.objective);
+        assert!(accuracy >= 0.89, "{accuracy}");
+
+        let begin = std::time::Instant::now();
+        let fit = sgd.clone().device(&device).fit(&train).unwrap();
+        eprintln!("{name}: SGD {} (CPU: {}), {:?}", fit.objective, of_cpu.objective, begin.elapsed());
+        assert!((fit.objective / of_cpu.objective - 1.0).abs() < 1e-4, "{} {}", fit.objective, of_cpu.objective);
+    }
+}
+
+#[test]
+fn banking77_tf_idf_is_that_of_scikit_learn() {
+    const OBJECTIVE: f64 = BANKING77_OBJECTIVE;
+    let Some([train, test]) = banking77() else { return };
     assert_eq!((train.n_samples(), train.n_classes(), train.features().values().len()), (10_003, 77, 199_535));
     let estimator = SoftmaxRegression::new().l2(1.0 / (10.0 * 10_003.0));
     let estimator = estimator.solver(Lbfgs { tolerance: 1e-7, ..Lbfgs::default() });

@@ -27,6 +27,8 @@ macro_rules! assert_shape_error {
 }
 
 mod sparse;
+#[cfg(feature = "gpu")]
+mod sparse_gpu;
 
 /// Every backend of this machine: the CPU with each of its instruction sets and with a part of the data at a time, each GPU, and
 /// each GPU with chunks so small that data is held in many of them.

@@ -584,7 +584,12 @@ mod faults {
             let with_checkpoints = estimator(solver.clone()).checkpoint(&path, Every::Epochs(1));
             for call in (0..n_calls).step_by(n_calls / 8) {
                 let Some(gpu) = gpu(Some((call, Failure::Lost))) else { return };
-                let error = with_checkpoints.clone().device(&Device::of(gpu, false)).fit(&data).unwrap_err();
+                let device = Device::of(gpu.clone(), false);
+                let Err(error) = with_checkpoints.clone().device(&device).fit(&data) else {
+                    // A batch solver that takes all anew now and then may be done before.
+                    assert!(!solver.is_stochastic() && gpu.failures.calls.load(Relaxed) <= call);
+                    continue;
+                };
                 assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
                 if path.exists() {
                     let fit = with_checkpoints.clone().resume(&path).fit(&data).unwrap();

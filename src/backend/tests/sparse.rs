@@ -7,7 +7,7 @@ use crate::data::Csr;
 
 impl Case {
     /// The same with most values 0, and sparse: some samples and features have none, and one of each has all.
-    fn sparse(mut self) -> Self {
+    pub(super) fn sparse(mut self) -> Self {
         let (n, d) = (self.features.n_samples(), self.shape.n_features);
         let mut row = vec![0.0; d];
         let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
