@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::certificate::{Certificate, certify};
 use super::minimum::{Limits, Minimum};
-use super::preconditioner::{Curvature, Preconditioner};
+use super::preconditioner::{Curvature, Preconditioner, some_rows};
 use super::quasi_newton::{MOST_PAIRS, Method, minimise};
 use super::vector::centre_over_classes;
 use super::{Observer, StopReason, proximal};
 use crate::backend::cpu::{Cpu, Moments};
 use crate::backend::{Backend, Parameters, Session, Shape, Supervision};
-use crate::data::Features;
+use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
 use crate::objective::{Counts, Objective, Penalty};
 
@@ -65,6 +65,10 @@ impl Default for NewtonCg {
 /// Multiplications and additions of an evaluation in double precision on the CPU beyond which the device's own precision must do
 /// for the certificate: a few seconds for all of it.
 const CERTIFIED: f64 = 5e10;
+
+/// Rows that predict how long a step will be, on the CPU, where there are so many times as many.
+const SAMPLED: usize = 1024;
+const SAMPLED_OF: usize = 8;
 
 /// What a batch solver minimises over.
 pub(crate) struct Task<'a> {
@@ -158,8 +162,29 @@ impl Batch {
             proximal::minimise(self.limits, &mut objective, &curvature, parameters, &mut observe)?
         } else {
             let mut preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
+            let (rows, of_rows) = some_rows(features, weights, SAMPLED)?;
+            let (targets, of_rows) = (
+                Targets::Classes(vec![0; rows.n_samples()].into()),
+                of_rows.iter().map(|&weight| weight as f32).collect::<Vec<_>>(),
+            );
+            let supervision = Supervision { targets: &targets, weights: weights.and(Some(&of_rows)) };
+            let cpu = Cpu::new();
+            let mut session = cpu.session(&rows, scale, Some(supervision))?;
+            let sample = match objective.is_double() && n_samples >= SAMPLED_OF * rows.n_samples() {
+                true => Some(Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone())),
+                false => None,
+            };
             let preconditioner = &mut preconditioner;
-            minimise(self.method, self.limits, &mut objective, preconditioner, parameters, n_samples, &mut observe)?
+            minimise(
+                self.method,
+                self.limits,
+                &mut objective,
+                preconditioner,
+                sample,
+                parameters,
+                n_samples,
+                &mut observe,
+            )?
         };
         let Minimum { mut parameters, reason, begin, first_gradient_norm } = minimum;
         let (training, counts) = (begin.elapsed(), objective.counts());
@@ -212,7 +237,6 @@ mod tests {
     use super::*;
     use crate::backend::cpu::moments;
     use crate::batch::Shuffle;
-    use crate::data::Targets;
     use crate::solver::Progress;
     use crate::solver::stop::Limits as StopLimits;
 

@@ -21,6 +21,9 @@ use crate::objective::{Objective, Penalty, Smooth};
 
 /// More features have a diagonal G.
 const MOST_FEATURES: usize = 4096;
+/// Multiplications for G, which is taken of fewer rows where all would need more; but of so many rows for each feature.
+const GRAM_PRODUCTS: usize = 5_000_000_000;
+const GRAM_ROWS: usize = 8;
 /// Sweeps of the coordinate descent over all coordinates, and over those that are not zero after each of these.
 /// Of the first there are as many as take so many multiplications, but no fewer and no more than these.
 const SWEEPS: (usize, usize) = (10, 100);
@@ -355,7 +358,10 @@ pub(super) fn minimise(
     let Shape { n_features: d, n_classes: q, .. } = shape;
     let sample = ClassSample::new(curvature.features, curvature.scale, curvature.weights, shape)?;
     let gram = match d <= MOST_FEATURES {
-        true => gram(curvature.features, curvature.scale, curvature.weights, curvature.moments)?,
+        true => {
+            let rows = (GRAM_PRODUCTS / (d * d)).max(GRAM_ROWS * d);
+            gram(curvature.features, curvature.scale, curvature.weights, curvature.moments, rows)?
+        }
         false => curvature.moments.variance.clone(),
     };
     let l1 = objective.penalty().l1.clone();
