@@ -175,16 +175,8 @@ impl Batch {
                 false => None,
             };
             let preconditioner = &mut preconditioner;
-            minimise(
-                self.method,
-                self.limits,
-                &mut objective,
-                preconditioner,
-                sample,
-                parameters,
-                n_samples,
-                &mut observe,
-            )?
+            let objectives = (&mut objective, sample);
+            minimise(self.method, self.limits, objectives, preconditioner, parameters, n_samples, &mut observe)?
         };
         let Minimum { mut parameters, reason, begin, first_gradient_norm } = minimum;
         let (training, counts) = (begin.elapsed(), objective.counts());

@@ -42,6 +42,6 @@ pub(super) struct Minimum {
     pub reason: StopReason,
     /// When the first iteration began.
     pub begin: Instant,
-    /// The largest of the gradient there, without an l1 penalty.
+    /// The largest of the gradient there, without an l1 penalty, in the precision of the first evaluation.
     pub first_gradient_norm: f64,
 }

@@ -244,9 +244,8 @@ fn predicted(
 pub(super) fn minimise(
     method: Method,
     Limits { memory, max_iterations, tolerance }: Limits,
-    objective: &mut Objective,
+    (objective, mut sample): (&mut Objective, Option<Objective>),
     preconditioner: &mut Preconditioner,
-    mut sample: Option<Objective>,
     mut parameters: Vec<f64>,
     n_samples: usize,
     observe: &mut Observe,
