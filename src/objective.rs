@@ -146,6 +146,11 @@ impl<'a> Objective<'a> {
         self.loss.is_double()
     }
 
+    /// Whether products may be in single precision from the next start on, far from the minimum; says whether that changes anything.
+    pub fn set_draft(&mut self, is_draft: bool) -> bool {
+        self.loss.set_draft(is_draft)
+    }
+
     pub fn has_intercept(&self) -> bool {
         self.has_intercept
     }

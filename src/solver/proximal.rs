@@ -30,6 +30,9 @@ use crate::objective::{Objective, Penalty, Smooth};
 
 /// More features have a diagonal G, see `screened`.
 const MOST_FEATURES: usize = 4096;
+/// Multiplications for G, which is taken of fewer rows where all would need more; but of so many rows for each feature.
+const GRAM_PRODUCTS: usize = 5_000_000_000;
+const GRAM_ROWS: usize = 8;
 /// Sweeps of the coordinate descent over all coordinates, and over those that are not zero after each of these.
 /// Of the first there are as many as take so many multiplications, but no fewer and no more than these.
 const SWEEPS: (usize, usize) = (10, 100);
@@ -515,7 +518,10 @@ impl<'a> Prepared<'a> {
         let Curvature { features, scale, weights, moments, .. } = curvature;
         let gram = match &past.curvature {
             Some(Inheritance { model: Models::Whole(model), .. }) => model.gram.clone(),
-            _ if shape.n_features <= MOST_FEATURES => gram(features, scale, weights, moments)?.into(),
+            _ if shape.n_features <= MOST_FEATURES => {
+                let rows = (GRAM_PRODUCTS / shape.n_features.pow(2)).max(GRAM_ROWS * shape.n_features);
+                gram(features, scale, weights, moments, rows)?.into()
+            }
             _ => moments.variance.clone().into(),
         };
         Ok(Self { sample: ClassSample::new(features, scale, weights, shape)?, gram })
@@ -572,8 +578,8 @@ pub(super) fn minimise(
             Inheritance { model: Models::Screened(model), tau: 1.0, price: 0, since: 0 }
         }
     };
-    let numbers = learned.numbers.unwrap_or([smooth + norm, max_abs(&gradient), state.tau, 0.0, 0.0]);
-    let [first_value, first_gradient_norm, tau, n_promises, n_fruitless] = numbers;
+    let numbers = learned.numbers.unwrap_or([smooth + norm, max_abs(&gradient), state.tau, 0.0, 0.0, 0.0]);
+    let [first_value, first_gradient_norm, tau, n_promises, n_fruitless, _] = numbers;
     state.tau = tau;
     let (mut n_promises, mut n_fruitless) = (n_promises as usize, n_fruitless as usize);
     let is_on_path = !past.is_empty();
@@ -688,7 +694,7 @@ pub(super) fn minimise(
             state.model.set_classes(class_curvature(&objective.uncentred(&parameters))?);
         }
     };
-    let numbers = [first_value, first_gradient_norm, state.tau, n_promises as f64, n_fruitless as f64];
+    let numbers = [first_value, first_gradient_norm, state.tau, n_promises as f64, n_fruitless as f64, 0.0];
     let learned = Learned { pairs: state.model.pairs(), numbers: Some(numbers) };
     if past.is_path() {
         state.since += objective.counts().products - before - of_extensions;
