@@ -4,7 +4,7 @@ mod common;
 
 use common::Random;
 use softreg::{
-    AdamW, Dataset, Error, FeatureScale, Features, Fit, Labels, Lbfgs, NewtonCg, Sgd, SoftmaxRegression, Solver,
+    AdamW, Dataset, Error, Every, FeatureScale, Features, Fit, Labels, Lbfgs, NewtonCg, Sgd, SoftmaxRegression, Solver,
     StopReason, data,
 };
 
@@ -292,6 +292,13 @@ fn paths_that_make_no_sense_are_errors() {
     }
     let error = SoftmaxRegression::new().solver(Sgd::default()).path(&data, &[1.0]).unwrap_err();
     assert!(matches!(error, Error::Setting { name: "the solver of a path", .. }), "{error}");
+    for estimator in [
+        SoftmaxRegression::new().checkpoint("checkpoint", Every::Epochs(1)),
+        SoftmaxRegression::new().resume("checkpoint"),
+    ] {
+        let error = estimator.path(&data, &[1.0]).unwrap_err();
+        assert!(matches!(error, Error::Setting { name: "the checkpoint of a path", .. }), "{error}");
+    }
 }
 
 /// 20 penalties, each `ratio` times the one before, warm-started and cold: products of both, and whether they agree.

@@ -33,7 +33,6 @@ mod sparse_gpu;
 /// Every backend of this machine: the CPU with each of its instruction sets and with a part of the data at a time, each GPU, and
 /// each GPU with chunks so small that data is held in many of them.
 fn backends() -> Vec<(String, Box<dyn Backend>)> {
-    #[cfg_attr(not(feature = "gpu"), expect(unused_mut))]
     let mut backends: Vec<(String, Box<dyn Backend>)> = super::cpu::Cpu::all()
         .into_iter()
         .map(|cpu| (cpu.info().driver.clone(), Box::new(cpu) as Box<dyn Backend>))

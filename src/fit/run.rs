@@ -417,10 +417,11 @@ fn evaluate(session: &mut dyn Session, data: &Dataset, parameters: &Parameters) 
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::data::digits;
+    use crate::batch::Shuffle;
+    use crate::data::{Features, Labels, digits};
     use crate::solver::{AdamW, Every, Lbfgs, NewtonCg, Sgd, StopReason};
 
     /// The CPU, and a GPU where there is one.
@@ -454,50 +455,68 @@ mod tests {
         estimators
     }
 
-    /// A training that is stopped after any epoch goes on from its checkpoint to the model of one in one go, on every device.
+    /// A training that is stopped after any epoch goes on from its checkpoint to the model of one in one go.
+    fn check_that_it_goes_on(what: &str, path: &Path, estimator: &SoftmaxRegression, data: &Dataset) {
+        let estimator = estimator.clone().checkpoint(path, Every::Epochs(2));
+        let at_once = estimator.fit(data).unwrap();
+        let n = at_once.epochs.len();
+        assert!(n > 6, "{what}: {n}");
+        for last in [1, 2, 3, 5, n - 1] {
+            std::fs::remove_file(path).unwrap();
+            let stop = |progress: &Progress| match progress.epoch == last {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let stopped = estimator.fit_with(data, stop).unwrap();
+            assert_eq!((stopped.epochs.len(), stopped.reason), (last, StopReason::Caller), "{what}");
+            assert!(stopped.model != at_once.model);
+            // Iterations of batch solvers go on from every second one.
+            let is_batch = !estimator.solver_for(data).is_stochastic();
+            let expected = if is_batch { last / 2 * 2 } else { last };
+            assert_eq!(stopped.checkpoint, Some(expected).filter(|&n| n > 0), "{what}");
+            if expected == 0 {
+                std::fs::write(path, "").unwrap();
+                continue;
+            }
+            let mut first = None;
+            let resumed = estimator.clone().resume(path).fit_with(data, |progress| {
+                first.get_or_insert(progress.epoch);
+                ControlFlow::Continue(())
+            });
+            let resumed = resumed.unwrap();
+            assert_eq!(first, Some(expected + 1), "{what}");
+            assert!(resumed.model == at_once.model && resumed.objective == at_once.objective, "{what} {last}");
+            let losses = |fit: &Fit| fit.epochs.iter().map(|e| (e.loss, e.validation_loss)).collect::<Vec<_>>();
+            assert_eq!(losses(&resumed), losses(&at_once), "{what}");
+            assert_eq!(resumed.products, at_once.products, "{what}");
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+
     #[test]
     fn a_stopped_training_goes_on_to_the_same_bits() {
         let data = digits().unwrap().split(0.7, 3).unwrap().0;
         for device in devices() {
             for (name, estimator) in estimators() {
                 let what = format!("{}: {name}", device.info().name);
-                let path = file(name);
-                let estimator = estimator.device(&device).checkpoint(&path, Every::Epochs(2));
-                let at_once = estimator.fit(&data).unwrap();
-                let n = at_once.epochs.len();
-                assert!(n > 6, "{what}: {n}");
-                for last in [1, 2, 3, 5, n - 1] {
-                    std::fs::remove_file(&path).unwrap();
-                    let stop = |progress: &Progress| match progress.epoch == last {
-                        true => ControlFlow::Break(()),
-                        false => ControlFlow::Continue(()),
-                    };
-                    let stopped = estimator.fit_with(&data, stop).unwrap();
-                    assert_eq!((stopped.epochs.len(), stopped.reason), (last, StopReason::Caller), "{what}");
-                    assert!(stopped.model != at_once.model);
-                    // Iterations of batch solvers go on from every second one.
-                    let is_batch = !estimator.solver_for(&data).is_stochastic();
-                    let expected = if is_batch { last / 2 * 2 } else { last };
-                    assert_eq!(stopped.checkpoint, Some(expected).filter(|&n| n > 0), "{what}");
-                    if expected == 0 {
-                        std::fs::write(&path, "").unwrap();
-                        continue;
-                    }
-                    let mut first = None;
-                    let resumed = estimator.clone().resume(&path).fit_with(&data, |progress| {
-                        first.get_or_insert(progress.epoch);
-                        ControlFlow::Continue(())
-                    });
-                    let resumed = resumed.unwrap();
-                    assert_eq!(first, Some(expected + 1), "{what}");
-                    assert!(resumed.model == at_once.model && resumed.objective == at_once.objective, "{what} {last}");
-                    let losses = |fit: &Fit| fit.epochs.iter().map(|e| (e.loss, e.validation_loss)).collect::<Vec<_>>();
-                    assert_eq!(losses(&resumed), losses(&at_once), "{what}");
-                    assert_eq!(resumed.products, at_once.products, "{what}");
-                }
-                std::fs::remove_file(&path).unwrap();
+                check_that_it_goes_on(&what, &file(name), &estimator.device(&device), &data);
             }
         }
+    }
+
+    /// The same with so many samples that drafts are in single precision, and that some rows predict lengths: a training goes on in
+    /// the precision that it was in.
+    #[test]
+    fn a_training_that_began_with_drafts_goes_on_to_the_same_bits() {
+        let (n, d, q) = (9_000, 50, 20);
+        let mut random = Shuffle::new(5, 0);
+        let mut value = || random.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5;
+        let of_class = |i: usize, k: usize| 0.3 * f32::from(k % q == i % q);
+        let x = (0..n * d).map(|at| value() + of_class(at / d, at % d)).collect::<Vec<_>>();
+        let classes: Vec<usize> = (0..n).map(|i| i % q).collect();
+        let data = Dataset::new(Features::new(x, n, d).unwrap(), Labels::from_integers(&classes).unwrap()).unwrap();
+        let estimator = SoftmaxRegression::new().l2(1e-6).solver(Lbfgs { tolerance: 1e-12, ..Lbfgs::default() });
+        check_that_it_goes_on("drafts", &file("drafts"), &estimator, &data);
     }
 }
 
