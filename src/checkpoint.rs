@@ -328,7 +328,7 @@ fn snapshot(metadata: &Value, tensors: &SafeTensors, shape: Shape) -> Result<Sna
         }
         let pairs = pairs.chunks_exact(2 * n).map(|pair| (pair[..n].to_vec(), pair[n..].to_vec())).collect();
         let numbers = match tensors.tensor("numbers") {
-            Ok(_) => Some(doubles("numbers")?.try_into().map_err(|_| damaged(&"its numbers are not three"))?),
+            Ok(_) => Some(doubles("numbers")?.try_into().map_err(|_| damaged(&"its numbers are not six"))?),
             Err(_) => None,
         };
         let counts = Counts { products: integer("n_products")? as usize, along: integer("n_along")? as usize };
@@ -376,7 +376,7 @@ mod tests {
         let best = Best { epoch: 2, loss: 0.1, parameters: parameters.clone() };
         let state = State { parameters, moments: vec![1e-30; 18], n_steps: 1 << 60 };
         let pairs = vec![(vec![1.0 / 3.0; 9], vec![1e-300; 9])];
-        let learned = Learned { pairs, numbers: Some([1.0, 2.0, 0.1, f64::INFINITY, 3.0]) };
+        let learned = Learned { pairs, numbers: Some([1.0, 2.0, 0.1, f64::INFINITY, 3.0, 0.0]) };
         let stand = Stand { parameters: vec![1.0 / 7.0; 9], learned, counts: Counts { products: 5, along: 6 } };
         [
             Snapshot { solver: SolverState::Stochastic(state), epochs: epochs.clone(), best: Some(best) },

@@ -12,7 +12,7 @@ use crate::data::{Dataset, Dtype, Features};
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::model::Model;
-use crate::solver::{Certificate, Every, Limits, Progress, Solver, StopReason};
+use crate::solver::{Certificate, Every, Lbfgs, Limits, Past, Progress, Solver, StopReason};
 use crate::weighting::ClassWeight;
 
 /// What every feature is multiplied by before training: the penalty is on the weights of features scaled so.
@@ -380,6 +380,67 @@ impl SoftmaxRegression {
     /// # Errors
     /// As [`SoftmaxRegression::fit`].
     pub fn fit_with(&self, data: &Dataset, mut on_epoch: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Fit> {
+        self.fit_after(&mut Past::default(), data, &mut on_epoch)
+    }
+
+    /// Fits along a path of penalties: for each of `factors`, in their order, a fit with l1 and l2 times the factor, which begins
+    /// where those before it lead to. From a large penalty to a small one that takes far fewer products than fits of their own:
+    /// with an l1 penalty a fit also begins with the curvature among the weights that are not zero there. Each fit
+    /// ends by the same tolerance as one of its own, and tells of its own products and time.
+    ///
+    /// For batch solvers, of which L-BFGS is the default here whatever the size of the data. Each fit has the time limit and the
+    /// patience of its own; [`SoftmaxRegression::init`] is where the first begins.
+    ///
+    /// ```
+    /// use softreg::{SoftmaxRegression, data};
+    /// let (train, test) = data::digits()?.split(0.2, 0)?;
+    /// let estimator = SoftmaxRegression::new().l2(0.0).l1(1e-2);
+    /// for fit in estimator.path(&train, &[1.0, 0.5, 0.25])? {
+    ///     let n_nonzero = fit.certificate.map_or(0, |certificate| certificate.n_nonzero);
+    ///     println!("{n_nonzero} weights: {}", fit.model.evaluate(&test)?.accuracy);
+    /// }
+    /// # Ok::<(), softreg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`SoftmaxRegression::fit`]; [`Error::Setting`] for a factor that is not a finite number above 0, for a stochastic solver, and
+    /// for checkpoints, which a path has none of.
+    pub fn path(&self, data: &Dataset, factors: &[f64]) -> Result<Vec<Fit>> {
+        let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
+        if let Some(factor) = factors.iter().find(|factor| !(**factor > 0.0 && factor.is_finite())) {
+            return setting("a factor of the penalties", factor.to_string(), "a finite number above 0");
+        }
+        if let Some(path) = self.resume.as_ref().or(self.checkpoint.as_ref().map(|(path, _)| path)) {
+            return setting(
+                "the checkpoint of a path",
+                path.display().to_string(),
+                "left out: a path has no checkpoints",
+            );
+        }
+        let mut estimator = self.clone();
+        match &self.solver {
+            Solver::Auto => estimator.solver = Lbfgs::default().into(),
+            solver if solver.is_stochastic() => {
+                return setting("the solver of a path", solver.name().to_owned(), "L-BFGS or Newton-CG");
+            }
+            _ => {}
+        }
+        let mut past = Past::default();
+        let fit = |&factor: &f64| {
+            past.go_to(factor);
+            (estimator.l1, estimator.l2) = (factor * self.l1, factor * self.l2);
+            estimator.fit_after(&mut past, data, &mut |_| ControlFlow::Continue(()))
+        };
+        factors.iter().map(fit).collect()
+    }
+
+    /// A fit after others on a path.
+    fn fit_after(
+        &self,
+        past: &mut Past,
+        data: &Dataset,
+        on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Fit> {
         let begin = Instant::now();
         self.solver.check()?;
         self.limits.check(self.validation.is_some())?;
@@ -422,8 +483,8 @@ impl SoftmaxRegression {
             }
         }
         match &self.validation {
-            None => run::fit(self, data, None, begin, &mut on_epoch),
-            Some(Validation::Data(validation)) => run::fit(self, data, Some(validation), begin, &mut on_epoch),
+            None => run::fit(self, data, None, begin, past, on_epoch),
+            Some(Validation::Data(validation)) => run::fit(self, data, Some(validation), begin, past, on_epoch),
             Some(Validation::Fraction(fraction)) => {
                 let (data, validation) = data.split(*fraction, self.seed).map_err(|error| match error {
                     Error::Setting { value, expected, .. } => {
@@ -431,7 +492,7 @@ impl SoftmaxRegression {
                     }
                     other => other,
                 })?;
-                run::fit(self, &data, Some(&validation), begin, &mut on_epoch)
+                run::fit(self, &data, Some(&validation), begin, past, on_epoch)
             }
         }
     }

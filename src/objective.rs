@@ -127,6 +127,16 @@ impl<'a> Objective<'a> {
         self.counts
     }
 
+    /// μ of the features, (d); zeros without an intercept.
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
+    }
+
+    /// Counts work that takes as long as so many products.
+    pub fn count_products(&mut self, n: usize) {
+        self.counts.products += n;
+    }
+
     /// Goes on counting from there.
     pub fn count_from(&mut self, counts: Counts) {
         self.counts = counts;
@@ -134,6 +144,11 @@ impl<'a> Objective<'a> {
 
     pub fn is_double(&self) -> bool {
         self.loss.is_double()
+    }
+
+    /// Whether products may be in single precision from the next start on, far from the minimum; says whether that changes anything.
+    pub fn set_draft(&mut self, is_draft: bool) -> bool {
+        self.loss.set_draft(is_draft)
     }
 
     pub fn has_intercept(&self) -> bool {

@@ -4,8 +4,8 @@ mod common;
 
 use common::Random;
 use softreg::{
-    AdamW, Dataset, Error, FeatureScale, Features, Fit, Labels, Lbfgs, NewtonCg, SoftmaxRegression, Solver, StopReason,
-    data,
+    AdamW, Dataset, Error, Every, FeatureScale, Features, Fit, Labels, Lbfgs, NewtonCg, Sgd, SoftmaxRegression, Solver,
+    StopReason, data,
 };
 
 /// An estimator on the features as they are.
@@ -199,14 +199,106 @@ fn weights_and_penalties_may_be_extreme() {
     let mut far = x;
     far[..5].fill(1e4);
     // With an l1 penalty it takes more than a thousand iterations.
+    let far = dataset(far, 5, &classes, 3);
+    let exact = estimator(Lbfgs { tolerance: 1e-13, ..Lbfgs::default() }).l2(1e-3).fit(&far).unwrap();
     for solver in [Solver::from(Lbfgs::default()), NewtonCg::default().into()] {
-        let fit = estimator(solver).l2(1e-3).fit(&dataset(far.clone(), 5, &classes, 3)).unwrap();
-        assert!(fit.certificate.unwrap().gap.unwrap() < 1e-6 * fit.objective, "an outlier: {:?}", fit.certificate);
+        let fit = estimator(solver).l2(1e-3).fit(&far).unwrap();
+        let missing = fit.objective / exact.objective - 1.0;
+        let what = format!("an outlier: {missing:e} {} {:?} of {:?}", fit.reason, fit.certificate, exact.certificate);
+        println!("{what}");
+        assert!(missing.abs() < 2e-8 && fit.certificate.unwrap().gap.unwrap() < 1e-5 * fit.objective, "{what}");
     }
     check_by("no intercept", &data, 1e-3, &|estimator| estimator.intercept(false));
     let (mut x, classes) = overlapping(120, 5, 6);
     x.iter_mut().for_each(|x| *x += 100.0);
     check_by("no intercept, large means", &dataset(x, 5, &classes, 3), 1e-3, &|estimator| estimator.intercept(false));
+}
+
+/// Weights that are zero in one alone.
+fn wrong_zeros(a: &Fit, b: &Fit) -> usize {
+    a.model.weights().iter().zip(b.model.weights()).filter(|&(&a, &b)| (a == 0.0) != (b == 0.0)).count()
+}
+
+/// Whether the second fit has the objective of the first to its tolerance, and the same zeros.
+fn is_same(cold: &Fit, other: &Fit) -> Result<(), String> {
+    let [a, b] = [cold, other].map(|fit| fit.certificate.unwrap());
+    let (difference, wrong) = (b.objective / a.objective - 1.0, wrong_zeros(cold, other));
+    let is_same = difference.abs() <= 3e-8 && wrong == 0 && other.reason == StopReason::Converged;
+    if is_same { Ok(()) } else { Err(format!("{difference:e}, {wrong} zeros: {a:?} {b:?}")) }
+}
+
+/// 20 penalties, each `ratio` times the one before, as a path and cold: products of both, where all agree.
+fn path_and_cold(data: &Dataset, l2: f64, l1: f64, ratio: f64) -> [usize; 2] {
+    let estimator = estimator(Lbfgs { tolerance: 1e-8, ..Lbfgs::default() });
+    let factors: Vec<f64> = (0..20).map(|i| ratio.powi(i)).collect();
+    let path = estimator.clone().l2(l2).l1(l1).path(data, &factors).unwrap();
+    let fit = |factor| estimator.clone().l2(factor * l2).l1(factor * l1).fit(data).unwrap();
+    let cold: Vec<Fit> = factors.iter().map(fit).collect();
+    for ((cold, fit), factor) in cold.iter().zip(&path).zip(&factors) {
+        is_same(cold, fit).unwrap_or_else(|problem| panic!("l2 {l2}, l1 {l1}, times {factor}: {problem}"));
+    }
+    // The comparison notices the next penalty.
+    assert!(cold[1..].iter().zip(&path).all(|(cold, fit)| is_same(cold, fit).is_err()));
+    let products = |fits: &[Fit]| fits.iter().map(|fit| fit.products.unwrap()).sum();
+    let both = [products(&path), products(&cold)];
+    eprintln!("l2 {l2}, l1 {l1}: {} products on the path, {} cold", both[0], both[1]);
+    both
+}
+
+#[test]
+fn a_path_takes_a_third_of_the_products() {
+    let digits = data::digits().unwrap();
+    let first = first_l1(&digits);
+    let ratio = 1e-3f64.powf(1.0 / 19.0);
+    for (l2, l1) in [(0.0, first), (0.5, 0.5)] {
+        let [path, cold] = path_and_cold(&digits, l2, l1, ratio);
+        assert!(3 * path < cold, "l2 {l2}, l1 {l1}: {path} of {cold} products");
+    }
+    // Without an l1 penalty it is only the start that is better.
+    let [path, cold] = path_and_cold(&digits, 10.0, 0.0, 1e-6f64.powf(1.0 / 19.0));
+    assert!(10 * path < 9 * cold, "{path} of {cold} products");
+}
+
+/// Penalties may come in any order, again, and far from each other; standardised or without an intercept.
+#[test]
+fn a_path_may_go_anywhere() {
+    let (x, classes) = overlapping(300, 6, 8);
+    let data = dataset(x, 6, &classes, 3);
+    for estimator in [
+        estimator(Lbfgs::default()).l2(0.0).l1(1.0),
+        estimator(Lbfgs::default()).l2(1.0).l1(1.0).standardize(true),
+        estimator(Lbfgs::default()).l2(1.0).l1(0.3).intercept(false),
+        estimator(NewtonCg::default()).l2(1.0).l1(0.0),
+    ] {
+        let factors = [1e-2, 1e-2, 1e-3, 1e2, 1e-4, 2e-4];
+        let path = estimator.path(&data, &factors).unwrap();
+        for (fit, &factor) in path.iter().zip(&factors) {
+            let alone = estimator.path(&data, &[factor]).unwrap();
+            let ratio = fit.certificate.unwrap().objective / alone[0].certificate.unwrap().objective;
+            assert!((ratio - 1.0).abs() < 1e-7, "{factor}: {ratio}");
+            assert!(wrong_zeros(fit, &alone[0]) <= 1, "{factor}");
+        }
+    }
+}
+
+#[test]
+fn paths_that_make_no_sense_are_errors() {
+    let (x, classes) = overlapping(60, 2, 5);
+    let data = dataset(x, 2, &classes, 3);
+    assert!(SoftmaxRegression::new().path(&data, &[]).unwrap().is_empty());
+    for factor in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = SoftmaxRegression::new().path(&data, &[1.0, factor]).unwrap_err();
+        assert!(matches!(error, Error::Setting { name: "a factor of the penalties", .. }), "{error}");
+    }
+    let error = SoftmaxRegression::new().solver(Sgd::default()).path(&data, &[1.0]).unwrap_err();
+    assert!(matches!(error, Error::Setting { name: "the solver of a path", .. }), "{error}");
+    for estimator in [
+        SoftmaxRegression::new().checkpoint("checkpoint", Every::Epochs(1)),
+        SoftmaxRegression::new().resume("checkpoint"),
+    ] {
+        let error = estimator.path(&data, &[1.0]).unwrap_err();
+        assert!(matches!(error, Error::Setting { name: "the checkpoint of a path", .. }), "{error}");
+    }
 }
 
 /// 20 penalties, each `ratio` times the one before, warm-started and cold: products of both, and whether they agree.
@@ -227,8 +319,7 @@ fn path(
             Some(before) => estimator.init(&before.model).fit(data).unwrap(),
         };
         let [a, b] = [&cold, &warm].map(|fit| fit.certificate.unwrap());
-        let wrong =
-            cold.model.weights().iter().zip(warm.model.weights()).filter(|&(&a, &b)| (a == 0.0) != (b == 0.0)).count();
+        let wrong = wrong_zeros(&cold, &warm);
         eprintln!(
             "{penalty:.3e}: {:?} {} cold, {:?} {} warm, J {:.1e}, {} not zero, {wrong} differ",
             cold.reason,
@@ -304,6 +395,28 @@ fn a_value_far_outside_does_not_end_it_early() {
             let gap = fit.certificate.unwrap().gap.unwrap();
             assert!(gap >= fit.objective - exact.objective - 1e-9, "{outlier:e} {name}: {gap}");
         }
+    }
+}
+
+/// Data that is large enough for drafts in single precision reaches the same minimum, whatever scale and mean its columns have.
+#[test]
+fn large_data_of_any_scale_reaches_the_minimum() {
+    let (n, d) = (60_000, 48);
+    for (scale, mean) in [(1.0f32, 0.0f32), (2.0, 1e3), (1.0, 1e4)] {
+        let (mut x, classes) = overlapping(n, d, 11);
+        for k in 0..d {
+            change_column(&mut x, d, k, |_, x| (x + mean) * scale.powi(k as i32 - 24));
+        }
+        let data = dataset(x, d, &classes, 3);
+        let fits = [Solver::from(Lbfgs::default()), NewtonCg::default().into()].map(|solver| {
+            let fit = estimator(solver).l2(1e-6).fit(&data).unwrap();
+            println!("{scale} {mean}: {} {:?} {:?}", fit.reason, fit.products, fit.certificate);
+            assert_eq!(fit.reason, StopReason::Converged);
+            let certificate = fit.certificate.unwrap();
+            assert!(certificate.is_double && certificate.relative_gradient_norm < 1e-3);
+            certificate.objective
+        });
+        assert!((fits[0] / fits[1] - 1.0).abs() <= 2e-8, "{fits:?}");
     }
 }
 

@@ -339,6 +339,12 @@ pub trait Loss {
     /// Whether the arithmetic is in double precision.
     fn is_double(&self) -> bool;
 
+    /// Whether products may be in single precision from the next [`Loss::start`] on: in drafts, far from the minimum. At first they
+    /// may not. Answers whether that changes anything, so that there must be a start.
+    fn set_draft(&mut self, _is_draft: bool) -> bool {
+        false
+    }
+
     /// Goes to `parameters`; there is no direction then. Two products and one readback.
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation>;
 

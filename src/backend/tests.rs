@@ -33,7 +33,6 @@ mod sparse_gpu;
 /// Every backend of this machine: the CPU with each of its instruction sets and with a part of the data at a time, each GPU, and
 /// each GPU with chunks so small that data is held in many of them.
 fn backends() -> Vec<(String, Box<dyn Backend>)> {
-    #[cfg_attr(not(feature = "gpu"), expect(unused_mut))]
     let mut backends: Vec<(String, Box<dyn Backend>)> = super::cpu::Cpu::all()
         .into_iter()
         .map(|cpu| (cpu.info().driver.clone(), Box::new(cpu) as Box<dyn Backend>))
@@ -1000,6 +999,42 @@ fn losses_of_the_cpu_are_in_double_precision() {
                     let mut loss = session.loss(case.shape).unwrap();
                     case.check_loss_by(check_double, &what, &mut *loss, &expected).unwrap();
                 }
+            }
+        }
+    }
+}
+
+/// Drafts of the CPU with each instruction set, to the precision of `f32` and no better, and what comes after a draft to that of `f64`.
+#[test]
+fn drafts_of_the_cpu_are_in_single_precision() {
+    for (number, sizes) in
+        [(1, 1, 2, 1, 1), (5, 15, 3, 3, 5), (129, 16, 13, 1, 9), (1000, 33, 5, 2, 9), (700, 400, 30, 1, 9)]
+            .iter()
+            .enumerate()
+    {
+        for (dtype, soft) in [(Dtype::F32, false), (Dtype::U8, true)] {
+            let mut case = Case::new(*sizes, dtype, soft);
+            if dtype == Dtype::F32 {
+                // Then features of whole slabs are used where they lie.
+                case.x.iter_mut().for_each(|x| *x /= f64::from(case.scale));
+                case.scale = 1.0;
+            }
+            let weights = (number % 2 == 0).then(|| case.weights());
+            let expected = case.expected_of_loss(weights.as_deref());
+            for cpu in super::cpu::Cpu::all() {
+                let what = format!("{}: {sizes:?} {dtype}", cpu.info().driver);
+                let supervision = Supervision { targets: &case.targets, weights: weights.as_deref() };
+                let mut session = cpu.session(&case.features, case.scale, Some(supervision)).unwrap();
+                let mut loss = session.loss(case.shape).unwrap();
+                let before = loss.start(&case.like_start(1)).unwrap();
+                assert!(!loss.set_draft(false) && loss.set_draft(true) && !loss.set_draft(true) && !loss.is_double());
+                case.check_loss(&what, &mut *loss, &expected).unwrap();
+                if number > 0 {
+                    case.check_loss_by(check_double, &what, &mut *loss, &expected).unwrap_err();
+                }
+                assert!(loss.set_draft(false) && loss.is_double());
+                case.check_loss_by(check_double, &what, &mut *loss, &expected).unwrap();
+                assert_eq!(loss.start(&case.like_start(1)).unwrap(), before, "{what}");
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
 use crate::objective::Penalty;
 use crate::solver::{
-    Batch, Keeper, Kind, Limits, Observer, Outcome, Progress, Solver, StochasticProblem, Task, Validate,
+    Batch, Keeper, Kind, Limits, Observer, Outcome, Past, Progress, Solver, StochasticProblem, Task, Validate,
     WriteCheckpoint,
 };
 use crate::weighting::Weighting;
@@ -29,12 +29,13 @@ use crate::weighting::Weighting;
 /// Told of each epoch; may stop the training.
 type OnEpoch<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
 
-/// Trains on `data`; the settings of the estimator make sense.
+/// Trains on `data`, after others on a path that are `past`; the settings of the estimator make sense.
 pub(super) fn fit(
     estimator: &SoftmaxRegression,
     data: &Dataset,
     validation: Option<&Dataset>,
     begin: Instant,
+    past: &mut Past,
     on_epoch: &mut OnEpoch,
 ) -> Result<Fit> {
     if let Some(validation) = validation.filter(|validation| validation.n_features() != data.n_features()) {
@@ -43,7 +44,7 @@ pub(super) fn fit(
     let init = estimator.init.as_deref();
     let solver = estimator.solver_for(data);
     if let Some(columns) = columns_of(estimator, data, &solver)? {
-        return fit_columns(estimator, &columns, data, validation, begin, on_epoch);
+        return fit_columns(estimator, &columns, data, validation, begin, past, on_epoch);
     }
     let feature_scale = match (estimator.feature_scale, init.and_then(Model::feature_scale)) {
         (FeatureScale::Auto, Some(factor)) => FeatureScale::Factor(factor),
@@ -95,7 +96,7 @@ pub(super) fn fit(
         penalty,
         start,
     };
-    run.fit(on_epoch)
+    run.fit(past, on_epoch)
 }
 
 /// The features that the training has to do with, where these are not all: sparse features that do not occur need no
@@ -118,6 +119,7 @@ fn fit_columns(
     data: &Dataset,
     validation: Option<&Dataset>,
     begin: Instant,
+    past: &mut Past,
     on_epoch: &mut OnEpoch,
 ) -> Result<Fit> {
     let kept = columns.kept();
@@ -127,7 +129,7 @@ fn fit_columns(
         ..estimator.clone()
     };
     let validation = validation.map(|validation| validation.of_columns(kept)).transpose()?;
-    let mut fit = fit(&of_columns, &data.of_columns(kept)?, validation.as_ref(), begin, on_epoch)?;
+    let mut fit = fit(&of_columns, &data.of_columns(kept)?, validation.as_ref(), begin, past, on_epoch)?;
     let names = data.feature_names().or_else(|| estimator.init.as_deref()?.feature_names());
     fit.model = columns.spread(&fit.model, names.map(<[String]>::to_vec))?;
     fit.model.record_setting("penalty_factors", estimator.penalty_factors.clone().into());
@@ -160,7 +162,7 @@ struct Run<'r> {
 impl Run<'_> {
     /// Trains on the device of the estimator and, should that fail and have been chosen automatically, on the CPU from the last
     /// state that is known to be good.
-    fn fit(&self, on_epoch: &mut OnEpoch) -> Result<Fit> {
+    fn fit(&self, past: &mut Past, on_epoch: &mut OnEpoch) -> Result<Fit> {
         let estimator = self.estimator;
         let is_kept = estimator.checkpoint.is_some() || estimator.resume.is_some();
         let identity = is_kept.then(|| self.identity()).transpose()?;
@@ -187,7 +189,7 @@ impl Run<'_> {
             let is_fault = |error: &Error| {
                 matches!(error, Error::DeviceLost { .. } | Error::OutOfMemory { .. } | Error::DeviceLimit { .. })
             };
-            match self.fit_on(&device, &mut keeper, on_epoch) {
+            match self.fit_on(&device, &mut keeper, past, on_epoch) {
                 Err(error) if may_change && is_fault(&error) => {
                     let from = match keeper.n_epochs() {
                         0 => "from the beginning".to_owned(),
@@ -249,7 +251,7 @@ impl Run<'_> {
     }
 
     /// Trains on `device` from where the keeper says that the training stands.
-    fn fit_on(&self, device: &Device, keeper: &mut Keeper, on_epoch: &mut OnEpoch) -> Result<Fit> {
+    fn fit_on(&self, device: &Device, keeper: &mut Keeper, past: &mut Past, on_epoch: &mut OnEpoch) -> Result<Fit> {
         let Self { estimator, data, weighting, begin, solver, scale, l2, learning_rate, .. } = self;
         let (scale, l2, learning_rate, begin) = (*scale, *l2, *learning_rate, *begin);
         let supervision = weighting.supervision();
@@ -269,7 +271,7 @@ impl Run<'_> {
         let (mut settings, last, reason, first, mut training) = match solver.kind() {
             Kind::Batch(solver) => {
                 let start = estimator.init.is_some().then_some(&self.start);
-                let found = solver.minimise(&mut *session, &self.task(start), &mut observer)?;
+                let found = solver.minimise(&mut *session, &self.task(start), past, &mut observer)?;
                 optimum = Some((found.counts.products, found.certificate));
                 (solver.to_json(), found.parameters, found.reason, found.begin, found.training)
             }
@@ -290,7 +292,8 @@ impl Run<'_> {
             let limits = Limits { patience: None, ..estimator.limits };
             let mut nothing = Keeper::new(None);
             let mut observer = Observer::new(limits, begin, None, &mut silent, &mut nothing);
-            let found = Batch::polishing().minimise(&mut *session, &self.task(Some(&parameters)), &mut observer)?;
+            let task = self.task(Some(&parameters));
+            let found = Batch::polishing().minimise(&mut *session, &task, &mut Past::default(), &mut observer)?;
             let products = optimum.map_or(0, |(products, _)| products) + found.counts.products;
             optimum = Some((products, found.certificate));
             (parameters, reason) = (found.parameters, found.reason);
@@ -414,10 +417,11 @@ fn evaluate(session: &mut dyn Session, data: &Dataset, parameters: &Parameters) 
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::data::digits;
+    use crate::batch::Shuffle;
+    use crate::data::{Features, Labels, digits};
     use crate::solver::{AdamW, Every, Lbfgs, NewtonCg, Sgd, StopReason};
 
     /// The CPU, and a GPU where there is one.
@@ -451,50 +455,68 @@ mod tests {
         estimators
     }
 
-    /// A training that is stopped after any epoch goes on from its checkpoint to the model of one in one go, on every device.
+    /// A training that is stopped after any epoch goes on from its checkpoint to the model of one in one go.
+    fn check_that_it_goes_on(what: &str, path: &Path, estimator: &SoftmaxRegression, data: &Dataset) {
+        let estimator = estimator.clone().checkpoint(path, Every::Epochs(2));
+        let at_once = estimator.fit(data).unwrap();
+        let n = at_once.epochs.len();
+        assert!(n > 6, "{what}: {n}");
+        for last in [1, 2, 3, 5, n - 1] {
+            std::fs::remove_file(path).unwrap();
+            let stop = |progress: &Progress| match progress.epoch == last {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let stopped = estimator.fit_with(data, stop).unwrap();
+            assert_eq!((stopped.epochs.len(), stopped.reason), (last, StopReason::Caller), "{what}");
+            assert!(stopped.model != at_once.model);
+            // Iterations of batch solvers go on from every second one.
+            let is_batch = !estimator.solver_for(data).is_stochastic();
+            let expected = if is_batch { last / 2 * 2 } else { last };
+            assert_eq!(stopped.checkpoint, Some(expected).filter(|&n| n > 0), "{what}");
+            if expected == 0 {
+                std::fs::write(path, "").unwrap();
+                continue;
+            }
+            let mut first = None;
+            let resumed = estimator.clone().resume(path).fit_with(data, |progress| {
+                first.get_or_insert(progress.epoch);
+                ControlFlow::Continue(())
+            });
+            let resumed = resumed.unwrap();
+            assert_eq!(first, Some(expected + 1), "{what}");
+            assert!(resumed.model == at_once.model && resumed.objective == at_once.objective, "{what} {last}");
+            let losses = |fit: &Fit| fit.epochs.iter().map(|e| (e.loss, e.validation_loss)).collect::<Vec<_>>();
+            assert_eq!(losses(&resumed), losses(&at_once), "{what}");
+            assert_eq!(resumed.products, at_once.products, "{what}");
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+
     #[test]
     fn a_stopped_training_goes_on_to_the_same_bits() {
         let data = digits().unwrap().split(0.7, 3).unwrap().0;
         for device in devices() {
             for (name, estimator) in estimators() {
                 let what = format!("{}: {name}", device.info().name);
-                let path = file(name);
-                let estimator = estimator.device(&device).checkpoint(&path, Every::Epochs(2));
-                let at_once = estimator.fit(&data).unwrap();
-                let n = at_once.epochs.len();
-                assert!(n > 6, "{what}: {n}");
-                for last in [1, 2, 3, 5, n - 1] {
-                    std::fs::remove_file(&path).unwrap();
-                    let stop = |progress: &Progress| match progress.epoch == last {
-                        true => ControlFlow::Break(()),
-                        false => ControlFlow::Continue(()),
-                    };
-                    let stopped = estimator.fit_with(&data, stop).unwrap();
-                    assert_eq!((stopped.epochs.len(), stopped.reason), (last, StopReason::Caller), "{what}");
-                    assert!(stopped.model != at_once.model);
-                    // Iterations of batch solvers go on from every second one.
-                    let is_batch = !estimator.solver_for(&data).is_stochastic();
-                    let expected = if is_batch { last / 2 * 2 } else { last };
-                    assert_eq!(stopped.checkpoint, Some(expected).filter(|&n| n > 0), "{what}");
-                    if expected == 0 {
-                        std::fs::write(&path, "").unwrap();
-                        continue;
-                    }
-                    let mut first = None;
-                    let resumed = estimator.clone().resume(&path).fit_with(&data, |progress| {
-                        first.get_or_insert(progress.epoch);
-                        ControlFlow::Continue(())
-                    });
-                    let resumed = resumed.unwrap();
-                    assert_eq!(first, Some(expected + 1), "{what}");
-                    assert!(resumed.model == at_once.model && resumed.objective == at_once.objective, "{what} {last}");
-                    let losses = |fit: &Fit| fit.epochs.iter().map(|e| (e.loss, e.validation_loss)).collect::<Vec<_>>();
-                    assert_eq!(losses(&resumed), losses(&at_once), "{what}");
-                    assert_eq!(resumed.products, at_once.products, "{what}");
-                }
-                std::fs::remove_file(&path).unwrap();
+                check_that_it_goes_on(&what, &file(name), &estimator.device(&device), &data);
             }
         }
+    }
+
+    /// The same with so many samples that drafts are in single precision, and that some rows predict lengths: a training goes on in
+    /// the precision that it was in.
+    #[test]
+    fn a_training_that_began_with_drafts_goes_on_to_the_same_bits() {
+        let (n, d, q) = (9_000, 50, 20);
+        let mut random = Shuffle::new(5, 0);
+        let mut value = || random.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5;
+        let of_class = |i: usize, k: usize| 0.3 * f32::from(k % q == i % q);
+        let x = (0..n * d).map(|at| value() + of_class(at / d, at % d)).collect::<Vec<_>>();
+        let classes: Vec<usize> = (0..n).map(|i| i % q).collect();
+        let data = Dataset::new(Features::new(x, n, d).unwrap(), Labels::from_integers(&classes).unwrap()).unwrap();
+        let estimator = SoftmaxRegression::new().l2(1e-6).solver(Lbfgs { tolerance: 1e-12, ..Lbfgs::default() });
+        check_that_it_goes_on("drafts", &file("drafts"), &estimator, &data);
     }
 }
 

@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 
 use super::certificate::{Certificate, certify};
 use super::minimum::{Learned, Limits, Minimum};
-use super::preconditioner::{Curvature, Preconditioner};
+use super::past::Past;
+use super::preconditioner::{Curvature, Preconditioner, some_rows};
 use super::quasi_newton::{MOST_PAIRS, Method, minimise};
 use super::vector::centre_over_classes;
 use super::{Observer, Progress, SolverState, StopReason, proximal};
 use crate::backend::cpu::Moments;
 use crate::backend::{Device, Parameters, Session, Shape, Supervision};
-use crate::data::Features;
+use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
 use crate::objective::{Counts, Objective, Penalty};
 
@@ -65,6 +66,10 @@ impl Default for NewtonCg {
 /// Multiplications and additions of an evaluation in double precision on the CPU beyond which the device's own precision must do
 /// for the certificate: a few seconds for all of it.
 const CERTIFIED: f64 = 5e10;
+
+/// Rows that predict how long a step will be, on the CPU, where there are so many times as many.
+const SAMPLED: usize = 1024;
+const SAMPLED_OF: usize = 8;
 
 /// What a batch solver minimises over.
 pub(crate) struct Task<'a> {
@@ -145,8 +150,15 @@ impl Batch {
         record
     }
 
-    /// Minimises on `session`, which has the features and targets of the task, and certifies the result.
-    pub fn minimise(&self, session: &mut dyn Session, task: &Task, observer: &mut Observer) -> Result<Found> {
+    /// Minimises on `session`, which has the features and targets of the task, and certifies the result. Begins where `past` has
+    /// the solution expected, rather than at the task's start, and leaves the solution there.
+    pub fn minimise(
+        &self,
+        session: &mut dyn Session,
+        task: &Task,
+        past: &mut Past,
+        observer: &mut Observer,
+    ) -> Result<Found> {
         let Task { features, scale, supervision, moments, shape, penalty, has_intercept, ref start } = *task;
         let weights = supervision.weights;
         // Without an intercept nothing takes the means out of the features: they curve by what they are, not by how they vary.
@@ -157,26 +169,47 @@ impl Batch {
         let n_samples = features.n_samples();
         let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone());
         let zero = intercepts(&shares, shape, has_intercept);
-        let parameters = start.as_ref().map_or_else(|| zero.clone(), |start| objective.centred(start));
+        let start = past.start(shape.n_classes).or_else(|| start.as_ref().map(|start| objective.centred(start)));
+        let is_cold = start.is_none();
+        let parameters = start.unwrap_or_else(|| zero.clone());
         let curvature = Curvature { features, scale, weights, moments, penalty: &penalty.l2, has_intercept };
+        let cpu = Device::cpu();
+        let is_sampled = !penalty.has_l1() && objective.is_double() && n_samples >= SAMPLED_OF * SAMPLED;
+        let rows = is_sampled.then(|| some_rows(features, weights, SAMPLED)).transpose()?;
+        let rows = rows.map(|(rows, of_rows)| {
+            let targets = Targets::Classes(vec![0; rows.n_samples()].into());
+            let of_rows: Vec<f32> = of_rows.into_iter().map(|weight| weight as f32).collect();
+            (rows, targets, of_rows)
+        });
+        let mut session = match &rows {
+            Some((rows, targets, of_rows)) => {
+                let supervision = Supervision { targets, weights: weights.and(Some(of_rows)) };
+                Some(cpu.session(rows, scale, Some(supervision))?)
+            }
+            None => None,
+        };
+        let sample = match &mut session {
+            Some(session) => Some(Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone())),
+            None => None,
+        };
         let method = match penalty.has_l1() {
-            true => Prepared::Proximal(proximal::Prepared::new(curvature, shape)?),
+            true => Prepared::Proximal(proximal::Prepared::new(curvature, shape, past)?),
             false => {
                 let preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
-                Prepared::QuasiNewton(self.method, Box::new(preconditioner))
+                Prepared::QuasiNewton(self.method, Box::new(preconditioner), sample.map(Box::new))
             }
         };
         let (begin, before) = (Instant::now(), observer.elapsed());
-        let minimum = self.minimise_in_legs(method, &mut objective, parameters, n_samples, observer)?;
+        let minimum = self.minimise_in_legs(method, &mut objective, parameters, n_samples, past, observer)?;
         let Minimum { mut parameters, reason, first_gradient_norm, .. } = minimum;
         let (training, counts) = (before + begin.elapsed(), objective.counts());
+        past.keep(&parameters);
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
-            let first = start.is_none().then_some(first_gradient_norm);
+            let first = is_cold.then_some(first_gradient_norm);
             let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares)?;
             (objective.single(&parameters), certificate)
         } else {
-            let cpu = Device::cpu();
             let mut session = cpu.session(features, scale, Some(supervision))?;
             let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
             let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares)?;
@@ -191,7 +224,8 @@ impl Batch {
 
 /// How the objective is minimised, and what was made ready for it.
 enum Prepared<'a> {
-    QuasiNewton(Method, Box<Preconditioner<'a>>),
+    /// The last: of rows that predict how long the steps will be.
+    QuasiNewton(Method, Box<Preconditioner<'a>>, Option<Box<Objective<'a>>>),
     Proximal(proximal::Prepared<'a>),
 }
 
@@ -207,6 +241,7 @@ impl Batch {
         objective: &mut Objective,
         mut parameters: Vec<f64>,
         n_samples: usize,
+        past: &mut Past,
         observer: &mut Observer,
     ) -> Result<Minimum> {
         let (begin, before) = (Instant::now(), observer.elapsed());
@@ -238,15 +273,22 @@ impl Batch {
                 Ok(reason)
             };
             let minimum = match &mut method {
-                Prepared::QuasiNewton(method, preconditioner) => {
+                Prepared::QuasiNewton(method, preconditioner, sample) => {
                     if !is_first {
                         preconditioner.refresh(&objective.uncentred(&parameters))?;
                     }
-                    minimise(*method, limits, objective, preconditioner, parameters, n_samples, learned, &mut observe)?
+                    let objectives = (&mut *objective, sample.as_deref_mut());
+                    minimise(*method, limits, objectives, preconditioner, parameters, n_samples, learned, &mut observe)?
                 }
-                Prepared::Proximal(prepared) => {
-                    proximal::minimise(limits, objective, prepared, parameters, n_samples, learned, &mut observe)?
-                }
+                Prepared::Proximal(prepared) => proximal::minimise(
+                    limits,
+                    objective,
+                    prepared,
+                    parameters,
+                    n_samples,
+                    (learned, past),
+                    &mut observe,
+                )?,
             };
             let (n_done, reason) = (observer.n_epochs(), minimum.reason);
             let stop = Some(reason).filter(|reason| matches!(reason, StopReason::Caller | StopReason::TimeLimit));
@@ -296,7 +338,6 @@ mod tests {
     use crate::backend::Backend;
     use crate::backend::cpu::{Cpu, moments};
     use crate::batch::Shuffle;
-    use crate::data::Targets;
     use crate::solver::stop::{Keeper, Limits as StopLimits};
 
     /// Samples of three classes that overlap, in columns of very different scale.
@@ -337,7 +378,7 @@ mod tests {
         let mut keeper = Keeper::new(None);
         let mut observer = Observer::new(StopLimits::default(), Instant::now(), None, &mut on_epoch, &mut keeper);
         Batch::from(&Lbfgs { tolerance: 1e-10, ..Lbfgs::default() })
-            .minimise(&mut *session, &task, &mut observer)
+            .minimise(&mut *session, &task, &mut Past::default(), &mut observer)
             .unwrap()
     }
 

@@ -39,9 +39,9 @@ pub(crate) struct Learned {
     /// Steps, or other directions, each with the change of the gradient along it; the oldest first, laid out as the solver has
     /// them.
     pub pairs: Vec<(Vec<f64>, Vec<f64>)>,
-    /// The objective and the largest of its gradient at the beginning, and three numbers of the solver's own. Nothing where only
+    /// The objective and the largest of its gradient at the beginning, and four numbers of the solver's own. Nothing where only
     /// the parameters are known.
-    pub numbers: Option<[f64; 5]>,
+    pub numbers: Option<[f64; 6]>,
 }
 
 /// Where a batch solver ended.
@@ -50,7 +50,7 @@ pub(super) struct Minimum {
     /// In centred coordinates.
     pub parameters: Vec<f64>,
     pub reason: StopReason,
-    /// The largest of the gradient there, without an l1 penalty.
+    /// The largest of the gradient there, without an l1 penalty, in the precision of the first evaluation.
     pub first_gradient_norm: f64,
     /// To go on with.
     pub learned: Learned,

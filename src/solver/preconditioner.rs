@@ -5,16 +5,16 @@
 //! (the Kronecker-factored form of Martens and Grosse 2015, "Optimizing neural networks with Kronecker-factored approximate
 //! curvature", exact at W = 0; with A = (I − 1·1ᵀ/q)/q it is about Böhning's bound). G stays; A is refreshed as probabilities change.
 //!
-//! G and R are diagonalised together, so that nothing depends on the scale of columns: Vᵀ·(a·G + R)·V = I and Vᵀ·R·V = diag(ρ),
-//! where a is the mean eigenvalue of the first A. With A = Q·diag(α)·Qᵀ
-//!
-//! H₀⁻¹·g = V·((Vᵀ·g·Q) / ((1 − ρ)·αᵀ/a + ρ))·Qᵀ.
+//! With A = Q·diag(α)·Qᵀ, column j of H₀⁻¹·g·Q is (α_j·G + R)⁻¹ times that of g·Q. Eigenvectors of G would do for all α at once, but take
+//! as long as many Cholesky factors L·Lᵀ = β·G + R, of a few β in the place of the α near them: there (α·G + R)⁻¹ is nearly
+//! β/α·L⁻ᵀ·L⁻¹. All that in units of each feature in which nothing depends on the scale of columns.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use crate::backend::cpu::{self, Cpu, Moments};
@@ -22,19 +22,23 @@ use crate::backend::{Backend, Parameters, Shape};
 use crate::data::{Features, Stored, Values};
 use crate::error::Result;
 
-/// More features have a diagonal G: to diagonalise a whole one would take longer than it saves.
+/// More features have a diagonal G: to factorise a whole one would take longer than it saves.
 const MOST_FEATURES: usize = 1024;
 /// More classes have an A that is the same for all.
 const MOST_CLASSES: usize = 256;
 /// Multiplications for G, which is taken of fewer rows where all would need more; but of so many rows for each feature.
-const GRAM_PRODUCTS: usize = 5_000_000_000;
-const GRAM_ROWS: usize = 8;
+const GRAM_PRODUCTS: usize = 1_000_000_000;
+const GRAM_ROWS: usize = 4;
 /// Rows that A is taken of.
 const CLASS_ROWS: usize = 4096;
 /// A row counts in G no more than as so many rows in the mean, by Σ_k (x_k − μ_k)²/σ_k²: an outlier is not what the others curve by.
 const MOST_LEVERAGE: f64 = 30.0;
-/// The penalty of a direction is taken to be no smaller than this share of its curvature.
-const LEAST_PENALTY: f64 = 1e-10;
+/// A feature of which no more than this share is left by those before it, without a penalty, is left alone.
+const LEAST_PIVOT: f64 = 1e-10;
+/// Correlations of a sample that are no more than so many times what they were by chance, the largest below the second, say nothing.
+const CHANCE: (f64, f64) = (2.0, 0.5);
+/// From one β to the next.
+const LEVEL: f64 = 4.0;
 /// Eigenvalues of A are taken to be no smaller than this share of their mean.
 const LEAST_CURVATURE: f64 = 1e-3;
 
@@ -43,8 +47,6 @@ pub(super) struct Preconditioner<'a> {
     has_intercept: bool,
     features: FeatureFactor,
     classes: ClassFactor,
-    /// a.
-    scale_of_classes: f64,
     sample: ClassSample<'a>,
 }
 
@@ -56,24 +58,25 @@ pub(super) struct ClassSample<'a> {
     weights: Vec<f64>,
 }
 
-/// V and ρ.
+/// What is known of G and R.
 struct FeatureFactor {
     /// The features that vary; those that do not have penalties alone.
     varying: Vec<usize>,
     constant: Vec<(usize, f64)>,
-    v: V,
-    penalty_share: Vec<f64>,
-    /// Directions in which neither samples nor penalty say anything: they are left alone.
-    is_null: Vec<bool>,
+    /// S, the unit of each varying feature: 1/√(a·G_kk + R_k), a the mean of the first α.
+    size: Vec<f64>,
+    /// S·G·S and S·R·S.
+    gram: Gram,
+    penalty: Vec<f64>,
 }
 
-enum V {
-    /// (varying × varying)
-    Full(Array2<f64>),
+enum Gram {
+    /// (varying × varying), and L⁻¹ by level: β = [`LEVEL`]^level.
+    Full(Array2<f64>, BTreeMap<i32, Array2<f64>>),
     Diagonal(Vec<f64>),
 }
 
-/// Q and α; without Q the identity.
+/// Q and α, in ascending order; without Q the identity.
 struct ClassFactor {
     q: Option<Array2<f64>>,
     eigenvalues: Vec<f64>,
@@ -95,76 +98,43 @@ pub(super) struct Curvature<'a, 's> {
 impl<'a> Preconditioner<'a> {
     /// For parameters near `parameters` (not centred), which A is taken at.
     pub fn new(curvature: Curvature<'a, 'a>, parameters: &[f64], shape: Shape) -> Result<Self> {
-        let Curvature { features, scale, weights, moments, penalty, has_intercept } = curvature;
-        let mut result = Self {
-            shape,
-            has_intercept,
-            features: FeatureFactor {
-                varying: Vec::new(),
-                constant: Vec::new(),
-                v: V::Diagonal(Vec::new()),
-                penalty_share: Vec::new(),
-                is_null: Vec::new(),
-            },
-            classes: ClassFactor { q: None, eigenvalues: Vec::new() },
-            scale_of_classes: 1.0,
-            sample: ClassSample::new(features, scale, weights, shape)?,
-        };
-        result.refresh(parameters)?;
-        let trace: f64 = result.classes.eigenvalues.iter().sum();
-        result.scale_of_classes = (trace / (shape.n_classes as f64 - 1.0).max(1.0)).max(f64::MIN_POSITIVE);
-        result.features = FeatureFactor::new(features, scale, weights, moments, penalty, result.scale_of_classes)?;
-        Ok(result)
+        let Curvature { features, scale, weights, has_intercept, .. } = curvature;
+        let sample = ClassSample::new(features, scale, weights, shape)?;
+        let classes = ClassFactor::new(&sample, parameters)?;
+        let mean = classes.eigenvalues.iter().sum::<f64>() / classes.eigenvalues.len() as f64;
+        let mut features = FeatureFactor::new(&curvature, mean)?;
+        features.prepare(&classes.eigenvalues);
+        Ok(Self { shape, has_intercept, features, classes, sample })
     }
 
     /// Takes A at other parameters (not centred).
     pub fn refresh(&mut self, parameters: &[f64]) -> Result<()> {
-        let q = self.shape.n_classes;
-        let (mean, p) = self.sample.probabilities(parameters)?;
-        self.classes = if q <= MOST_CLASSES {
-            let squares = p.t().dot(&p);
-            let a = DMatrix::from_fn(q, q, |j, k| if j == k { mean[j] } else { 0.0 } - squares[[j, k]]);
-            let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(a);
-            let vectors = Array2::from_shape_fn((q, q), |(j, k)| eigenvectors[(j, k)]);
-            ClassFactor { q: Some(vectors), eigenvalues: eigenvalues.iter().copied().collect() }
-        } else {
-            let trace = mean.iter().sum::<f64>() - p.iter().map(|p| p * p).sum::<f64>();
-            ClassFactor { q: None, eigenvalues: vec![trace / (q as f64 - 1.0); q] }
-        };
-        let mean = self.classes.eigenvalues.iter().sum::<f64>() / q as f64;
-        for eigenvalue in &mut self.classes.eigenvalues {
-            *eigenvalue = eigenvalue.max(LEAST_CURVATURE * mean).max(f64::MIN_POSITIVE);
-        }
+        self.classes = ClassFactor::new(&self.sample, parameters)?;
+        self.features.prepare(&self.classes.eigenvalues);
         Ok(())
     }
 
     /// H₀⁻¹·g, both in centred coordinates.
     pub fn apply(&self, gradient: &[f64]) -> Vec<f64> {
         let (d, q) = (self.shape.n_features, self.shape.n_classes);
-        let FeatureFactor { varying, constant, v, penalty_share, is_null } = &self.features;
+        let FeatureFactor { varying, constant, size, .. } = &self.features;
         let ClassFactor { q: vectors, eigenvalues } = &self.classes;
         let mut result = vec![0.0; gradient.len()];
         let row = |k: usize| k * q..(k + 1) * q;
 
-        let mut rows = Array2::<f64>::zeros((varying.len(), q));
-        for (mut to, &k) in rows.rows_mut().into_iter().zip(varying) {
-            to.iter_mut().zip(&gradient[row(k)]).for_each(|(to, from)| *to = *from);
+        let mut turned = Array2::<f64>::zeros((varying.len(), q));
+        for ((mut to, &k), size) in turned.rows_mut().into_iter().zip(varying).zip(size) {
+            to.iter_mut().zip(&gradient[row(k)]).for_each(|(to, from)| *to = size * from);
         }
-        let mut turned = v.transposed_times(rows);
         if let Some(vectors) = vectors {
             turned = multiply(turned.view(), vectors.view());
         }
-        for ((mut row, rho), is_null) in turned.rows_mut().into_iter().zip(penalty_share).zip(is_null) {
-            for (value, alpha) in row.iter_mut().zip(eigenvalues) {
-                let curvature = (1.0 - rho) * alpha / self.scale_of_classes + rho;
-                *value = if *is_null { 0.0 } else { *value / curvature.max(1e-14) };
-            }
-        }
+        self.features.solve(&mut turned, eigenvalues);
         if let Some(vectors) = vectors {
             turned = multiply(turned.view(), vectors.t());
         }
-        for (from, &k) in v.times(turned).rows().into_iter().zip(varying) {
-            result[row(k)].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        for ((from, &k), size) in turned.rows().into_iter().zip(varying).zip(size) {
+            result[row(k)].iter_mut().zip(from).for_each(|(to, from)| *to = size * from);
         }
 
         for &(k, penalty) in constant {
@@ -199,7 +169,7 @@ impl<'a> ClassSample<'a> {
 
     /// The mean of the probabilities of each class for parameters that are not centred, and of each row the probabilities times
     /// the root of its weight, (rows × q).
-    fn probabilities(&self, parameters: &[f64]) -> Result<(Vec<f64>, Array2<f64>)> {
+    pub fn probabilities(&self, parameters: &[f64]) -> Result<(Vec<f64>, Array2<f64>)> {
         let (n, q) = (self.rows.n_samples(), self.shape.n_classes);
         let values = parameters.iter().map(|&value| value as f32).collect();
         let parameters = Parameters { shape: self.shape, values };
@@ -221,6 +191,16 @@ impl<'a> ClassSample<'a> {
         Ok((mean, p))
     }
 
+    /// x of a row less the mean, and 1 for the intercept.
+    pub fn centred_row(&self, row: usize, mean: &[f64], x: &mut [f64]) {
+        let mut values = vec![0.0f32; mean.len()];
+        self.rows.read_row(row, &mut values);
+        for ((x, &value), mean) in x.iter_mut().zip(&values).zip(mean) {
+            *x = f64::from(value) * f64::from(self.scale) - mean;
+        }
+        x[mean.len()..].fill(1.0);
+    }
+
     /// A, (q × q) row-major, the mean of diag(p) − p·pᵀ; of many classes its diagonal alone, (q).
     pub fn curvature(&self, parameters: &[f64]) -> Result<Vec<f64>> {
         let (mean, p) = self.probabilities(parameters)?;
@@ -238,88 +218,168 @@ impl<'a> ClassSample<'a> {
     }
 }
 
-impl FeatureFactor {
-    fn new(
-        features: &Features,
-        scale: f32,
-        weights: Option<&[f32]>,
-        moments: &Moments,
-        penalty: &[f64],
-        scale_of_classes: f64,
-    ) -> Result<Self> {
-        let d = features.n_features();
-        let (varying, constant): (Vec<usize>, Vec<usize>) = (0..d).partition(|&k| moments.variance[k] > 0.0);
-        let constant = constant.into_iter().map(|k| (k, penalty[k])).collect();
-        let n = varying.len();
-        // a·G, or its diagonal, and R.
-        let diagonal: Vec<f64> = varying.iter().map(|&k| scale_of_classes * moments.variance[k]).collect();
-        let regular: Vec<f64> =
-            varying.iter().zip(&diagonal).map(|(&k, g)| penalty[k].max(LEAST_PENALTY * g)).collect();
-        let size: Vec<f64> = diagonal.iter().zip(&regular).map(|(g, r)| 1.0 / (g + r).sqrt()).collect();
-        if n == 0 || n > MOST_FEATURES {
-            let penalty_share = regular.iter().zip(&size).map(|(r, size)| r * size * size).collect();
-            return Ok(Self { varying, constant, v: V::Diagonal(size), penalty_share, is_null: vec![false; n] });
-        }
-        let gram = gram(features, scale, weights, moments)?;
-        // Of a size that all features have in common, S·(a·G + R)·S = L·Lᵀ and B = L⁻¹·S·R·S·L⁻ᵀ, whose eigenvalues are ρ.
-        let scaled = DMatrix::from_fn(n, n, |i, j| {
-            let g = scale_of_classes * gram[varying[i] * d + varying[j]] * size[i] * size[j];
-            g + if i == j { regular[i] * size[i] * size[i] } else { 0.0 }
-        });
-        let Some(lower) = scaled.cholesky().map(|cholesky| cholesky.l()) else {
-            let penalty_share = regular.iter().zip(&size).map(|(r, size)| r * size * size).collect();
-            return Ok(Self { varying, constant, v: V::Diagonal(size), penalty_share, is_null: vec![false; n] });
+impl ClassFactor {
+    /// At parameters that are not centred.
+    fn new(sample: &ClassSample, parameters: &[f64]) -> Result<Self> {
+        let q = sample.shape.n_classes;
+        let (mean, p) = sample.probabilities(parameters)?;
+        let (vectors, mut eigenvalues) = if q <= MOST_CLASSES {
+            let squares = multiply(p.t(), p.view());
+            let a = DMatrix::from_fn(q, q, |j, k| if j == k { mean[j] } else { 0.0 } - squares[[j, k]]);
+            let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(a);
+            let mut order: Vec<usize> = (0..q).collect();
+            order.sort_by(|&j, &k| eigenvalues[j].total_cmp(&eigenvalues[k]));
+            let vectors = Array2::from_shape_fn((q, q), |(j, k)| eigenvectors[(j, order[k])]);
+            (Some(vectors), order.into_iter().map(|k| eigenvalues[k]).collect())
+        } else {
+            let trace = mean.iter().sum::<f64>() - p.iter().map(|p| p * p).sum::<f64>();
+            (None, vec![trace / (q as f64 - 1.0); q])
         };
-        let mut root = DMatrix::from_fn(n, n, |i, j| if i == j { regular[i].sqrt() * size[i] } else { 0.0 });
-        lower.solve_lower_triangular_mut(&mut root);
-        let SymmetricEigen { mut eigenvectors, eigenvalues } = SymmetricEigen::new(&root * root.transpose());
-        lower.tr_solve_lower_triangular_mut(&mut eigenvectors);
-        let v = Array2::from_shape_fn((n, n), |(i, j)| size[i] * eigenvectors[(i, j)]);
-        let penalty_share: Vec<f64> = eigenvalues.iter().map(|rho| rho.clamp(0.0, 1.0)).collect();
-        let is_null = (0..n)
-            .map(|j| {
-                let of_penalty = || v.column(j).iter().zip(&varying).map(|(v, &k)| penalty[k] * v * v).sum::<f64>();
-                penalty_share[j] > 0.5 && of_penalty() < 0.01 * penalty_share[j]
-            })
-            .collect();
-        Ok(Self { varying, constant, v: V::Full(v), penalty_share, is_null })
+        let mean = eigenvalues.iter().sum::<f64>() / q as f64;
+        for eigenvalue in &mut eigenvalues {
+            *eigenvalue = eigenvalue.max(LEAST_CURVATURE * mean).max(f64::MIN_POSITIVE);
+        }
+        // The first, 0, is that of what all classes have in common, where no gradient is: any will do.
+        if let [first, second, ..] = &mut eigenvalues[..] {
+            *first = *second;
+        }
+        Ok(Self { q: vectors, eigenvalues })
     }
 }
 
-impl V {
-    fn transposed_times(&self, mut matrix: Array2<f64>) -> Array2<f64> {
-        match self {
-            Self::Full(v) => multiply(v.t(), matrix.view()),
-            Self::Diagonal(size) => {
-                matrix.rows_mut().into_iter().zip(size).for_each(|(mut row, size)| row *= *size);
+impl FeatureFactor {
+    /// For eigenvalues of A about `scale_of_classes`.
+    fn new(curvature: &Curvature, scale_of_classes: f64) -> Result<Self> {
+        let Curvature { features, scale, weights, moments, penalty, .. } = *curvature;
+        let (n_samples, d) = (features.n_samples(), features.n_features());
+        let (varying, constant): (Vec<usize>, Vec<usize>) = (0..d).partition(|&k| moments.variance[k] > 0.0);
+        let constant = constant.into_iter().map(|k| (k, penalty[k])).collect();
+        let n = varying.len();
+        let unit = |&k: &usize| 1.0 / (scale_of_classes * moments.variance[k] + penalty[k]).sqrt();
+        let size: Vec<f64> = varying.iter().map(unit).collect();
+        let penalty = varying.iter().zip(&size).map(|(&k, size)| penalty[k] * size * size).collect();
+        let variances = || varying.iter().zip(&size).map(|(&k, size)| moments.variance[k] * size * size).collect();
+        if n == 0 || n > MOST_FEATURES {
+            return Ok(Self { constant, gram: Gram::Diagonal(variances()), varying, size, penalty });
+        }
+        let n_rows = (GRAM_PRODUCTS / (d * d)).max(GRAM_ROWS * d).min(n_samples);
+        let gram = gram(features, scale, weights, moments, n_rows)?;
+        let gram = Array2::from_shape_fn((n, n), |(i, j)| gram[varying[i] * d + varying[j]] * size[i] * size[j]);
+        let by_chance = 1.0 / n_rows as f64 - 1.0 / n_samples as f64;
+        let gram = match is_by_chance(&gram, by_chance) {
+            true => Gram::Diagonal(variances()),
+            false => Gram::Full(gram, BTreeMap::new()),
+        };
+        Ok(Self { varying, constant, size, gram, penalty })
+    }
+
+    /// Makes the factors that eigenvalues of A need, and keeps no others.
+    fn prepare(&mut self, eigenvalues: &[f64]) {
+        let Gram::Full(gram, factors) = &mut self.gram else { return };
+        factors.retain(|&kept, _| eigenvalues.iter().any(|&alpha| level(alpha) == kept));
+        for &alpha in eigenvalues {
+            let level = level(alpha);
+            factors.entry(level).or_insert_with(|| {
+                let mut matrix = LEVEL.powi(level) * &*gram;
+                matrix.diag_mut().iter_mut().zip(&self.penalty).for_each(|(value, penalty)| *value += penalty);
+                let diagonal = matrix.diag().to_owned();
+                invert_root(&mut matrix.view_mut(), &diagonal.view());
                 matrix
-            }
+            });
         }
     }
 
-    fn times(&self, matrix: Array2<f64>) -> Array2<f64> {
-        match self {
-            Self::Full(v) => multiply(v.view(), matrix.view()),
-            Self::Diagonal(_) => self.transposed_times(matrix),
+    /// (α_j·G + R)⁻¹ times column j of `matrix`, for each eigenvalue α of A, which ascend.
+    fn solve(&self, matrix: &mut Array2<f64>, eigenvalues: &[f64]) {
+        match &self.gram {
+            Gram::Diagonal(variances) => {
+                for ((mut row, variance), penalty) in matrix.rows_mut().into_iter().zip(variances).zip(&self.penalty) {
+                    row.iter_mut().zip(eigenvalues).for_each(|(value, alpha)| *value /= alpha * variance + penalty);
+                }
+            }
+            Gram::Full(_, factors) => {
+                let mut first = 0;
+                for alphas in eigenvalues.chunk_by(|&a, &b| level(a) == level(b)) {
+                    let mut columns = matrix.slice_mut(s![.., first..first + alphas.len()]);
+                    first += alphas.len();
+                    let level = level(alphas[0]);
+                    let Some(factor) = factors.get(&level) else { continue };
+                    let solved = multiply(factor.t(), multiply(factor.view(), columns.view()).view());
+                    columns.assign(&solved);
+                    for (mut column, alpha) in columns.columns_mut().into_iter().zip(alphas) {
+                        column *= LEVEL.powi(level) / alpha;
+                    }
+                }
+            }
         }
     }
+}
+
+/// Whether the correlations in a matrix of second moments may be by chance, where those are `by_chance` in the mean square.
+fn is_by_chance(gram: &Array2<f64>, by_chance: f64) -> bool {
+    let (mut sum, mut largest) = (0.0, 0.0f64);
+    for ((i, j), value) in gram.indexed_iter().filter(|((i, j), _)| i > j) {
+        let square = value * value / (gram[[i, i]] * gram[[j, j]]).max(f64::MIN_POSITIVE);
+        sum += square;
+        largest = largest.max(square);
+    }
+    let n_pairs = (gram.nrows() * (gram.nrows() - 1) / 2) as f64;
+    sum <= CHANCE.0 * by_chance * n_pairs && largest < CHANCE.1 * CHANCE.1
+}
+
+/// The level of β that is next to an eigenvalue of A.
+fn level(alpha: f64) -> i32 {
+    (alpha.ln() / LEVEL.ln()).round() as i32
+}
+
+/// L⁻¹ in the place of the symmetric matrix L·Lᵀ, whose lower half is read. Of a row that those before it make up, but for a share
+/// [`LEAST_PIVOT`] of its value on the `diagonal`, nothing is left: zeros.
+fn invert_root(matrix: &mut ArrayViewMut2<f64>, diagonal: &ArrayView1<f64>) {
+    let n = matrix.nrows();
+    if n == 1 {
+        let pivot = matrix[[0, 0]];
+        matrix[[0, 0]] = if pivot > LEAST_PIVOT * diagonal[0] { 1.0 / pivot.sqrt() } else { 0.0 };
+        return;
+    }
+    let (mut above, mut below) = matrix.view_mut().split_at(Axis(0), n / 2);
+    let (mut first, mut zeros) = above.view_mut().split_at(Axis(1), n / 2);
+    let (mut between, mut second) = below.view_mut().split_at(Axis(1), n / 2);
+    let (of_first, of_second) = diagonal.split_at(Axis(0), n / 2);
+    zeros.fill(0.0);
+    invert_root(&mut first, &of_first);
+    let lower = multiply(between.view(), first.t());
+    multiply_into(-1.0, lower.view(), lower.t(), 1.0, &mut second);
+    invert_root(&mut second, &of_second);
+    multiply_into(-1.0, second.view(), multiply(lower.view(), first.view()).view(), 0.0, &mut between);
 }
 
 /// a·b, on all threads.
 fn multiply(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Array2<f64> {
-    const ROWS: usize = 64;
     let mut product = Array2::zeros((a.nrows(), b.ncols()));
-    let parts: Vec<(usize, ArrayViewMut2<f64>)> =
-        (0..).step_by(ROWS).zip(product.axis_chunks_iter_mut(Axis(0), ROWS)).collect();
-    parts.into_par_iter().for_each(|(first, mut part)| {
-        let rows: Range<usize> = first..first + part.nrows();
-        general_mat_mul(1.0, &a.slice(s![rows, ..]), &b, 0.0, &mut part);
-    });
+    multiply_into(1.0, a, b, 0.0, &mut product.view_mut());
     product
 }
 
+/// c ← factor·a·b + of_c·c, on all threads.
+fn multiply_into(factor: f64, a: ArrayView2<f64>, b: ArrayView2<f64>, of_c: f64, c: &mut ArrayViewMut2<f64>) {
+    const ROWS: usize = 64;
+    if c.nrows() <= ROWS {
+        return general_mat_mul(factor, &a, &b, of_c, c);
+    }
+    let parts: Vec<(usize, ArrayViewMut2<f64>)> =
+        (0..).step_by(ROWS).zip(c.axis_chunks_iter_mut(Axis(0), ROWS)).collect();
+    parts.into_par_iter().for_each(|(first, mut part)| {
+        let rows: Range<usize> = first..first + part.nrows();
+        general_mat_mul(factor, &a.slice(s![rows, ..]), &b, of_c, &mut part);
+    });
+}
+
 /// Up to `most` rows, evenly spaced, and the weight of each.
-fn some_rows<'a>(features: &'a Features<'a>, weights: Option<&[f32]>, most: usize) -> Result<(Features<'a>, Vec<f64>)> {
+pub(super) fn some_rows<'a>(
+    features: &'a Features<'a>,
+    weights: Option<&[f32]>,
+    most: usize,
+) -> Result<(Features<'a>, Vec<f64>)> {
     let n = features.n_samples();
     let weight = |row: usize| weights.map_or(1.0, |weights| f64::from(weights[row]));
     // Those of a file are read, and then in memory.
@@ -338,10 +398,15 @@ fn some_rows<'a>(features: &'a Features<'a>, weights: Option<&[f32]>, most: usiz
     Ok((features.select(&rows)?, rows.iter().map(|&row| weight(row as usize)).collect()))
 }
 
-/// G, (d × d): the covariance of the features of X̃ over all rows or as many as are worth it.
-pub(super) fn gram(features: &Features, scale: f32, weights: Option<&[f32]>, moments: &Moments) -> Result<Vec<f64>> {
-    let d = features.n_features();
-    let (rows, mut weights) = some_rows(features, weights, (GRAM_PRODUCTS / (d * d)).max(GRAM_ROWS * d))?;
+/// G, (d × d): the covariance of the features of X̃ over all rows, or `most`.
+pub(super) fn gram(
+    features: &Features,
+    scale: f32,
+    weights: Option<&[f32]>,
+    moments: &Moments,
+    most: usize,
+) -> Result<Vec<f64>> {
+    let (rows, mut weights) = some_rows(features, weights, most)?;
     limit_leverage(&rows, scale, moments, &mut weights);
     let total: f64 = weights.iter().sum();
     weights.iter_mut().for_each(|weight| *weight /= total.max(f64::MIN_POSITIVE));
@@ -382,5 +447,102 @@ fn limit_leverage(rows: &Features, scale: f32, moments: &Moments, weights: &mut 
         for (k, variance) in variance.iter_mut().enumerate() {
             *variance = parts.iter().map(|(_, sums)| sums[k]).sum::<f64>() / total.max(f64::MIN_POSITIVE);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Shuffle;
+
+    /// B·Bᵀ of a random B, (n × rank).
+    fn positive(n: usize, rank: usize) -> Array2<f64> {
+        let mut random = Shuffle::new(n as u64, 3);
+        let b = Array2::from_shape_simple_fn((n, rank), || random.below(1 << 20) as f64 / (1 << 19) as f64 - 1.0);
+        b.dot(&b.t())
+    }
+
+    fn largest(values: &Array2<f64>) -> f64 {
+        values.iter().fold(0.0, |max, value| max.max(value.abs()))
+    }
+
+    fn root(matrix: &Array2<f64>) -> Array2<f64> {
+        let mut inverse = matrix.clone();
+        invert_root(&mut inverse.view_mut(), &matrix.diag());
+        inverse
+    }
+
+    #[test]
+    fn an_inverse_root_turns_its_matrix_into_the_identity() {
+        for n in [1, 2, 3, 17, 64, 150] {
+            let matrix = positive(n, n) + 0.1 * Array2::<f64>::eye(n);
+            let inverse = root(&matrix);
+            let error =
+                |matrix: &Array2<f64>| largest(&(inverse.dot(matrix).dot(&inverse.t()) - Array2::<f64>::eye(n)));
+            assert!(error(&matrix) < 1e-11, "{n}: {:e}", error(&matrix));
+            let mut planted = matrix.clone();
+            planted[[n - 1, n / 2]] *= 1.0 + 1e-6;
+            assert!(error(&planted) > 1e-10, "{n}");
+        }
+    }
+
+    /// A row that others make up is left alone; the equations of the others are solved all the same.
+    #[test]
+    fn rows_that_others_make_up_are_left_alone() {
+        let (n, rank) = (40, 25);
+        let matrix = positive(n, rank);
+        let inverse = root(&matrix);
+        assert_eq!(inverse.rows().into_iter().filter(|row| row.iter().all(|&value| value == 0.0)).count(), n - rank);
+        // A·A⁻·A = A.
+        let again = matrix.dot(&inverse.t().dot(&inverse)).dot(&matrix);
+        assert!(largest(&(&again - &matrix)) < 1e-8 * largest(&matrix));
+    }
+
+    /// At a level the solution is exact, between two it is right where there is no penalty, and within a factor of 2 where there is
+    /// nothing else.
+    #[test]
+    fn equations_are_solved_for_each_eigenvalue() {
+        let n = 20;
+        let gram = positive(n, n);
+        for (penalty, alphas, most) in
+            [(0.3, [LEVEL.powi(-2), LEVEL], 1e-10), (0.0, [0.1, 1.3], 1e-7), (1e6, [0.1, 1.3], 1.01)]
+        {
+            let mut features = FeatureFactor {
+                varying: (0..n).collect(),
+                constant: Vec::new(),
+                size: vec![1.0; n],
+                gram: Gram::Full(gram.clone(), BTreeMap::new()),
+                penalty: vec![penalty; n],
+            };
+            features.prepare(&[1e-9]);
+            features.prepare(&alphas);
+            assert!(matches!(&features.gram, Gram::Full(_, factors) if factors.len() == 2));
+            let wanted = positive(n, 2).slice(s![.., ..2]).to_owned();
+            let mut right = Array2::zeros((n, 2));
+            for (j, alpha) in alphas.iter().enumerate() {
+                let matrix = *alpha * &gram + penalty * Array2::<f64>::eye(n);
+                right.column_mut(j).assign(&matrix.dot(&wanted.column(j)));
+            }
+            features.solve(&mut right, &alphas);
+            let error = largest(&(&right - &wanted)) / largest(&wanted);
+            assert!(error <= most, "{penalty}: {error:e}");
+            if penalty > 1.0 {
+                assert!(error > 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn correlations_by_chance_are_told_from_others() {
+        let (rows, n) = (500, 60);
+        let mut random = Shuffle::new(9, 1);
+        let mut x = Array2::from_shape_simple_fn((rows, n), || random.below(1 << 20) as f64 / (1 << 19) as f64 - 1.0);
+        let by_chance = 1.0 / rows as f64;
+        let gram = x.t().dot(&x);
+        assert!(is_by_chance(&gram, by_chance) && !is_by_chance(&gram, 0.0) && !is_by_chance(&gram, 0.3 * by_chance));
+        // Two columns that are nearly the same are not.
+        let other = &x.column(3) * -5.0;
+        x.column_mut(50).scaled_add(1.0, &other);
+        assert!(!is_by_chance(&x.t().dot(&x), by_chance));
     }
 }

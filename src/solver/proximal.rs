@@ -6,14 +6,22 @@
 //! BFGS matrix in its compact form (Byrd, Nocedal and Schnabel 1994, "Representations of quasi-Newton matrices and their use in
 //! limited memory methods"), which begins with B₀ = A ⊗ G + diag(l2): G the covariance of the features, A the mean of
 //! diag(p) − p·pᵀ, as in the preconditioner. So a model costs no pass over the samples, and columns may be of any scale.
+//!
+//! Along a path of penalties the solutions before say which weights will not be zero. Among those B₀ is the Hessian itself
+//! ([`Support`]), so that the curvature need not be learned in each fit anew; between them and the others it is 0. It stays from fit
+//! to fit, with the pairs, until the evaluations since then have taken a few times as long as another would.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use nalgebra::DMatrix;
+use rayon::prelude::*;
 
 use super::minimum::{Learned, Limits, Minimum, Observe};
+use super::past::Past;
 use super::preconditioner::{ClassSample, Curvature, gram};
 use super::screened::Screened;
+use super::support::Support;
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
 use crate::backend::Shape;
@@ -22,6 +30,9 @@ use crate::objective::{Objective, Penalty, Smooth};
 
 /// More features have a diagonal G, see `screened`.
 const MOST_FEATURES: usize = 4096;
+/// Multiplications for G, which is taken of fewer rows where all would need more; but of so many rows for each feature.
+const GRAM_PRODUCTS: usize = 5_000_000_000;
+const GRAM_ROWS: usize = 8;
 /// Sweeps of the coordinate descent over all coordinates, and over those that are not zero after each of these.
 /// Of the first there are as many as take so many multiplications, but no fewer and no more than these.
 const SWEEPS: (usize, usize) = (10, 100);
@@ -40,19 +51,38 @@ const PROMISES: usize = 2;
 /// The largest derivative that is left, as a share of l1, where there is no other penalty: the duality gap follows it.
 const VIOLATION: f64 = 1e-5;
 const FRUITLESS: usize = 4;
+/// Coordinates whose rows of Q are worth a thread.
+const ROWS: usize = 1024;
+/// The rows that the Hessian on a path is taken of: those that curve most, as many as have this share of the curvature of all.
+const SHARE: f64 = 0.95;
+/// It is made anew when the evaluations since have taken so many times the products that it took.
+const RENEWED: usize = 2;
+/// Weights that are 0 at the start of a fit on a path, but whose derivative is so near l1, are expected to change.
+const NEAR_L1: f64 = 0.95;
+
+/// A step, the change of the gradient with it, and what of B₀·s stays as A changes: (I ⊗ G)·s, of the weights outside the support,
+/// and H·s of those in it.
+struct Pair {
+    step: Vec<f64>,
+    change: Vec<f64>,
+    of_features: Vec<f64>,
+    of_support: Vec<f64>,
+}
 
 /// B, class after class: coordinate j·(d + 1) + k is of class j and feature k, the last of which is the intercept.
 struct Model {
     d: usize,
     q: usize,
     /// G, (d × d).
-    gram: Vec<f64>,
+    gram: Arc<Vec<f64>>,
     /// l2 of each feature.
     l2: Vec<f64>,
     /// A, (q × q), or its diagonal, (q).
     classes: Vec<f64>,
-    /// Steps and changes of the gradient, the oldest first.
-    pairs: Vec<(Vec<f64>, Vec<f64>)>,
+    /// Where B₀ is the Hessian; often nowhere.
+    support: Support,
+    /// The oldest first.
+    pairs: Vec<Pair>,
     most_pairs: usize,
     /// Of each coordinate 2·(pairs) values: rows of Q = (B₀·S, Y), and of Q·M⁻¹. B = B₀ − Q·M⁻¹·Qᵀ.
     rows: Vec<f64>,
@@ -75,12 +105,17 @@ impl Model {
 
     /// The diagonal of B₀. A feature that is constant has no curvature but its penalty; something must be there to divide by.
     fn diagonal(&self, class: usize, k: usize) -> f64 {
-        let curvature = if k < self.d {
-            self.class_diagonal(class) * self.gram_diagonal(k) + self.l2[k]
-        } else {
-            self.class_diagonal(class)
+        let of_loss = match self.support.place(class * (self.d + 1) + k) {
+            Some(place) => self.support.row(place)[place],
+            None if k < self.d => self.class_diagonal(class) * self.gram_diagonal(k),
+            None => self.class_diagonal(class),
         };
-        curvature.max(f64::MIN_POSITIVE)
+        (of_loss + self.l2_of(k)).max(f64::MIN_POSITIVE)
+    }
+
+    /// l2 of a feature, 0 of the intercept.
+    fn l2_of(&self, k: usize) -> f64 {
+        if k < self.d { self.l2[k] } else { 0.0 }
     }
 
     fn class_diagonal(&self, class: usize) -> f64 {
@@ -96,36 +131,63 @@ impl Model {
         }
     }
 
-    /// B₀·v.
-    fn first_times(&self, v: &[f64]) -> Vec<f64> {
+    /// (I ⊗ G)·v of the weights outside the support, and H·v of those in it.
+    fn factor_times(&self, v: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let mut of_features = vec![0.0; v.len()];
-        for (to, v) in of_features.chunks_exact_mut(self.d + 1).zip(v.chunks_exact(self.d + 1)) {
-            for (k, &value) in v[..self.d].iter().enumerate().filter(|&(_, &value)| value != 0.0) {
-                self.add_gram_row(k, value, &mut to[..self.d]);
-            }
-            to[self.d] = v[self.d];
+        let mut of_support = vec![0.0; self.support.len()];
+        for (i, &value) in v.iter().enumerate().filter(|&(_, &value)| value != 0.0) {
+            self.add_column(i, value, &mut of_features, &mut of_support);
         }
-        self.times_classes(&of_features, v)
+        (of_features, of_support)
     }
 
-    /// B₀·v from (I ⊗ G)·v.
-    fn times_classes(&self, of_features: &[f64], v: &[f64]) -> Vec<f64> {
+    /// Adds what a change of coordinate i by `step` changes of (I ⊗ G)·v or H·v.
+    fn add_column(&self, i: usize, step: f64, of_features: &mut [f64], of_support: &mut [f64]) {
+        let (class, k) = (i / (self.d + 1), i % (self.d + 1));
+        match self.support.place(i) {
+            Some(place) => add(of_support, step, self.support.row(place)),
+            None if k < self.d => self.add_gram_row(k, step, &mut of_features[class * (self.d + 1)..][..self.d]),
+            None => of_features[i] += step,
+        }
+    }
+
+    /// B₀·v from (I ⊗ G)·v and H·v.
+    fn first_times(&self, of_features: &[f64], of_support: &[f64], v: &[f64]) -> Vec<f64> {
         let mut product = vec![0.0; v.len()];
         let mut column = vec![0.0; self.q];
         for k in 0..=self.d {
             self.take_column(of_features, k, &mut column);
             for class in 0..self.q {
                 let i = class * (self.d + 1) + k;
-                let l2 = if k < self.d { self.l2[k] } else { 0.0 };
-                product[i] = self.class_product(class, &column) + l2 * v[i];
+                product[i] = self.first_row(i, &column, of_support) + self.l2_of(k) * v[i];
             }
         }
         product
     }
 
+    /// Coordinate i of B₀·v without l2, from (I ⊗ G)·v of its feature by class and H·v.
+    fn first_row(&self, i: usize, column: &[f64], of_support: &[f64]) -> f64 {
+        match self.support.place(i) {
+            Some(place) => of_support[place],
+            None => self.class_product(i / (self.d + 1), column),
+        }
+    }
+
     /// What is there of feature k, of all classes.
     fn take_column(&self, values: &[f64], k: usize, column: &mut [f64]) {
         column.iter_mut().zip(values[k..].iter().step_by(self.d + 1)).for_each(|(to, value)| *to = *value);
+    }
+
+    /// Takes other penalties, which the pairs know of.
+    fn change_l2(&mut self, l2: Vec<f64>) {
+        for Pair { step, change, .. } in &mut self.pairs {
+            for (i, (change, step)) in change.iter_mut().zip(step).enumerate() {
+                if let (Some(new), Some(old)) = (l2.get(i % (self.d + 1)), self.l2.get(i % (self.d + 1))) {
+                    *change += (new - old) * *step;
+                }
+            }
+        }
+        self.l2 = l2;
     }
 
     /// Takes a step and the change of the gradient with it, unless rounding has left nothing of its curvature.
@@ -135,34 +197,37 @@ impl Model {
             if self.pairs.len() == self.most_pairs {
                 self.pairs.remove(0);
             }
-            self.pairs.push((step, change));
+            let (of_features, of_support) = self.factor_times(&step);
+            self.pairs.push(Pair { step, change, of_features, of_support });
         }
     }
 
     /// Makes Q and Q·M⁻¹ of the pairs and the present B₀.
     fn update(&mut self) {
         let (m, n) = (self.pairs.len(), self.n());
-        let first: Vec<Vec<f64>> = self.pairs.iter().map(|(step, _)| self.first_times(step)).collect();
+        let times = |pair: &Pair| self.first_times(&pair.of_features, &pair.of_support, &pair.step);
+        let first: Vec<Vec<f64>> = self.pairs.par_iter().map(times).collect();
+        let (step, change) = (|i: usize| &self.pairs[i].step, |i: usize| &self.pairs[i].change);
         let middle = DMatrix::from_fn(2 * m, 2 * m, |i, j| match (i < m, j < m) {
-            (true, true) => dot(&self.pairs[i].0, &first[j]),
+            (true, true) => dot(step(i), &first[j]),
             // L: ⟨s_i, y_j⟩ for i > j.
             (true, false) => {
                 if i > j - m {
-                    dot(&self.pairs[i].0, &self.pairs[j - m].1)
+                    dot(step(i), change(j - m))
                 } else {
                     0.0
                 }
             }
             (false, true) => {
                 if j > i - m {
-                    dot(&self.pairs[j].0, &self.pairs[i - m].1)
+                    dot(step(j), change(i - m))
                 } else {
                     0.0
                 }
             }
             (false, false) => {
                 if i == j {
-                    -dot(&self.pairs[i - m].0, &self.pairs[i - m].1)
+                    -dot(step(i - m), change(i - m))
                 } else {
                     0.0
                 }
@@ -179,24 +244,26 @@ impl Model {
         if m == 0 {
             return;
         }
-        for (i, (row, solved)) in self.rows.chunks_exact_mut(2 * m).zip(self.solved.chunks_exact_mut(2 * m)).enumerate()
-        {
+        let rows = self.rows.par_chunks_exact_mut(2 * m).zip(self.solved.par_chunks_exact_mut(2 * m)).enumerate();
+        let pairs = &self.pairs;
+        rows.with_min_len(ROWS).for_each(|(i, (row, solved))| {
             for pair in 0..m {
                 row[pair] = first[pair][i];
-                row[m + pair] = self.pairs[pair].1[i];
+                row[m + pair] = pairs[pair].change[i];
             }
             for (to, column) in solved.iter_mut().zip(inverse.column_iter()) {
                 *to = row.iter().zip(column.iter()).map(|(a, b)| a * b).sum();
             }
-        }
+        });
     }
 
     /// The step p that minimises g·p + τ/2·p·B·p + Σ l1·|w + p|, nearly; with p·B·p.
     fn minimise(&self, g: &[f64], w: &[f64], l1: &[f64], tau: f64) -> (Vec<f64>, f64) {
         let (d, m2) = (self.d, 2 * self.pairs.len());
         let mut p = vec![0.0; self.n()];
-        // (I ⊗ G)·p, of one feature also by class, and (Q·M⁻¹)ᵀ·p.
+        // (I ⊗ G)·p, of one feature also by class, H·p, and (Q·M⁻¹)ᵀ·p.
         let mut product = vec![0.0; self.n()];
+        let mut of_support = vec![0.0; self.support.len()];
         let mut column = vec![0.0; self.q];
         let mut corrections = vec![0.0; m2];
         let of_all_classes = self.classes.iter().sum::<f64>().max(0.0);
@@ -207,7 +274,7 @@ impl Model {
                 let mut change = 0.0;
                 for k in 0..=d {
                     self.take_column(&product, k, &mut column);
-                    let (l1, l2) = if k < d { (l1[k], self.l2[k]) } else { (0.0, 0.0) };
+                    let (l1, l2) = (if k < d { l1[k] } else { 0.0 }, self.l2_of(k));
                     for class in 0..self.q {
                         let i = class * (d + 1) + k;
                         let x = w[i] + p[i];
@@ -219,7 +286,7 @@ impl Model {
                         let diagonal = self.diagonal(class, k);
                         let lowered: f64 = row.iter().zip(solved).map(|(a, b)| a * b).sum();
                         let curvature = tau * (diagonal - lowered).max(1e-3 * diagonal);
-                        let slope = g[i] + tau * (self.class_product(class, &column) + l2 * p[i] - of_pairs);
+                        let slope = g[i] + tau * (self.first_row(i, &column, &of_support) + l2 * p[i] - of_pairs);
                         let aim = x - slope / curvature;
                         let new = if aim.abs() <= l1 / curvature { 0.0 } else { aim - aim.signum() * l1 / curvature };
                         let step = new - x;
@@ -227,13 +294,8 @@ impl Model {
                             continue;
                         }
                         p[i] = if new == 0.0 { -w[i] } else { p[i] + step };
-                        let of_class = &mut product[class * (d + 1)..][..d + 1];
-                        if k < d {
-                            self.add_gram_row(k, step, &mut of_class[..d]);
-                        } else {
-                            of_class[d] += step;
-                        }
-                        column[class] = of_class[k];
+                        self.add_column(i, step, &mut product, &mut of_support);
+                        column[class] = product[i];
                         corrections.iter_mut().zip(solved).for_each(|(to, value)| *to += step * value);
                         change += step * step * curvature;
                     }
@@ -242,19 +304,28 @@ impl Model {
                     }
                     // The loss does not know by how much the weights of all classes are shifted together, so that one of them
                     // after the other hardly moves there.
-                    let of_feature = || (k..p.len()).step_by(d + 1);
+                    let of_feature = || (k..self.n()).step_by(d + 1);
                     let n_zeros = of_feature().filter(|&i| w[i] + p[i] == 0.0).count();
                     if n_zeros == self.q || (sweep > 0 && n_zeros > 0) {
                         continue;
                     }
+                    let places: Vec<usize> = of_feature().filter_map(|i| self.support.place(i)).collect();
+                    let of_loss = match places.len() {
+                        0 => of_all_classes * self.gram_diagonal(k),
+                        n if n == self.q => {
+                            let of_place = |&i: &usize| places.iter().map(|&j| self.support.row(i)[j]).sum::<f64>();
+                            places.iter().map(of_place).sum::<f64>().max(0.0)
+                        }
+                        _ => continue,
+                    };
                     let (mut slope, mut lowered) = (0.0, vec![0.0; 2 * m2]);
-                    for (class, i) in of_feature().enumerate() {
+                    for i in of_feature() {
                         let (row, solved) = (&self.rows[i * m2..][..m2], &self.solved[i * m2..][..m2]);
                         let of_pairs: f64 = row.iter().zip(&corrections).map(|(a, b)| a * b).sum();
-                        slope += g[i] + tau * (self.class_product(class, &column) + l2 * p[i] - of_pairs);
+                        slope += g[i] + tau * (self.first_row(i, &column, &of_support) + l2 * p[i] - of_pairs);
                         lowered.iter_mut().zip(row.iter().chain(solved)).for_each(|(sum, value)| *sum += value);
                     }
-                    let of_loss_and_l2 = of_all_classes * self.gram_diagonal(k) + self.q as f64 * l2;
+                    let of_loss_and_l2 = of_loss + self.q as f64 * l2;
                     let (row, solved) = lowered.split_at(m2);
                     let curvature = tau * (of_loss_and_l2 - dot(row, solved)).max(1e-3 * of_loss_and_l2);
                     let mut values: Vec<f64> = of_feature().map(|i| w[i] + p[i]).collect();
@@ -266,9 +337,7 @@ impl Model {
                         let before = w[i] + p[i];
                         p[i] = if before == -step { -w[i] } else { p[i] + step };
                     }
-                    for of_class in product.chunks_exact_mut(d + 1) {
-                        self.add_gram_row(k, step, &mut of_class[..d]);
-                    }
+                    of_feature().for_each(|i| self.add_column(i, step, &mut product, &mut of_support));
                     corrections.iter_mut().zip(solved).for_each(|(to, value)| *to += step * value);
                     change += step * step * curvature;
                 }
@@ -285,7 +354,7 @@ impl Model {
         for (row, p) in self.rows.chunks_exact(m2.max(1)).zip(&p) {
             corrected.iter_mut().zip(row).for_each(|(to, value)| *to += value * p);
         }
-        let curvature = dot(&p, &self.times_classes(&product, &p))
+        let curvature = dot(&p, &self.first_times(&product, &of_support, &p))
             - corrected.iter().zip(&corrections).map(|(a, b)| a * b).sum::<f64>();
         (p, curvature)
     }
@@ -331,11 +400,63 @@ impl Models {
         }
     }
 
+    /// To go on with; the other one begins anew.
+    fn pairs(&self) -> Vec<(Vec<f64>, Vec<f64>)> {
+        match self {
+            Self::Whole(model) => model.pairs.iter().map(|pair| (pair.step.clone(), pair.change.clone())).collect(),
+            Self::Screened(_) => Vec::new(),
+        }
+    }
+
     fn set_classes(&mut self, classes: Vec<f64>) {
         match self {
             Self::Whole(model) => model.classes = classes,
             Self::Screened(model) => model.classes = classes,
         }
+    }
+}
+
+/// What a fit leaves to the next on a path.
+pub(super) struct Inheritance {
+    model: Models,
+    tau: f64,
+    /// Products that the Hessian took, and those of evaluations since.
+    price: usize,
+    since: usize,
+}
+
+impl Inheritance {
+    /// Takes weights into the support that are not 0, or that are expected not to stay so by the gradient and l1, and the intercept.
+    /// The products that it took.
+    fn extend(
+        &mut self,
+        objective: &mut Objective,
+        sample: &ClassSample,
+        n_samples: usize,
+        parameters: &[f64],
+        expected: Option<(&[f64], &[f64])>,
+    ) -> usize {
+        let Models::Whole(model) = &mut self.model else { return 0 };
+        let (d, q) = (model.d, model.q);
+        let has_intercept = objective.has_intercept();
+        let at = |i: usize| i % (d + 1) * q + i / (d + 1);
+        let is_in = |&i: &usize| match i % (d + 1) {
+            k if k < d => parameters[at(i)] != 0.0 || expected.is_some_and(|(g, l1)| g[at(i)].abs() > NEAR_L1 * l1[k]),
+            _ => has_intercept,
+        };
+        let before = model.support.len();
+        let coordinates = (0..parameters.len()).filter(is_in);
+        let multiplications = model.support.extend(sample, objective.mean(), coordinates);
+        if model.support.len() > before {
+            for index in 0..model.pairs.len() {
+                let factors = model.factor_times(&model.pairs[index].step);
+                (model.pairs[index].of_features, model.pairs[index].of_support) = factors;
+            }
+        }
+        let products = (multiplications / (n_samples as f64 * parameters.len() as f64)).ceil() as usize;
+        objective.count_products(products);
+        self.price += products;
+        products
     }
 }
 
@@ -389,62 +510,81 @@ fn violation(objective: &Objective, gradient: &[f64], parameters: &[f64]) -> f64
 /// What does not change on the way: the rows that A is taken of, and G.
 pub(super) struct Prepared<'a> {
     sample: ClassSample<'a>,
-    gram: Vec<f64>,
+    gram: Arc<Vec<f64>>,
 }
 
 impl<'a> Prepared<'a> {
-    pub fn new(curvature: Curvature<'a, 'a>, shape: Shape) -> Result<Self> {
+    pub fn new(curvature: Curvature<'a, 'a>, shape: Shape, past: &Past) -> Result<Self> {
         let Curvature { features, scale, weights, moments, .. } = curvature;
-        let gram = match shape.n_features <= MOST_FEATURES {
-            true => gram(features, scale, weights, moments)?,
-            false => moments.variance.clone(),
+        let gram = match &past.curvature {
+            Some(Inheritance { model: Models::Whole(model), .. }) => model.gram.clone(),
+            _ if shape.n_features <= MOST_FEATURES => {
+                let rows = (GRAM_PRODUCTS / shape.n_features.pow(2)).max(GRAM_ROWS * shape.n_features);
+                gram(features, scale, weights, moments, rows)?.into()
+            }
+            _ => moments.variance.clone().into(),
         };
         Ok(Self { sample: ClassSample::new(features, scale, weights, shape)?, gram })
     }
 }
 
 /// Minimises the objective with its l1 penalty from `parameters`, in centred coordinates, while `observe` looks on; goes on with
-/// what was `learned` on the way there.
+/// what was `learned` on the way there, and on a path with what those in the `past` left.
 pub(super) fn minimise(
     Limits { memory, max_iterations, tolerance }: Limits,
     objective: &mut Objective,
     Prepared { sample, gram }: &Prepared,
     mut parameters: Vec<f64>,
     n_samples: usize,
-    learned: Learned,
+    (learned, past): (Learned, &mut Past),
     observe: &mut Observe,
 ) -> Result<Minimum> {
     let begin = Instant::now();
     let Shape { n_features: d, n_classes: q, .. } = objective.shape();
-    let gram = gram.clone();
     let l1 = objective.penalty().l1.clone();
     let l2 = objective.penalty().l2.clone();
     let class_curvature = |parameters: &[f64]| sample.curvature(parameters);
     let classes = class_curvature(&objective.uncentred(&parameters))?;
-    let mut model = if d <= MOST_FEATURES {
-        Models::Whole(Model {
-            d,
-            q,
-            gram,
-            l2,
-            classes,
-            pairs: learned.pairs,
-            most_pairs: memory,
-            rows: Vec::new(),
-            solved: Vec::new(),
-        })
-    } else {
-        Models::Screened(Screened::new(gram, l2, classes, q, memory))
-    };
-
+    let before = objective.counts().products;
     let Smooth { value: mut smooth, mut gradient, .. } = objective.start(&parameters)?;
+    let of_start = objective.counts().products - before;
     if !smooth.is_finite() {
         return Err(Error::NoObjective { value: smooth });
     }
     let mut norm = objective.penalty().l1_norm(&parameters, q);
-    let numbers = learned.numbers.unwrap_or([smooth + norm, max_abs(&gradient), 1.0, 0.0, 0.0]);
-    let [first_value, first_gradient_norm, mut tau, n_promises, n_fruitless] = numbers;
+    let mut state = match past.curvature.take() {
+        Some(Inheritance { model: Models::Whole(mut model), mut tau, mut price, mut since }) => {
+            model.classes = classes;
+            model.change_l2(l2);
+            if since >= RENEWED * price {
+                model.support = Support::at(sample, &objective.uncentred(&parameters), SHARE)?;
+                model.pairs.clear();
+                objective.count_products(1);
+                (tau, price, since) = (1.0, 1, 0);
+            }
+            let mut state = Inheritance { model: Models::Whole(model), tau, price, since };
+            state.extend(objective, sample, n_samples, &parameters, Some((&gradient, &l1)));
+            state
+        }
+        _ if d <= MOST_FEATURES => {
+            let (gram, support) = (gram.clone(), Support::none(parameters.len()));
+            let (pairs, rows, solved) = (Vec::new(), Vec::new(), Vec::new());
+            let mut model = Model { d, q, gram, l2, classes, support, pairs, most_pairs: memory, rows, solved };
+            learned.pairs.into_iter().for_each(|(step, change)| model.push(step, change));
+            Inheritance { model: Models::Whole(model), tau: 1.0, price: 0, since: 0 }
+        }
+        _ => {
+            let model = Screened::new(gram.to_vec(), l2, classes, q, memory);
+            Inheritance { model: Models::Screened(model), tau: 1.0, price: 0, since: 0 }
+        }
+    };
+    let numbers = learned.numbers.unwrap_or([smooth + norm, max_abs(&gradient), state.tau, 0.0, 0.0, 0.0]);
+    let [first_value, first_gradient_norm, tau, n_promises, n_fruitless, _] = numbers;
+    state.tau = tau;
     let (mut n_promises, mut n_fruitless) = (n_promises as usize, n_fruitless as usize);
+    let is_on_path = !past.is_empty();
+    // Products of the Hessian, not of evaluations.
+    let mut of_extensions = objective.counts().products - before - of_start;
     let mut n_iterations = 0;
     let reason = loop {
         let value = smooth + norm;
@@ -454,7 +594,7 @@ pub(super) fn minimise(
         if value <= 1e-3 * tolerance * first_value {
             break StopReason::Separable;
         }
-        let (mut direction, model_curvature) = model.minimise(&gradient, &parameters, &l1, tau);
+        let (mut direction, model_curvature) = state.model.minimise(&gradient, &parameters, &l1, state.tau);
         if !objective.has_intercept() {
             direction[d * q..].fill(0.0);
         }
@@ -463,7 +603,7 @@ pub(super) fn minimise(
         let end: Vec<f64> = parameters.iter().zip(&direction).map(|(w, p)| w + p).collect();
         let slope = dot(&gradient, &direction);
         let promised = -(slope + objective.penalty().l1_norm(&end, q) - norm);
-        let gain_of_model = promised - 0.5 * tau * model_curvature;
+        let gain_of_model = promised - 0.5 * state.tau * model_curvature;
         if !(promised > 0.0 && promised.is_finite()) {
             break StopReason::Converged;
         }
@@ -499,11 +639,11 @@ pub(super) fn minimise(
             }
         }
         let Some((t, new_smooth, new_norm)) = found else {
-            if !model.has_pairs() {
+            if !state.model.has_pairs() {
                 break StopReason::Precision;
             }
             // The pairs may be what is wrong.
-            model.forget();
+            state.model.forget();
             n_fruitless += 1;
             if n_fruitless > FRUITLESS {
                 break StopReason::Precision;
@@ -512,7 +652,7 @@ pub(super) fn minimise(
         };
         if true_curvature > 0.0 && model_curvature > 0.0 {
             let ratio = (true_curvature / model_curvature).clamp(0.1, 10.0);
-            tau = (tau * ratio).sqrt().clamp(0.05, 100.0);
+            state.tau = (state.tau * ratio).sqrt().clamp(0.05, 100.0);
         }
         objective.advance(t)?;
         if t == 1.0 {
@@ -522,7 +662,10 @@ pub(super) fn minimise(
         }
         let step: Vec<f64> = direction.iter().map(|p| t * p).collect();
         let change: Vec<f64> = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
-        model.push(step, change);
+        state.model.push(step, change);
+        if is_on_path {
+            of_extensions += state.extend(objective, sample, n_samples, &parameters, None);
+        }
         let gain = value - (new_smooth + new_norm);
         (smooth, norm, gradient) = (new_smooth, new_norm, new_gradient);
         n_iterations += 1;
@@ -548,16 +691,15 @@ pub(super) fn minimise(
             break reason;
         }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
-            model.set_classes(class_curvature(&objective.uncentred(&parameters))?);
+            state.model.set_classes(class_curvature(&objective.uncentred(&parameters))?);
         }
     };
-    let numbers = [first_value, first_gradient_norm, tau, n_promises as f64, n_fruitless as f64];
-    // The other one begins anew where training goes on.
-    let pairs = match model {
-        Models::Whole(model) => model.pairs,
-        Models::Screened(_) => Vec::new(),
-    };
-    let learned = Learned { pairs, numbers: Some(numbers) };
+    let numbers = [first_value, first_gradient_norm, state.tau, n_promises as f64, n_fruitless as f64, 0.0];
+    let learned = Learned { pairs: state.model.pairs(), numbers: Some(numbers) };
+    if past.is_path() {
+        state.since += objective.counts().products - before - of_extensions;
+        past.curvature = Some(state);
+    }
     Ok(Minimum { parameters, reason, first_gradient_norm, learned })
 }
 

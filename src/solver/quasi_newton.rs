@@ -19,6 +19,9 @@ const ACCEPTED: f64 = 0.2;
 const AIMED: f64 = 0.1;
 /// Lengths tried at most.
 const MOST_LENGTHS: usize = 40;
+/// A length is predicted when its slope is no more than this share of that at 0, or after so many tries.
+const PREDICTED: f64 = 0.03;
+const MOST_PREDICTIONS: usize = 6;
 /// How much the residual of Newton's equations falls, in the norm of the preconditioner, and how many products that may take:
 /// of a step, and of the confirmation at the end.
 const OF_STEP: (f64, usize) = (0.3, 20);
@@ -32,6 +35,10 @@ const FRUITLESS: usize = 3;
 const FRUITLESS_SHARE: f64 = 0.02;
 /// By the mean curvature of all samples no more than so many times the tolerance may be left.
 const OUTSIDE: f64 = 100.0;
+/// Evaluations of so many multiplications for each product begin as drafts, in single precision, until an iteration gains, or is
+/// expected to gain, no more than this share of the objective: far more than what single precision gets wrong.
+const DRAFTED: usize = 1 << 23;
+const DRAFT: f64 = 1e-6;
 /// An objective below this share of what it was at first, times the tolerance, is zero.
 const ZERO: f64 = 1e-3;
 
@@ -165,18 +172,7 @@ fn search(
         } else {
             high = Some(point);
         }
-        let t = match high {
-            // By the line through both slopes, which is right for a parabola; not too near an end.
-            Some(high) => {
-                let t = (low.t * high.slope - high.t * low.slope) / (high.slope - low.slope);
-                let (from, to) = (0.9 * low.t + 0.1 * high.t, 0.1 * low.t + 0.9 * high.t);
-                if t.is_finite() { t.clamp(from.min(to), to.max(from)) } else { 0.5 * (low.t + high.t) }
-            }
-            None => {
-                let t = low.t * at_zero.slope / (at_zero.slope - low.slope);
-                if t.is_finite() && t > 0.0 { t.clamp(1.1 * low.t, 8.0 * low.t) } else { 8.0 * low.t }
-            }
-        };
+        let t = between(low, high, at_zero.slope);
         if !(t > 0.0 && t.is_finite()) || (t - point.t).abs() <= 1e-14 * t {
             break;
         }
@@ -198,13 +194,58 @@ fn search(
     Ok(Some((OnLine { t: point.t, value, slope }, gradient)))
 }
 
+/// A length that is longer than one with a falling slope, and shorter than one with a rising slope, where there is one.
+fn between(low: OnLine, high: Option<OnLine>, slope_at_zero: f64) -> f64 {
+    match high {
+        // By the line through both slopes, which is right for a parabola; not too near an end.
+        Some(high) => {
+            let t = (low.t * high.slope - high.t * low.slope) / (high.slope - low.slope);
+            let (from, to) = (0.9 * low.t + 0.1 * high.t, 0.1 * low.t + 0.9 * high.t);
+            if t.is_finite() { t.clamp(from.min(to), to.max(from)) } else { 0.5 * (low.t + high.t) }
+        }
+        None => {
+            let t = low.t * slope_at_zero / (slope_at_zero - low.slope);
+            if t.is_finite() && t > 0.0 { t.clamp(1.1 * low.t, 8.0 * low.t) } else { 8.0 * low.t }
+        }
+    }
+}
+
+/// The length, not far from `guess`, where the slope is about zero by how it changes for the `sample`.
+fn predicted(
+    sample: &mut Objective,
+    parameters: &[f64],
+    direction: &[f64],
+    at_zero: OnLine,
+    guess: f64,
+) -> Result<f64> {
+    let first = sample.look(parameters, direction, guess)?;
+    let Some(&(_, slope_at_zero)) = sample.along(&[0.0])?.first() else { return Ok(guess) };
+    let on_line = |t, slope: f64| OnLine { t, value: 0.0, slope: at_zero.slope + (slope - slope_at_zero) };
+    let mut point = on_line(guess, first.slope);
+    let (mut low, mut high) = (at_zero, None);
+    for _ in 0..MOST_PREDICTIONS {
+        if point.slope.abs() <= PREDICTED * at_zero.slope.abs() {
+            return Ok(point.t);
+        }
+        if point.slope < 0.0 {
+            low = point;
+        } else {
+            high = Some(point);
+        }
+        let t = between(low, high, at_zero.slope);
+        let Some(&(_, slope)) = sample.along(&[t])?.first() else { break };
+        point = on_line(t, slope);
+    }
+    Ok(if point.slope.is_finite() && point.t > 0.0 { point.t } else { guess })
+}
+
 /// Minimises the smooth objective from `parameters`, in centred coordinates, while `observe` looks on; goes on with what was
-/// `learned` on the way there.
+/// `learned` on the way there. The objective of a `sample` of the rows, whatever their targets, says how long the steps will be.
 #[expect(clippy::too_many_arguments, reason = "of two functions")]
 pub(super) fn minimise(
     method: Method,
     Limits { memory, max_iterations, tolerance }: Limits,
-    objective: &mut Objective,
+    (objective, mut sample): (&mut Objective, Option<&mut Objective>),
     preconditioner: &mut Preconditioner,
     mut parameters: Vec<f64>,
     n_samples: usize,
@@ -215,13 +256,21 @@ pub(super) fn minimise(
     let n_classes = objective.shape().n_classes;
     // What classes have in common changes no probability, and no direction has it.
     centre_over_classes(&mut parameters, n_classes);
+    // Drafts that have ended do not begin again.
+    let mut gain = learned.numbers.map_or(f64::INFINITY, |numbers| numbers[5]);
+    let is_large = n_samples.saturating_mul(parameters.len()) >= DRAFTED;
+    let mut is_draft = gain > 0.0 && is_large && objective.set_draft(true);
     let Smooth { mut value, mut gradient, .. } = objective.start(&parameters)?;
     if !value.is_finite() {
         return Err(Error::NoObjective { value });
     }
-    let numbers = learned.numbers.unwrap_or([value, max_abs(&gradient), 1.0, f64::INFINITY, 0.0]);
-    let [first_value, first_gradient_norm, mut guess, mut not_confirmed, n_fruitless] = numbers;
+    let numbers = learned.numbers.unwrap_or([value, max_abs(&gradient), 1.0, f64::INFINITY, 0.0, gain]);
+    let [first_value, first_gradient_norm, mut guess, mut not_confirmed, n_fruitless, _] = numbers;
     let mut n_fruitless = n_fruitless as usize;
+    if let Some(sample) = &mut sample {
+        sample.set_draft(true);
+        sample.start(&parameters)?;
+    }
     let mut pairs = Pairs::new(memory);
     learned.pairs.into_iter().for_each(|(step, change)| pairs.push(step, change));
     let mut n_iterations = 0;
@@ -239,6 +288,13 @@ pub(super) fn minimise(
             pairs = Pairs::new(pairs.most);
             direction = preconditioner.apply(&gradient);
             decrement = dot(&gradient, &direction);
+        }
+        let is_far = decrement > DRAFT * value && gain > DRAFT * value;
+        if is_draft && !is_far {
+            is_draft = false;
+            objective.set_draft(is_draft);
+            Smooth { value, gradient, .. } = objective.start(&parameters)?;
+            continue;
         }
         if decrement.is_nan() || decrement <= 1e-30 {
             break if decrement.is_finite() { StopReason::Converged } else { StopReason::Precision };
@@ -269,17 +325,28 @@ pub(super) fn minimise(
         direction.iter_mut().for_each(|x| *x = -*x);
         centre_over_classes(&mut direction, n_classes);
         let at_zero = OnLine { t: 0.0, value, slope: -decrement };
+        if let Some(sample) = &mut sample {
+            guess = predicted(sample, &parameters, &direction, at_zero, guess)?;
+        }
         let Some((point, new_gradient)) = search(objective, &parameters, &direction, at_zero, guess)? else {
+            if is_draft {
+                // What single precision takes for a direction down is none.
+                gain = 0.0;
+                continue;
+            }
             break if confirm { StopReason::Converged } else { StopReason::Precision };
         };
         objective.advance(point.t)?;
+        if let Some(sample) = &mut sample {
+            sample.advance(point.t)?;
+        }
         add(&mut parameters, point.t, &direction);
         // The length at which a parabola with these slopes is lowest.
         let best = point.t * at_zero.slope / (at_zero.slope - point.slope);
         if best.is_finite() && best > 0.0 {
             guess = (guess * best.max(0.01)).sqrt();
         }
-        let gain = value - point.value;
+        gain = value - point.value;
         if method == Method::Lbfgs {
             let step = direction.iter().map(|x| point.t * x).collect();
             let change = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
@@ -319,9 +386,59 @@ pub(super) fn minimise(
             preconditioner.refresh(&objective.uncentred(&parameters))?;
         }
     };
+    objective.set_draft(false);
+    let gain = if is_draft { gain } else { 0.0 };
     let learned = Learned {
         pairs: pairs.pairs.into_iter().map(|Pair { step, change, .. }| (step, change)).collect(),
-        numbers: Some([first_value, first_gradient_norm, guess, not_confirmed, n_fruitless as f64]),
+        numbers: Some([first_value, first_gradient_norm, guess, not_confirmed, n_fruitless as f64, gain]),
     };
     Ok(Minimum { parameters, reason, first_gradient_norm, learned })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::backend::{Backend, Shape};
+    use crate::batch::Shuffle;
+    use crate::data::{Features, Targets};
+    use crate::objective::Penalty;
+
+    /// The length is right for rows of other targets, since targets only tilt the line.
+    #[test]
+    fn a_length_is_predicted_without_targets() {
+        let (n, d, q) = (300, 5, 3);
+        let mut random = Shuffle::new(4, 2);
+        let values: Vec<f32> = (0..n * d).map(|_| 4.0 * noise(&mut random)).collect();
+        let features = Features::new(values, n, d).unwrap();
+        let shape = Shape { n_features: d, n_classes: q, n_heads: 1 };
+        let cpu = Cpu::new();
+        let (mut parameters, mut worst): (_, f64) = (vec![0.0; shape.n_parameters()], 0.0);
+        let [targets, others] = [3, 1].map(|k| Targets::Classes((0..n as u32).map(|i| i % k).collect()));
+        let mut sessions =
+            [&targets, &others].map(|targets| cpu.session(&features, 1.0, Some(targets.into())).unwrap());
+        let [mut objective, mut sample] = sessions.each_mut().map(|session| {
+            Objective::new(session.loss(shape).unwrap(), shape, Penalty::uniform(1e-2, 0.0, d), Some(vec![0.0; d]))
+        });
+        for round in 1..6 {
+            let Smooth { value, gradient, .. } = objective.start(&parameters).unwrap();
+            sample.start(&parameters).unwrap();
+            let direction: Vec<f64> = gradient.iter().map(|g| -g * f64::from(round)).collect();
+            let at_zero = OnLine { t: 0.0, value, slope: dot(&gradient, &direction) };
+            for guess in [1e-2, 1.0, 50.0] {
+                let t = predicted(&mut sample, &parameters, &direction, at_zero, guess).unwrap();
+                let slope = objective.look(&parameters, &direction, t).unwrap().slope;
+                let share = slope.abs() / at_zero.slope.abs();
+                assert!(share < ACCEPTED, "{round}, {guess}: {t}, {share}");
+                worst = worst.max(objective.along(&[2.0 * t]).unwrap()[0].1.abs() / at_zero.slope.abs());
+            }
+            parameters.iter_mut().for_each(|w| *w += f64::from(noise(&mut random)));
+        }
+        // Another length would not do.
+        assert!(worst > ACCEPTED, "{worst}");
+    }
+
+    fn noise(random: &mut Shuffle) -> f32 {
+        random.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5
+    }
 }

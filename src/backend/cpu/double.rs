@@ -1,27 +1,28 @@
-//! The two large products in double precision, and the exponential: what the batch solvers need.
+//! The two large products in either precision, with results in `f64`, and the exponential: what the batch solvers need.
 //!
-//! Matrices are cut into slabs of 16 features, zeros past d. The samples of a tile are turned into `f64` once, (slabs ×
+//! Matrices are cut into slabs of 16 features, zeros past d. The samples of a tile are turned into the precision once, (slabs ×
 //! samples × 16); W and its gradient are (slabs × h·q × 16). Both products go through each of them as it lies, with the
-//! lanes along the features.
+//! lanes along the features. In single precision what is added is short: a few hundred products, whose sums are added in `f64`.
 
 use super::lanes::{Element, Kernel, Lanes};
+use super::real::Real;
 use super::tiles::{Matrix, groups};
 
 /// Features of a slab.
 pub(super) const SLAB: usize = 16;
-/// Slabs of a dot product at once: those of a few samples and outputs stay in the nearest cache.
+/// Slabs of a dot product at once, about: those of a few samples and outputs stay in the nearest cache.
 const DEPTH: usize = 16;
 
 /// The samples `first..first + n` of X̃ = scale·X into `out`.
-pub(super) struct Widen<'a, T> {
+pub(super) struct Widen<'a, T, F> {
     pub x: Matrix<'a, T>,
     pub first: usize,
     pub n: usize,
     pub scale: f64,
-    pub out: &'a mut [f64],
+    pub out: &'a mut [F],
 }
 
-impl<T: Element> Kernel for Widen<'_, T> {
+impl<T: Element, F: Real> Kernel for Widen<'_, T, F> {
     type Output = ();
 
     #[inline(always)]
@@ -40,7 +41,7 @@ impl<T: Element> Kernel for Widen<'_, T> {
                         let from = x.as_ptr().wrapping_add(lane);
                         let values =
                             if count >= L::N { T::load(lanes, from) } else { T::load_first(lanes, from, count) };
-                        lanes.store_widened(out.add(lane), values, scale);
+                        F::store_features(lanes, out.add(lane), values, scale);
                     }
                 }
             }
@@ -48,32 +49,49 @@ impl<T: Element> Kernel for Widen<'_, T> {
     }
 }
 
-/// O = X̃·W: x (slabs × n × 16), w (slabs × m × 16), out (n × m).
-pub(super) struct Logits<'a> {
-    pub x: &'a [f64],
-    pub w: &'a [f64],
+/// The samples of a tile, 16 features of each slab next to each other.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a, F> {
+    pub x: &'a [F],
     pub n: usize,
+    /// From one sample, and from one slab, to the next.
+    pub strides: [usize; 2],
+}
+
+impl<F> Tile<'_, F> {
+    /// Whether there are so many slabs of all samples.
+    fn has(&self, n_slabs: usize) -> bool {
+        let last = n_slabs.saturating_sub(1) * self.strides[1] + self.n.saturating_sub(1) * self.strides[0];
+        last + SLAB <= self.x.len() || n_slabs * self.n == 0
+    }
+}
+
+/// O = X̃·W: x with as many slabs as w, (slabs × m × 16), out (n × m).
+pub(super) struct Logits<'a, F> {
+    pub tile: Tile<'a, F>,
+    pub w: &'a [F],
     pub m: usize,
     pub out: &'a mut [f64],
     /// What to bring into the cache meanwhile, so that memory is asked evenly: an address, which need not be readable, and bytes.
     pub ahead: (*const u8, usize),
 }
 
-impl Kernel for Logits<'_> {
+impl<F: Real> Kernel for Logits<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { x, w, n, m, out, ahead } = self;
-        let n_slabs = w.len() / (m * SLAB);
-        assert!(x.len() >= n_slabs * n * SLAB && out.len() >= n * m);
+        let Self { tile, w, m, out, ahead } = self;
+        let (Tile { x, n, strides }, n_slabs) = (tile, w.len() / (m * SLAB));
+        assert!(tile.has(n_slabs) && out.len() >= n * m);
         /// Of a line of the cache.
         const LINE: usize = 64;
-        let turns = n_slabs.div_ceil(DEPTH) * m.div_ceil(L::DOT) * n.div_ceil(4);
+        // As many parts as fit best: one of a single slab would take as long to sum over the lanes as to multiply.
+        let depth = n_slabs.div_ceil(((n_slabs * size_of::<F>()) / (DEPTH * size_of::<f64>())).max(1));
+        let turns = n_slabs.div_ceil(depth.max(1)) * m.div_ceil(L::DOT) * n.div_ceil(4);
         let bytes = ahead.1.div_ceil(LINE).div_ceil(turns.max(1)) * LINE;
         let mut asked = 0;
-        for first in (0..n_slabs).step_by(DEPTH) {
-            let depth = DEPTH.min(n_slabs - first);
+        for (first, depth) in groups(n_slabs, depth.max(1)) {
             for (j, c) in groups(m, L::DOT) {
                 for row in (0..n).step_by(4) {
                     let until = ahead.1.min(asked + bytes);
@@ -85,16 +103,16 @@ impl Kernel for Logits<'_> {
                     let rows = [0, 1, 2, 3].map(|r| (row + r).min(n - 1));
                     // SAFETY: rows below n and outputs below m in `depth` slabs from `first` on.
                     let sums = unsafe {
-                        let x = rows.map(|row| x.as_ptr().add((first * n + row) * SLAB));
+                        let x = rows.map(|row| x.as_ptr().add(first * strides[1] + row * strides[0]));
                         let w = w.as_ptr().add((first * m + j) * SLAB);
-                        let strides = [n * SLAB, m * SLAB];
+                        let strides = [strides[1], m * SLAB];
                         match c {
-                            1 => dot::<L, 1>(lanes, x, w, strides, depth),
-                            2 => dot::<L, 2>(lanes, x, w, strides, depth),
-                            3 => dot::<L, 3>(lanes, x, w, strides, depth),
-                            4 => dot::<L, 4>(lanes, x, w, strides, depth),
-                            5 => dot::<L, 5>(lanes, x, w, strides, depth),
-                            _ => dot::<L, 6>(lanes, x, w, strides, depth),
+                            1 => dot::<L, F, 1>(lanes, x, w, strides, depth),
+                            2 => dot::<L, F, 2>(lanes, x, w, strides, depth),
+                            3 => dot::<L, F, 3>(lanes, x, w, strides, depth),
+                            4 => dot::<L, F, 4>(lanes, x, w, strides, depth),
+                            5 => dot::<L, F, 5>(lanes, x, w, strides, depth),
+                            _ => dot::<L, F, 6>(lanes, x, w, strides, depth),
                         }
                     };
                     for r in 0..4.min(n - row) {
@@ -115,28 +133,29 @@ impl Kernel for Logits<'_> {
 /// # Safety
 /// The slabs can be read, and six outputs are no fewer than C.
 #[inline(always)]
-unsafe fn dot<L: Lanes, const C: usize>(
+unsafe fn dot<L: Lanes, F: Real, const C: usize>(
     lanes: L,
-    x: [*const f64; 4],
-    w: *const f64,
+    x: [*const F; 4],
+    w: *const F,
     strides: [usize; 2],
     depth: usize,
 ) -> [[f64; 4]; 6] {
     const { assert!(C <= 6) };
-    let mut sums = [[lanes.splat_f64(0.0); 4]; C];
+    let zero = F::splat(lanes, F::from_f64(0.0));
+    let mut sums = [[zero; 4]; C];
     // SAFETY: the caller's promise.
     unsafe {
         for slab in 0..depth {
             let (x, w) = (x.map(|x| x.add(slab * strides[0])), w.add(slab * strides[1]));
-            for k in (0..SLAB).step_by(L::N / 2) {
-                let mut features = [lanes.splat_f64(0.0); 4];
+            for k in (0..SLAB).step_by(F::lanes::<L>()) {
+                let mut features = [zero; 4];
                 for r in 0..4 {
-                    features[r] = lanes.load_f64(x[r].add(k));
+                    features[r] = F::load(lanes, x[r].add(k));
                 }
                 for c in 0..C {
-                    let w = lanes.load_f64(w.add(c * SLAB + k));
+                    let w = F::load(lanes, w.add(c * SLAB + k));
                     for r in 0..4 {
-                        sums[c][r] = lanes.mul_add_f64(w, features[r], sums[c][r]);
+                        sums[c][r] = F::mul_add(lanes, w, features[r], sums[c][r]);
                     }
                 }
             }
@@ -144,51 +163,52 @@ unsafe fn dot<L: Lanes, const C: usize>(
     }
     let mut result = [[0.0; 4]; 6];
     for c in 0..C {
-        result[c] = sums[c].map(|sum| lanes.sum_f64(sum));
+        result[c] = F::sum4(lanes, sums[c]);
     }
     result
 }
 
-/// Gradient += X̃ᵀ·R: x (slabs × n × 16), residual (n × m), gradient (slabs × m × 16).
-pub(super) struct Gradient<'a> {
-    pub x: &'a [f64],
-    pub residual: &'a [f64],
-    pub n: usize,
+/// Gradient += X̃ᵀ·R: residual (n × m), gradient (slabs × m × 16).
+pub(super) struct Gradient<'a, F> {
+    pub tile: Tile<'a, F>,
+    pub residual: &'a [F],
     pub m: usize,
     pub gradient: &'a mut [f64],
 }
 
-impl Kernel for Gradient<'_> {
+impl<F: Real> Kernel for Gradient<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { x, residual, n, m, gradient } = self;
-        for (x, gradient) in x.chunks_exact(n * SLAB).zip(gradient.chunks_exact_mut(m * SLAB)) {
-            SlabGradient { x, residual, n, m, n_outputs: m, gradient }.run(lanes);
+        let Self { tile: Tile { x, n, strides }, residual, m, gradient } = self;
+        for (slab, gradient) in gradient.chunks_exact_mut(m * SLAB).enumerate() {
+            let tile = Tile { x: &x[slab * strides[1]..], n, strides };
+            SlabGradient { tile, residual, m, n_outputs: m, gradient }.run(lanes);
         }
     }
 }
 
-/// The same for one slab and the first `n_outputs` of m outputs.
-pub(super) struct SlabGradient<'a> {
-    pub x: &'a [f64],
-    pub residual: &'a [f64],
-    pub n: usize,
+/// The same for the first slab and the first `n_outputs` of m outputs.
+pub(super) struct SlabGradient<'a, F> {
+    pub tile: Tile<'a, F>,
+    pub residual: &'a [F],
     pub m: usize,
     pub n_outputs: usize,
     pub gradient: &'a mut [f64],
 }
 
-impl Kernel for SlabGradient<'_> {
+impl<F: Real> Kernel for SlabGradient<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { x, residual, n, m, n_outputs, gradient } = self;
-        assert!(x.len() >= n * SLAB && residual.len() >= n * m && gradient.len() >= m * SLAB && n_outputs <= m);
+        let Self { tile, residual, m, n_outputs, gradient } = self;
+        let Tile { x, n, strides: [stride, _] } = tile;
+        assert!(tile.has(1) && residual.len() >= n * m && gradient.len() >= m * SLAB && n_outputs <= m);
         for (j, c) in groups(n_outputs, L::TILE) {
-            for k in (0..SLAB).step_by(L::N) {
+            let vectors = (SLAB / F::lanes::<L>()).min(2);
+            for k in (0..SLAB).step_by(vectors * F::lanes::<L>()) {
                 // SAFETY: n rows of 16 features and m outputs, of which c from j on are there.
                 unsafe {
                     let x = x.as_ptr().add(k);
@@ -197,7 +217,8 @@ impl Kernel for SlabGradient<'_> {
                     macro_rules! variants {
                         ($($c:literal)*) => {
                             match c {
-                                $($c => outer::<L, $c>(lanes, x, r, out, n, m),)*
+                                $($c if vectors == 1 => outer::<L, F, $c, 1>(lanes, (x, stride), (r, m), out, n),
+                                $c => outer::<L, F, $c, 2>(lanes, (x, stride), (r, m), out, n),)*
                                 _ => debug_assert!(false, "no outer products with {c} outputs"),
                             }
                         };
@@ -209,35 +230,37 @@ impl Kernel for SlabGradient<'_> {
     }
 }
 
-/// out\[c\]\[lane\] += Σ_i x\[i\]\[lane\]·r\[i\]\[c\] for two vectors of lanes.
+/// out\[c\]\[lane\] += Σ_i x\[i\]\[lane\]·r\[i\]\[c\] for `V` vectors of lanes.
 ///
 /// # Safety
 /// All that can be read, and `out` be written by nobody else.
 #[inline(always)]
-unsafe fn outer<L: Lanes, const C: usize>(lanes: L, x: *const f64, r: *const f64, out: *mut f64, n: usize, m: usize) {
-    let mut sums = [[lanes.splat_f64(0.0); 2]; C];
+unsafe fn outer<L: Lanes, F: Real, const C: usize, const V: usize>(
+    lanes: L,
+    (x, stride): (*const F, usize),
+    (r, m): (*const F, usize),
+    out: *mut f64,
+    n: usize,
+) {
+    let zero = F::splat(lanes, F::from_f64(0.0));
+    let mut sums = [[zero; V]; C];
     // SAFETY: the caller's promise.
     unsafe {
-        for c in 0..C {
-            for v in 0..2 {
-                sums[c][v] = lanes.load_f64(out.add(c * SLAB + v * L::N / 2));
-            }
-        }
         for i in 0..n {
-            let mut features = [lanes.splat_f64(0.0); 2];
-            for v in 0..2 {
-                features[v] = lanes.load_f64(x.add(i * SLAB + v * L::N / 2));
+            let mut features = [zero; V];
+            for v in 0..V {
+                features[v] = F::load(lanes, x.add(i * stride + v * F::lanes::<L>()));
             }
             for c in 0..C {
-                let factor = lanes.splat_f64(*r.add(i * m + c));
-                for v in 0..2 {
-                    sums[c][v] = lanes.mul_add_f64(factor, features[v], sums[c][v]);
+                let factor = F::splat(lanes, *r.add(i * m + c));
+                for v in 0..V {
+                    sums[c][v] = F::mul_add(lanes, factor, features[v], sums[c][v]);
                 }
             }
         }
         for c in 0..C {
-            for v in 0..2 {
-                lanes.store_f64(out.add(c * SLAB + v * L::N / 2), sums[c][v]);
+            for v in 0..V {
+                F::add_to(lanes, out.add(c * SLAB + v * F::lanes::<L>()), sums[c][v]);
             }
         }
     }

@@ -1,11 +1,12 @@
-//! The loss over all samples and its gradient, in double precision: [`Loss`].
+//! The loss over all samples and its gradient, in double precision, the products of drafts in single: [`Loss`].
 //!
 //! The samples are cut into parts, by sizes alone. A part goes through its samples a tile at a time: features become `f64`,
-//! logits, softmax, residual, and the part's own gradient while the features are in the cache. Then the parts are summed in
-//! their order, so that the result does not depend on the number of threads.
+//! or `f32` in a draft, logits, softmax, residual, and the part's own gradient while the features are in the cache. Then the
+//! parts are summed in their order, so that the result does not depend on the number of threads.
 
-use super::double::{Gradient, Logits, SLAB, Widen, exp};
+use super::double::{Gradient, Logits, SLAB, Tile, Widen, exp};
 use super::lanes::{Element, Instructions, Kernel, Lanes};
+use super::real::Real;
 use super::team;
 use super::tiles::{Matrix, allocate};
 use crate::backend::{Evaluation, Loss, Point, Shape, Supervision, check};
@@ -41,10 +42,11 @@ pub(super) struct Sums {
 
 /// What a thread needs for a tile.
 struct Scratch {
-    /// (slabs × samples × 16)
+    /// (slabs × samples × 16), memory for either precision.
     x: Vec<f64>,
-    /// (samples × h·q)
+    /// (samples × h·q), and memory for the same in single precision.
     residual: Vec<f64>,
+    rounded: Vec<f64>,
 }
 
 pub(super) struct CpuLoss<'a, T> {
@@ -55,13 +57,14 @@ pub(super) struct CpuLoss<'a, T> {
     /// s of each sample; one for all when all are the same.
     weights: Vec<f64>,
     shape: Shape,
+    is_draft: bool,
     n_slabs: usize,
     /// Samples of a part and of a tile.
     part_len: usize,
     tile_len: usize,
     parts: Vec<Part>,
     scratch: Vec<Scratch>,
-    /// W or D, (slabs × h·q × 16), and of the intercept (h·q).
+    /// W or D, (slabs × h·q × 16) in memory for either precision, and of the intercept (h·q).
     weights_in_slabs: Vec<f64>,
     bias: Vec<f64>,
     /// Z and Zₚ, (n × h·q).
@@ -104,6 +107,7 @@ impl<'a, T: Element> CpuLoss<'a, T> {
             Ok(Scratch {
                 x: allocate(0.0, tile_len * n_slabs * SLAB, "a part of the features")?,
                 residual: allocate(0.0, tile_len.saturating_mul(m), "a part of the residual")?,
+                rounded: allocate(0.0, tile_len.saturating_mul(m).div_ceil(2), "a part of the residual")?,
             })
         };
         let n_threads = rayon::current_num_threads().min(parts.len());
@@ -114,6 +118,7 @@ impl<'a, T: Element> CpuLoss<'a, T> {
             targets: supervision.targets,
             weights: shares(supervision.weights, n_samples),
             shape,
+            is_draft: false,
             n_slabs,
             part_len,
             tile_len,
@@ -129,16 +134,19 @@ impl<'a, T: Element> CpuLoss<'a, T> {
 
     fn set_weights(&mut self, parameters: &[f64]) -> Result<()> {
         check::values_of(self.shape, parameters)?;
-        let (d, m) = (self.shape.n_features, self.shape.n_outputs());
-        let slabs = self.weights_in_slabs.chunks_exact_mut(m * SLAB);
-        for (slab, rows) in slabs.zip(parameters[..d * m].chunks(m * SLAB)) {
-            for (lane, row) in rows.chunks_exact(m).enumerate() {
-                for (j, &value) in row.iter().enumerate() {
-                    slab[j * SLAB + lane] = value;
+        fn set<F: Real>(slabs: &mut [f64], weights: &[f64], m: usize) {
+            for (slab, rows) in F::within(slabs).chunks_exact_mut(m * SLAB).zip(weights.chunks(m * SLAB)) {
+                for (lane, row) in rows.chunks_exact(m).enumerate() {
+                    for (j, &value) in row.iter().enumerate() {
+                        slab[j * SLAB + lane] = F::from_f64(value);
+                    }
                 }
             }
         }
-        self.bias.copy_from_slice(&parameters[d * m..]);
+        let (weights, bias) = parameters.split_at(self.shape.n_features * self.shape.n_outputs());
+        let set = if self.is_draft { set::<f32> } else { set::<f64> };
+        set(&mut self.weights_in_slabs, weights, self.shape.n_outputs());
+        self.bias.copy_from_slice(bias);
         Ok(())
     }
 
@@ -174,7 +182,11 @@ impl<'a, T: Element> CpuLoss<'a, T> {
     /// One pass over X, or none when neither a product nor the gradient is asked for: the product with the weights that are
     /// set, the residual at the lengths `t` or, for a product with a vector, of the Hessian, and the gradient with it.
     fn pass(&mut self, product: Product, t: &[f64]) -> Evaluation {
-        self.each_part(|shared, scratch, part, z, direction| shared.pass(product, t, scratch, part, z, direction));
+        let is_draft = self.is_draft;
+        self.each_part(|shared, scratch, part, z, direction| match is_draft {
+            true => shared.pass::<f32>(product, t, scratch, part, z, direction),
+            false => shared.pass::<f64>(product, t, scratch, part, z, direction),
+        });
         let (d, m, n_heads) = (self.shape.n_features, self.shape.n_outputs(), self.shape.n_heads);
         let (first, others) = match self.parts.split_first_mut() {
             Some(parts) => parts,
@@ -213,7 +225,7 @@ struct Shared<'s, T> {
 }
 
 impl<T: Element> Shared<'_, T> {
-    fn pass(
+    fn pass<F: Real>(
         &self,
         product: Product,
         t: &[f64],
@@ -231,8 +243,15 @@ impl<T: Element> Shared<'_, T> {
             let first = part.first + index * self.tile_len;
             let n = z.len() / m;
             let direction = directions.next().unwrap_or_default();
-            let x = &mut scratch.x[..n_slabs * n * SLAB];
-            instructions.run(Widen { x: self.x, first, n, scale: self.scale, out: x });
+            let tile = match self.in_place(first, n) {
+                // The gradient alone goes through memory column by column.
+                Some(tile) if product != Product::None => tile,
+                _ => {
+                    let x = &mut F::within(&mut scratch.x)[..n_slabs * n * SLAB];
+                    instructions.run(Widen { x: self.x, first, n, scale: self.scale, out: x });
+                    Tile { x, n, strides: [SLAB, n * SLAB] }
+                }
+            };
             let residual = &mut scratch.residual[..n * m];
             {
                 let out = match product {
@@ -246,7 +265,8 @@ impl<T: Element> Shared<'_, T> {
                     let next = ((first + n) * shape.n_features).min(self.x.x.len());
                     let ahead = &self.x.x[next..self.x.x.len().min(next + n * shape.n_features)];
                     let ahead = (ahead.as_ptr().cast(), size_of_val(ahead));
-                    instructions.run(Logits { x, w: self.weights_in_slabs, n, m, out, ahead });
+                    let w = &F::of(self.weights_in_slabs)[..n_slabs * m * SLAB];
+                    instructions.run(Logits { tile, w, m, out, ahead });
                     out.chunks_exact_mut(m).for_each(|row| row.iter_mut().zip(self.bias).for_each(|(o, b)| *o += b));
                 }
             }
@@ -258,8 +278,18 @@ impl<T: Element> Shared<'_, T> {
                 self.residual(first, t, z, direction, residual, &mut part.sums.losses, &mut part.sums.slopes);
             }
             part.sums.add_bias_gradient(residual);
-            instructions.run(Gradient { x, residual, n, m, gradient: &mut part.gradient });
+            let residual = F::rounded(residual, &mut scratch.rounded);
+            instructions.run(Gradient { tile, residual, m, gradient: &mut part.gradient });
         }
+    }
+
+    /// The samples `first..first + n` where they lie in X, when they are X̃ in this precision, in whole slabs, and not all in
+    /// the same sets of the cache.
+    fn in_place<F: Real>(&self, first: usize, n: usize) -> Option<Tile<'_, F>> {
+        let d = self.x.d;
+        let fits = self.scale == 1.0 && d.is_multiple_of(SLAB) && !d.is_multiple_of(32 * SLAB);
+        let x = T::as_f32(&self.x.x[first * d..(first + n) * d]).filter(|_| fits).and_then(F::from_f32)?;
+        Some(Tile { x, n, strides: [d, SLAB] })
     }
 
     /// Residual, losses and slopes of the samples from `first` on.
@@ -356,7 +386,11 @@ pub(super) fn shares(weights: Option<&[f32]>, n_samples: usize) -> Vec<f64> {
 
 impl<T: Element> Loss for CpuLoss<'_, T> {
     fn is_double(&self) -> bool {
-        true
+        !self.is_draft
+    }
+
+    fn set_draft(&mut self, is_draft: bool) -> bool {
+        std::mem::replace(&mut self.is_draft, is_draft) != is_draft
     }
 
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation> {

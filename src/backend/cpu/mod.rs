@@ -15,6 +15,7 @@ mod loss;
 mod moments;
 mod narrow;
 mod product;
+mod real;
 mod row;
 mod softmax;
 mod sparse;

@@ -1,6 +1,6 @@
 //! Means and second moments of features, in double precision: what a preconditioner is made of.
 
-use super::double::{SLAB, SlabGradient, Widen};
+use super::double::{SLAB, SlabGradient, Tile, Widen};
 use super::lanes::{Element, Instructions};
 use super::tiles::{Matrix, allocate};
 use super::{sparse, team};
@@ -61,7 +61,7 @@ pub(crate) fn moments(features: &Features, scale: f32, weights: Option<&[f32]>) 
                 .map(|_| allocate(0.0, n_slabs * SLAB, "a row of features"))
                 .collect::<Result<Vec<_>>>()?;
             team::lead(rows.len(), |team| {
-                team.each(&mut rows, parts.iter_mut(), |row, part| {
+                team.each(&mut rows, parts.iter_mut(), |row: &mut Vec<f64>, part| {
                     for first in part.rows.clone() {
                         instructions.run(Widen { x, first, n: 1, scale: scale.into(), out: row });
                         let s = weight(first);
@@ -80,7 +80,7 @@ pub(crate) fn moments(features: &Features, scale: f32, weights: Option<&[f32]>) 
             Ok((parts.iter().map(|part| part.weight).sum(), sums))
         };
         let mut shift = vec![0.0; d];
-        let mut first = allocate(0.0, n_slabs * SLAB, "a row of features")?;
+        let mut first: Vec<f64> = allocate(0.0, n_slabs * SLAB, "a row of features")?;
         instructions.run(Widen { x, first: 0, n: 1, scale: scale.into(), out: &mut first });
         shift.copy_from_slice(&first[..d]);
         let (total, sums_of_differences) = sums(&shift, false)?;
@@ -140,7 +140,7 @@ pub(crate) fn second_moments(features: &Features, scale: f32, mean: &[f64], weig
         let n_slabs = d.div_ceil(SLAB);
         // Each slab of the result is summed by one thread over all samples, in their order.
         let mut slabs = allocate(0.0, n_slabs * d * SLAB, "second moments of the features")?;
-        let mut tile = allocate(0.0, n_slabs * TILE * SLAB, "a part of the features")?;
+        let mut tile: Vec<f64> = allocate(0.0, n_slabs * TILE * SLAB, "a part of the features")?;
         let mut rows = allocate(0.0, TILE * d, "a part of the features")?;
         team::lead(n_slabs, |team| {
             let mut none = vec![(); team.n_threads()];
@@ -161,7 +161,8 @@ pub(crate) fn second_moments(features: &Features, scale: f32, mean: &[f64], weig
                     // The matrix is symmetric: columns past this slab come from the others.
                     let n_outputs = d.min((slab + 1) * SLAB);
                     let residual = &rows[..count * d];
-                    instructions.run(SlabGradient { x, residual, n: count, m: d, n_outputs, gradient: out });
+                    let tile = Tile { x, n: count, strides: [SLAB, 0] };
+                    instructions.run(SlabGradient { tile, residual, m: d, n_outputs, gradient: out });
                 });
             }
         });

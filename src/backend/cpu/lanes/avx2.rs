@@ -150,13 +150,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn store_widened(self, to: *mut f64, v: __m256, factor: f64) {
-        unsafe {
-            let factor = _mm256_set1_pd(factor);
-            let (low, high) = (_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-            _mm256_storeu_pd(to, _mm256_mul_pd(_mm256_cvtps_pd(low), factor));
-            _mm256_storeu_pd(to.add(4), _mm256_mul_pd(_mm256_cvtps_pd(high), factor));
-        }
+    fn widen(self, v: __m256) -> [__m256d; 2] {
+        unsafe { [_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v))] }
     }
 
     #[inline(always)]
@@ -165,10 +160,15 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn sum_f64(self, v: __m256d) -> f64 {
+    fn sum4_f64(self, v: [__m256d; 4]) -> [f64; 4] {
         unsafe {
-            let halves = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
-            _mm_cvtsd_f64(_mm_add_sd(halves, _mm_unpackhi_pd(halves, halves)))
+            // Sums of pairs, one vector after the other.
+            let (ab, cd) = (_mm256_hadd_pd(v[0], v[1]), _mm256_hadd_pd(v[2], v[3]));
+            let sums =
+                _mm256_add_pd(_mm256_permute2f128_pd::<0b10_0000>(ab, cd), _mm256_permute2f128_pd::<0b11_0001>(ab, cd));
+            let mut result = [0.0; 4];
+            _mm256_storeu_pd(result.as_mut_ptr(), sums);
+            result
         }
     }
 

@@ -184,13 +184,10 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn store_widened(self, to: *mut f64, v: __m512, factor: f64) {
+    fn widen(self, v: __m512) -> [__m512d; 2] {
         unsafe {
-            let factor = _mm512_set1_pd(factor);
-            let low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
-            let high = _mm512_cvtps_pd(_mm512_castps512_ps256(_mm512_shuffle_f32x4::<0b11_10_11_10>(v, v)));
-            _mm512_storeu_pd(to, _mm512_mul_pd(low, factor));
-            _mm512_storeu_pd(to.add(8), _mm512_mul_pd(high, factor));
+            let upper = _mm512_shuffle_f32x4::<0b11_10_11_10>(v, v);
+            [_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_castps512_ps256(upper))]
         }
     }
 
@@ -200,8 +197,21 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn sum_f64(self, v: __m512d) -> f64 {
-        unsafe { _mm512_reduce_add_pd(v) }
+    fn sum4_f64(self, v: [__m512d; 4]) -> [f64; 4] {
+        unsafe {
+            // Within each quarter: sums of pairs, one vector after the other; then of four.
+            let ab = _mm512_add_pd(_mm512_unpacklo_pd(v[0], v[1]), _mm512_unpackhi_pd(v[0], v[1]));
+            let cd = _mm512_add_pd(_mm512_unpacklo_pd(v[2], v[3]), _mm512_unpackhi_pd(v[2], v[3]));
+            let (even, odd) =
+                (_mm512_shuffle_f64x2::<0b10_00_10_00>(ab, cd), _mm512_shuffle_f64x2::<0b11_01_11_01>(ab, cd));
+            let fours = _mm512_add_pd(even, odd);
+            let (ab, cd) = (_mm512_castpd512_pd256(fours), _mm512_extractf64x4_pd::<1>(fours));
+            let sums =
+                _mm256_add_pd(_mm256_permute2f128_pd::<0b10_0000>(ab, cd), _mm256_permute2f128_pd::<0b11_0001>(ab, cd));
+            let mut result = [0.0; 4];
+            _mm256_storeu_pd(result.as_mut_ptr(), sums);
+            result
+        }
     }
 
     #[inline(always)]

@@ -122,27 +122,14 @@ pub(super) trait Lanes: Copy {
     /// N/2 values can be written at `to`.
     unsafe fn store_f64(self, to: *mut f64, v: Self::D);
 
-    /// Writes the lanes of `v` as `f64`, times `factor`.
-    ///
-    /// # Safety
-    /// N values can be written at `to`.
-    #[inline(always)]
-    unsafe fn store_widened(self, to: *mut f64, v: Self::V, factor: f64) {
-        let mut values = [0.0f32; 32];
-        // SAFETY: the caller's promise; 32 ≥ N.
-        unsafe {
-            self.store(values.as_mut_ptr(), v);
-            for (lane, &value) in values[..Self::N].iter().enumerate() {
-                *to.add(lane) = f64::from(value) * factor;
-            }
-        }
-    }
+    /// The lanes of `v` in double precision.
+    fn widen(self, v: Self::V) -> [Self::D; 2];
 
     /// a·b + c, rounded once where the processor can.
     fn mul_add_f64(self, a: Self::D, b: Self::D, c: Self::D) -> Self::D;
 
-    /// The sum over the lanes.
-    fn sum_f64(self, v: Self::D) -> f64;
+    /// The sums over the lanes of four vectors.
+    fn sum4_f64(self, v: [Self::D; 4]) -> [f64; 4];
 
     /// a·b + c of single numbers, rounded once where the processor can.
     #[inline(always)]
@@ -196,9 +183,20 @@ pub(super) trait Element: Copy + Send + Sync + 'static {
     /// # Safety
     /// `count` values can be read at `from`.
     unsafe fn load_first<L: Lanes>(lanes: L, from: *const Self, count: usize) -> L::V;
+
+    /// The values where they are what they become in registers.
+    #[inline(always)]
+    fn as_f32(_values: &[Self]) -> Option<&[f32]> {
+        None
+    }
 }
 
 impl Element for f32 {
+    #[inline(always)]
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+
     #[inline(always)]
     unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V {
         // SAFETY: the caller's promise.

@@ -148,13 +148,18 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn widen(self, v: float32x4_t) -> [float64x2_t; 2] {
+        unsafe { [vcvt_f64_f32(vget_low_f32(v)), vcvt_high_f64_f32(v)] }
+    }
+
+    #[inline(always)]
     fn mul_add_f64(self, a: float64x2_t, b: float64x2_t, c: float64x2_t) -> float64x2_t {
         unsafe { vfmaq_f64(c, a, b) }
     }
 
     #[inline(always)]
-    fn sum_f64(self, v: float64x2_t) -> f64 {
-        unsafe { vaddvq_f64(v) }
+    fn sum4_f64(self, v: [float64x2_t; 4]) -> [f64; 4] {
+        unsafe { v.map(|v| vaddvq_f64(v)) }
     }
 
     #[inline(always)]

@@ -152,13 +152,18 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn widen(self, v: V) -> [D; 2] {
+        [0, 4].map(|first| std::array::from_fn(|i| v[first + i].into()))
+    }
+
+    #[inline(always)]
     fn mul_add_f64(self, a: D, b: D, c: D) -> D {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
 
     #[inline(always)]
-    fn sum_f64(self, v: D) -> f64 {
-        (v[0] + v[1]) + (v[2] + v[3])
+    fn sum4_f64(self, v: [D; 4]) -> [f64; 4] {
+        v.map(|v| (v[0] + v[1]) + (v[2] + v[3]))
     }
 
     /// Without such an instruction rounding once would be slow.

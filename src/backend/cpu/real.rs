@@ -1,0 +1,192 @@
+//! The precisions in which batch solvers multiply: `f64`, and `f32` far from the minimum, where that is enough.
+
+use super::lanes::Lanes;
+
+/// The type of the numbers that are multiplied.
+pub(super) trait Real: Copy + Send + Sync + 'static {
+    /// A vector of [`Real::lanes`] values.
+    type Vector<L: Lanes>: Copy;
+
+    fn lanes<L: Lanes>() -> usize;
+
+    fn from_f64(x: f64) -> Self;
+
+    /// The memory of `f64` values, for at least as many of these.
+    fn within(memory: &mut [f64]) -> &mut [Self];
+
+    /// What was written by [`Real::within`].
+    fn of(memory: &[f64]) -> &[Self];
+
+    /// The values in this precision, for which there is `room` where they are not what they are.
+    fn rounded<'a>(values: &'a [f64], room: &'a mut [f64]) -> &'a [Self];
+
+    /// The values, where they are of this precision.
+    fn from_f32(values: &[f32]) -> Option<&[Self]>;
+
+    fn splat<L: Lanes>(lanes: L, x: Self) -> Self::Vector<L>;
+
+    /// # Safety
+    /// [`Real::lanes`] values can be read at `from`.
+    unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> Self::Vector<L>;
+
+    /// Writes the values of `v` times `factor`.
+    ///
+    /// # Safety
+    /// N values can be written at `to`.
+    unsafe fn store_features<L: Lanes>(lanes: L, to: *mut Self, v: L::V, factor: f64);
+
+    /// Adds the values of `v` to those at `to`.
+    ///
+    /// # Safety
+    /// [`Real::lanes`] values can be read and written at `to`.
+    unsafe fn add_to<L: Lanes>(lanes: L, to: *mut f64, v: Self::Vector<L>);
+
+    /// a·b + c, rounded once where the processor can.
+    fn mul_add<L: Lanes>(lanes: L, a: Self::Vector<L>, b: Self::Vector<L>, c: Self::Vector<L>) -> Self::Vector<L>;
+
+    /// The sums over the lanes of four vectors.
+    fn sum4<L: Lanes>(lanes: L, v: [Self::Vector<L>; 4]) -> [f64; 4];
+}
+
+impl Real for f64 {
+    type Vector<L: Lanes> = L::D;
+
+    #[inline(always)]
+    fn lanes<L: Lanes>() -> usize {
+        L::N / 2
+    }
+
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        x
+    }
+
+    #[inline(always)]
+    fn within(memory: &mut [f64]) -> &mut [Self] {
+        memory
+    }
+
+    #[inline(always)]
+    fn of(memory: &[f64]) -> &[Self] {
+        memory
+    }
+
+    #[inline(always)]
+    fn rounded<'a>(values: &'a [f64], _room: &'a mut [f64]) -> &'a [Self] {
+        values
+    }
+
+    #[inline(always)]
+    fn from_f32(_values: &[f32]) -> Option<&[Self]> {
+        None
+    }
+
+    #[inline(always)]
+    fn splat<L: Lanes>(lanes: L, x: Self) -> L::D {
+        lanes.splat_f64(x)
+    }
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::D {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.load_f64(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_features<L: Lanes>(lanes: L, to: *mut Self, v: L::V, factor: f64) {
+        let (factor, zero) = (lanes.splat_f64(factor), lanes.splat_f64(0.0));
+        for (half, values) in lanes.widen(v).into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { lanes.store_f64(to.add(half * L::N / 2), lanes.mul_add_f64(values, factor, zero)) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_to<L: Lanes>(lanes: L, to: *mut f64, v: L::D) {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.store_f64(to, lanes.mul_add_f64(v, lanes.splat_f64(1.0), lanes.load_f64(to))) };
+    }
+
+    #[inline(always)]
+    fn mul_add<L: Lanes>(lanes: L, a: L::D, b: L::D, c: L::D) -> L::D {
+        lanes.mul_add_f64(a, b, c)
+    }
+
+    #[inline(always)]
+    fn sum4<L: Lanes>(lanes: L, v: [L::D; 4]) -> [f64; 4] {
+        lanes.sum4_f64(v)
+    }
+}
+
+impl Real for f32 {
+    type Vector<L: Lanes> = L::V;
+
+    #[inline(always)]
+    fn lanes<L: Lanes>() -> usize {
+        L::N
+    }
+
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        x as f32
+    }
+
+    #[inline(always)]
+    fn within(memory: &mut [f64]) -> &mut [Self] {
+        // SAFETY: the same memory, borrowed as long; any bits are an `f32`, and an `f64`.
+        unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), 2 * memory.len()) }
+    }
+
+    #[inline(always)]
+    fn of(memory: &[f64]) -> &[Self] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(memory.as_ptr().cast(), 2 * memory.len()) }
+    }
+
+    #[inline(always)]
+    fn rounded<'a>(values: &'a [f64], room: &'a mut [f64]) -> &'a [Self] {
+        let room = &mut Self::within(room)[..values.len()];
+        room.iter_mut().zip(values).for_each(|(to, &value)| *to = value as f32);
+        room
+    }
+
+    #[inline(always)]
+    fn from_f32(values: &[f32]) -> Option<&[Self]> {
+        Some(values)
+    }
+
+    #[inline(always)]
+    fn splat<L: Lanes>(lanes: L, x: Self) -> L::V {
+        lanes.splat(x)
+    }
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.load(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_features<L: Lanes>(lanes: L, to: *mut Self, v: L::V, factor: f64) {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.store(to, lanes.mul(v, lanes.splat(factor as f32))) };
+    }
+
+    #[inline(always)]
+    unsafe fn add_to<L: Lanes>(lanes: L, to: *mut f64, v: L::V) {
+        for (half, values) in lanes.widen(v).into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { f64::add_to(lanes, to.add(half * L::N / 2), values) };
+        }
+    }
+
+    #[inline(always)]
+    fn mul_add<L: Lanes>(lanes: L, a: L::V, b: L::V, c: L::V) -> L::V {
+        lanes.mul_add(a, b, c)
+    }
+
+    #[inline(always)]
+    fn sum4<L: Lanes>(lanes: L, v: [L::V; 4]) -> [f64; 4] {
+        lanes.sum4(v).map(f64::from)
+    }
+}
