@@ -62,17 +62,24 @@ Examples:
   softreg train x.npy --labels y.txt --test test_x.npy \\
       --test-labels test_y.txt --l2 1e-6 --epochs 100")]
 pub struct Train {
-    /// Training data: CSV with a header, IDX or .npy, told apart by content; CSV and IDX may be gzipped. Default: the
-    /// built-in digits
+    /// Training data: CSV with a header, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by content, gzipped or not;
+    /// or a folder of such files, or a pattern (`part-*.npy`, in quotes). Default: the built-in digits
     pub features: Option<PathBuf>,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes
+    /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
+    /// one-hot, or probabilities of the classes
     #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
-    /// The column of FEATURES, a CSV file, that holds the labels
+    /// The column of FEATURES that holds the labels; in .npz and safetensors the array, by default the one called labels, label,
+    /// y, targets or target
     #[arg(long, value_name = "NAME", requires = "features")]
     pub label_column: Option<String>,
+
+    /// The columns of FEATURES that are features, by default all others; in .npz and safetensors the array, by default the one
+    /// called features, X, x or data, or the only matrix
+    #[arg(long, value_name = "NAME,…", requires = "features", value_delimiter = ',')]
+    pub feature_columns: Option<Vec<String>>,
 
     /// Names of the classes, one a line: of the columns of --labels that are a matrix (one-hot or probabilities); else of all
     /// labels that there may be
@@ -83,7 +90,7 @@ pub struct Train {
     #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "weight_column")]
     pub sample_weight: Option<PathBuf>,
 
-    /// The column of FEATURES and of --test, CSV files, that holds the weights of the samples
+    /// The column of FEATURES and of --test that holds the weights of the samples
     #[arg(long, value_name = "NAME", requires = "features")]
     pub weight_column: Option<String>,
 
@@ -296,16 +303,22 @@ pub struct Evaluate {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
 
-    /// Data: CSV with a header, IDX or .npy, told apart by content
+    /// Data: CSV with a header, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by content, in one file or several
     pub features: PathBuf,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes
+    /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
+    /// one-hot, or probabilities of the classes
     #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
-    /// The column of FEATURES, a CSV file, that holds the labels
+    /// The column, or in .npz and safetensors the array, of FEATURES that holds the labels
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
+
+    /// In .npz and safetensors the array of FEATURES that holds the features; in other files the columns, where the model does
+    /// not know them by name
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub feature_columns: Option<Vec<String>>,
 
     /// Names of the classes, one a line: of the columns of --labels that are a matrix, which are called 0, 1, … without
     #[arg(long, value_name = "PATH")]
@@ -315,7 +328,7 @@ pub struct Evaluate {
     #[arg(long, value_name = "PATH", conflicts_with = "weight_column")]
     pub sample_weight: Option<PathBuf>,
 
-    /// The column of FEATURES, a CSV file, that holds the weights of the samples
+    /// The column of FEATURES that holds the weights of the samples
     #[arg(long, value_name = "NAME")]
     pub weight_column: Option<String>,
 
@@ -340,9 +353,14 @@ pub struct Predict {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
 
-    /// Data: CSV with a header, IDX or .npy, told apart by content. Of a CSV file the columns are taken that the model
-    /// was trained on; there may be others
+    /// Data: CSV with a header, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by content, in one file or several. Of
+    /// a file with names the columns are taken that the model was trained on; there may be others
     pub features: PathBuf,
+
+    /// In .npz and safetensors the array of FEATURES that holds the features; in other files the columns, where the model does
+    /// not know them by name
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub feature_columns: Option<Vec<String>>,
 
     /// Write CSV: the predicted class, and the probability of each class
     #[arg(long)]
@@ -582,6 +600,7 @@ impl Train {
             features: self.features.clone()?,
             labels: self.labels.clone(),
             label_column: self.label_column.clone(),
+            feature_columns: self.feature_columns.clone(),
             weights: self.sample_weight.clone(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
@@ -611,6 +630,7 @@ impl Train {
             features: features.to_owned(),
             labels: labels.cloned(),
             label_column: self.label_column.clone().filter(|_| labels.is_none()),
+            feature_columns: self.feature_columns.clone(),
             weights: weights.cloned(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),

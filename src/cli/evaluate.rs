@@ -23,6 +23,7 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
         features: args.features.clone(),
         labels: args.labels.clone(),
         label_column: args.label_column.clone(),
+        feature_columns: args.feature_columns.clone(),
         weights: args.sample_weight.clone(),
         weight_column: args.weight_column.clone(),
         classes: args.classes.clone(),

@@ -14,7 +14,11 @@ pub fn run(args: &args::Predict) -> Result<()> {
     output::check_writable(out)?;
     output::check_is_no_input(out, &[Some(&args.model), Some(&args.features)])?;
     let model = Model::load(&args.model)?;
-    let source = Source { feature_names: model.feature_names().map(<[String]>::to_vec), ..Source::new(&args.features) };
+    let source = Source {
+        feature_names: model.feature_names().map(<[String]>::to_vec),
+        feature_columns: args.feature_columns.clone(),
+        ..Source::new(&args.features)
+    };
     let features = read(&source)?.features;
     input::check_width(&args.features, model.n_features(), features.n_features())?;
     let device = args.device.open(false)?;

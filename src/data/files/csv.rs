@@ -6,8 +6,8 @@ use std::io::Read;
 use csv::{ByteRecord, ReaderBuilder, Terminator};
 
 use super::input::Input;
-use super::{Source, Table};
-use crate::data::{Features, Labels, SampleWeights};
+use super::{Source, Table, list};
+use crate::data::{Features, Labels};
 use crate::error::{Error, Place, Result};
 
 pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
@@ -81,10 +81,7 @@ pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
         Some(_) => Some(Labels::from_names(&names).map_err(in_file)?),
         None => None,
     };
-    let weights = match columns.weight {
-        Some(_) => Some(SampleWeights::from(weights).checked(n_rows).map_err(in_file)?.into_owned()),
-        None => None,
-    };
+    let weights = columns.weight.map(|_| weights);
     let feature_names = columns.features.iter().map(|&column| columns.names[column].clone()).collect();
     Ok(Table { source: source.clone(), features, labels, weights, feature_names: Some(feature_names) })
 }
@@ -177,7 +174,10 @@ impl Columns {
         }
         let features = match &source.feature_names {
             Some(wanted) => wanted.iter().map(|name| find(name, "")).collect::<Result<_>>()?,
-            None => (0..names.len()).filter(|&column| Some(column) != label && Some(column) != weight).collect(),
+            None => match &source.feature_columns {
+                Some(wanted) => wanted.iter().map(|name| find(name, "")).collect::<Result<_>>()?,
+                None => (0..names.len()).filter(|&column| Some(column) != label && Some(column) != weight).collect(),
+            },
         };
         Ok(Self { names, features, label, weight })
     }
@@ -188,15 +188,6 @@ impl Columns {
             Some(name) => place.named(name),
             None => place,
         }
-    }
-}
-
-/// The first names of many.
-fn list(names: &[String]) -> String {
-    let shown = names.iter().take(10).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(10) {
-        0 => shown,
-        more => format!("{shown}, … and {more} more"),
     }
 }
 

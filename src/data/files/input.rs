@@ -1,7 +1,7 @@
 //! A file that is being read, unpacked when it is gzip.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
@@ -11,30 +11,75 @@ use crate::error::{Error, Place, Result};
 /// Bytes that are read at once.
 const BUFFER: usize = 1 << 20;
 
-pub(super) struct Input {
-    path: PathBuf,
-    reader: Box<dyn BufRead>,
-    is_gzip: bool,
-    /// Bytes that are left, where that is known.
-    left: Option<u64>,
+/// How many bytes may come of `packed` ones: more is taken for a file that is made to fill the memory.
+pub(super) fn most_unpacked(packed: u64) -> u64 {
+    packed.saturating_mul(1000).saturating_add(64 << 20)
 }
 
-impl Input {
+pub(super) struct Input<'a> {
+    path: PathBuf,
+    reader: Box<dyn BufRead + 'a>,
+    /// How its bytes are packed, if they are.
+    packing: Option<&'static str>,
+    /// Bytes that are left, where that is known.
+    left: Option<u64>,
+    /// The same file from its start, where it is one that is not packed.
+    file: Option<File>,
+}
+
+impl<'a> Input<'a> {
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |source| Error::io("read", path, source);
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        Self::new(path, file, metadata.is_file().then_some(metadata.len()))
+        if !metadata.is_file() {
+            return Self::new(path, file, None);
+        }
+        let again = file.try_clone().map_err(failed)?;
+        let input = Self::new(path, file, Some(metadata.len()))?;
+        let file = input.packing.is_none().then_some(again);
+        Ok(Self { file, ..input })
     }
 
-    fn new(path: &Path, content: impl Read + 'static, left: Option<u64>) -> Result<Self> {
-        let mut reader: Box<dyn BufRead> = Box::new(BufReader::with_capacity(BUFFER, content));
+    fn new(path: &Path, content: impl Read + 'a, left: Option<u64>) -> Result<Self> {
+        let mut reader: Box<dyn BufRead + 'a> = Box::new(BufReader::with_capacity(BUFFER, content));
         let start = reader.fill_buf().map_err(|source| Error::io("read", path, source))?;
-        let is_gzip = start.starts_with(&[0x1f, 0x8b]);
-        if is_gzip {
-            reader = Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader)));
+        let packing = start.starts_with(&[0x1f, 0x8b]).then_some("gzip");
+        if packing.is_some() {
+            let unpacked = Limited { reader: MultiGzDecoder::new(reader), left: left.map_or(u64::MAX, most_unpacked) };
+            reader = Box::new(BufReader::with_capacity(BUFFER, unpacked));
         }
-        Ok(Self { path: path.to_owned(), reader, is_gzip, left: left.filter(|_| !is_gzip) })
+        Ok(Self { path: path.to_owned(), reader, packing, left: left.filter(|_| packing.is_none()), file: None })
+    }
+
+    /// A part of a file, of `length` bytes; `packing` is how they are packed in it, and `content` unpacks them.
+    pub fn part(path: &Path, content: impl Read + 'a, length: u64, packing: Option<&'static str>) -> Self {
+        let reader = Box::new(BufReader::with_capacity(BUFFER, content));
+        Self { path: path.to_owned(), reader, packing, left: Some(length), file: None }
+    }
+
+    /// The whole content, of which nothing has been taken yet, for formats that are not read from the start to the end. What is
+    /// packed is unpacked into memory.
+    pub fn whole(mut self) -> Result<Whole> {
+        if let Some(mut file) = self.file.take() {
+            file.rewind().map_err(|source| Error::io("read", &self.path, source))?;
+            return Ok(Whole::File(file));
+        }
+        let mut bytes = Vec::new();
+        match self.read_to_end(&mut bytes) {
+            Ok(_) => Ok(Whole::Memory(bytes)),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that are left, where that is known.
+    #[cfg(feature = "arrow")]
+    pub fn left(&self) -> Option<u64> {
+        self.left
     }
 
     /// Some of the bytes to come, at least one unless there are none.
@@ -49,9 +94,9 @@ impl Input {
     /// What a failure to read means.
     pub fn failed(&self, source: io::Error) -> Error {
         use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-        match source.kind() {
-            InvalidData | InvalidInput | UnexpectedEof if self.is_gzip => {
-                self.malformed(format!("the gzip data is damaged or cut off ({source}); get the file once more"))
+        match (source.kind(), self.packing) {
+            (InvalidData | InvalidInput | UnexpectedEof, Some(packing)) => {
+                self.malformed(format!("the {packing} data is damaged or cut off ({source}); get the file once more"))
             }
             _ => Error::io("read", &self.path, source),
         }
@@ -121,7 +166,7 @@ impl Input {
     }
 
     /// Reads until `into` is full or the file ends; how many bytes there were.
-    fn fill(&mut self, into: &mut [u8]) -> Result<usize> {
+    pub fn fill(&mut self, into: &mut [u8]) -> Result<usize> {
         let mut found = 0;
         while found < into.len() {
             match self.read(&mut into[found..]) {
@@ -142,10 +187,54 @@ impl Input {
     }
 }
 
-impl Read for Input {
+impl Read for Input<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.reader.read(into)?;
         self.left = self.left.map(|left| left.saturating_sub(n as u64));
+        Ok(n)
+    }
+}
+
+/// The content of a file, any part of which can be read.
+pub(super) enum Whole {
+    File(File),
+    Memory(Vec<u8>),
+}
+
+impl Whole {
+    /// How many bytes there are.
+    pub fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => Ok(file.metadata()?.len()),
+            Self::Memory(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+
+    pub fn into_reader(self) -> Box<dyn ReadSeek + Send> {
+        match self {
+            Self::File(file) => Box::new(BufReader::new(file)),
+            Self::Memory(bytes) => Box::new(Cursor::new(bytes)),
+        }
+    }
+}
+
+pub(super) trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
+
+/// At most `left` bytes, and an error where there are more.
+struct Limited<R> {
+    reader: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(into)?;
+        self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
+            let problem = "it unpacks to more than 1000 times its size, which no data does";
+            io::Error::new(io::ErrorKind::InvalidData, problem)
+        })?;
         Ok(n)
     }
 }
@@ -188,6 +277,34 @@ mod tests {
         let middle = flipped.len() / 2;
         flipped[middle] ^= 0x40;
         assert!(read(&flipped).is_err());
+    }
+
+    #[test]
+    fn what_unpacks_to_too_much_is_an_error() {
+        let read = |limit| {
+            let mut bytes = Vec::new();
+            Limited { reader: MultiGzDecoder::new(&*gzip(&[7; 5000])), left: limit }.read_to_end(&mut bytes)
+        };
+        assert_eq!(read(5000).unwrap(), 5000);
+        assert_eq!(read(4999).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(most_unpacked(u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn the_whole_content_is_the_same_packed_or_not() {
+        let content = b"one, two, three".repeat(1000);
+        let path = std::env::temp_dir().join(format!("softreg-whole-{}", std::process::id()));
+        for packed in [content.clone(), gzip(&content)] {
+            std::fs::write(&path, packed).unwrap();
+            let mut input = Input::open(&path).unwrap();
+            assert!(input.head().unwrap().starts_with(b"one"));
+            let whole = input.whole().unwrap();
+            assert_eq!(whole.len().unwrap(), content.len() as u64);
+            let mut bytes = Vec::new();
+            whole.into_reader().read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes, content);
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

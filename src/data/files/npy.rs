@@ -10,6 +10,12 @@ use crate::error::Result;
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
 pub(super) fn read(input: &mut Input) -> Result<Array> {
+    let header = header(input)?;
+    read_values(input, header)
+}
+
+/// What comes before the values.
+pub(super) fn header(input: &mut Input) -> Result<Header> {
     const WHAT: &str = "the .npy header";
     let mut start = [0; MAGIC.len() + 2];
     input.bytes(&mut start, WHAT)?;
@@ -33,9 +39,14 @@ pub(super) fn read(input: &mut Input) -> Result<Array> {
     let mut header = vec![0; length as usize];
     input.bytes(&mut header, WHAT)?;
     let header = String::from_utf8_lossy(&header);
-    let Some(Header { kind, fortran_order, shape }) = Header::parse(&header) else {
-        return Err(input.malformed(format!("its .npy header cannot be understood: {}", header.trim())));
-    };
+    match Header::parse(&header) {
+        Some(header) => Ok(header),
+        None => Err(input.malformed(format!("its .npy header cannot be understood: {}", header.trim()))),
+    }
+}
+
+fn read_values(input: &mut Input, header: Header) -> Result<Array> {
+    let Header { kind, fortran_order, shape } = header;
     let Some(n) = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)) else {
         return Err(input.malformed(format!("an array of shape {shape:?} is too large")));
     };
@@ -52,7 +63,7 @@ pub(super) fn read(input: &mut Input) -> Result<Array> {
         ('f', 2) => Kind::F16,
         ('f', 4) => Kind::F32,
         ('f', 8) => Kind::F64,
-        ('U', size) | ('S', size) if size > 0 && shape.len() == 1 => {
+        ('U', size) | ('S', size) if size > 0 && shape.len() < 2 => {
             let numbers = Numbers::Names(names(input, n, kind == 'U', big_endian, size)?);
             input.end()?;
             return Ok(Array { shape, numbers });
@@ -115,11 +126,11 @@ fn names(input: &mut Input, n: usize, unicode: bool, big_endian: bool, size: usi
     text.chunks_exact(size).enumerate().map(name).collect()
 }
 
-struct Header {
+pub(super) struct Header {
     /// Whether big-endian, the letter of the type, and its size.
     kind: (bool, char, usize),
     fortran_order: bool,
-    shape: Vec<usize>,
+    pub shape: Vec<usize>,
 }
 
 impl Header {
