@@ -105,6 +105,17 @@ pub struct Plan {
     pub orders: Vec<Permutation>,
     /// The batches in the order of their steps.
     pub batches: Vec<Batch>,
+    /// What rows the chunks have, where they are not those of their ranges.
+    pub blocks: Option<Blocks>,
+}
+
+/// Blocks of rows that are shuffled over all chunks.
+#[derive(Debug, Clone)]
+pub struct Blocks {
+    /// Rows of a block.
+    pub n_rows: usize,
+    /// Which block is where; rows past the last whole one stay where they are.
+    pub order: Permutation,
 }
 
 impl Plan {
@@ -112,22 +123,57 @@ impl Plan {
     /// (the last of a chunk may be shorter), then the batches of all chunks are shuffled. `chunks` are the row ranges
     /// that the backend holds separately, without a gap from 0 on. The same arguments give the same plan.
     pub fn new(chunks: &[Range<usize>], batch_size: usize, seed: u64, epoch: u64) -> Self {
+        Self::with_order(chunks, batch_size, seed, epoch, |random, batches| {
+            let mut batches = batches.concat();
+            random.shuffle(&mut batches);
+            batches
+        })
+    }
+
+    /// The same, but for chunks that are not all at hand: one chunk after the other. Blocks of `block_rows` rows are shuffled over all
+    /// chunks, whose ranges begin with whole blocks: data that is sorted by class would otherwise have chunks of few classes.
+    pub fn by_chunk(chunks: &[Range<usize>], block_rows: usize, batch_size: usize, seed: u64, epoch: u64) -> Self {
+        let plan = Self::with_order(chunks, batch_size, seed, epoch, |_, batches| batches.concat());
+        let n_samples = chunks.last().map_or(0, |chunk| chunk.end);
+        let n_blocks = n_samples / block_rows.max(1);
+        // Another stream than that of the orders.
+        let order = Permutation::new(n_blocks as u32, &mut Shuffle::new(!seed, epoch));
+        Self { blocks: Some(Blocks { n_rows: block_rows.max(1), order }), ..plan }
+    }
+
+    /// The rows of a chunk's range, in the order in which its own order counts them.
+    pub fn rows_of(&self, chunk: &Range<usize>) -> Vec<Range<usize>> {
+        let Some(Blocks { n_rows, order }) = &self.blocks else { return vec![chunk.clone()] };
+        let mut rows = Vec::new();
+        for position in chunk.clone().step_by(*n_rows) {
+            let block = position / n_rows;
+            // What is left over stays at the end.
+            let start = if block < order.n() { order.row(block as u32) as usize * n_rows } else { position };
+            rows.push(start..start + (*n_rows).min(chunk.end - position));
+        }
+        rows
+    }
+
+    /// `arrange` puts the batches of the chunks in order.
+    fn with_order(
+        chunks: &[Range<usize>],
+        batch_size: usize,
+        seed: u64,
+        epoch: u64,
+        arrange: impl Fn(&mut Shuffle, Vec<Vec<Batch>>) -> Vec<Batch>,
+    ) -> Self {
         let mut random = Shuffle::new(seed, epoch);
         let mut orders = Vec::with_capacity(chunks.len());
         let mut batches = Vec::new();
         for (chunk, rows) in chunks.iter().enumerate() {
             orders.push(Permutation::new(rows.len() as u32, &mut random));
-            batches.extend(rows.clone().step_by(batch_size.max(1)).map(|start| Batch {
-                chunk,
-                start,
-                len: batch_size.min(rows.end - start),
-            }));
+            let batch = |start| Batch { chunk, start, len: batch_size.min(rows.end - start) };
+            batches.push(rows.clone().step_by(batch_size.max(1)).map(batch).collect());
         }
-        random.shuffle(&mut batches);
-        Self { orders, batches }
+        Self { orders, batches: arrange(&mut random, batches), blocks: None }
     }
 
-    /// The row numbers **within the chunk** of all positions, chunk after chunk.
+    /// The numbers **within the chunk** of the rows of all positions, chunk after chunk.
     pub fn order(&self) -> Vec<u32> {
         self.orders.iter().flat_map(|order| (0..order.n).map(|position| order.row(position))).collect()
     }
@@ -220,6 +266,35 @@ mod tests {
                     let expected = f64::from(n + 1) / 3.0;
                     assert!((mean - expected).abs() < 8.0 * deviation, "{n} {seed} {distance}: {mean} {expected}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_of_blocks_have_each_row_once_and_rows_from_everywhere() {
+        for (n, n_chunks, block_rows) in [(1000, 4, 10), (1003, 4, 10), (7, 3, 2), (5, 1, 8), (100_000, 10, 16)] {
+            let n_blocks = usize::div_ceil(n, block_rows);
+            let at = |chunk: usize| (n_blocks * chunk / n_chunks * block_rows).min(n);
+            let chunks: Vec<_> = (0..n_chunks).map(|chunk| at(chunk)..at(chunk + 1)).collect();
+            let plan = Plan::by_chunk(&chunks, block_rows, 32, 1, 2);
+            assert!(plan.batches.is_sorted_by_key(|batch| batch.chunk));
+            let rows: Vec<Vec<usize>> =
+                chunks.iter().map(|chunk| plan.rows_of(chunk).into_iter().flatten().collect()).collect();
+            assert!(rows.iter().zip(&chunks).all(|(rows, chunk)| rows.len() == chunk.len()));
+            let mut all = rows.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..n).collect::<Vec<_>>());
+            // In data that is sorted by class, of which the first half is one, each chunk has about as many of it.
+            if n == 100_000 {
+                for rows in rows {
+                    let share = rows.iter().filter(|&&row| row < n / 2).count() as f64 / rows.len() as f64;
+                    assert!(
+                        (share - 0.5).abs() < 5.0 * 0.5 / (rows.len() as f64 / block_rows as f64).sqrt(),
+                        "{share}"
+                    );
+                }
+                assert_ne!(plan.rows_of(&chunks[0]), Plan::by_chunk(&chunks, block_rows, 32, 1, 3).rows_of(&chunks[0]));
+                assert_eq!(Plan::new(&chunks, 32, 1, 2).rows_of(&chunks[0]), [chunks[0].clone()]);
             }
         }
     }

@@ -350,6 +350,15 @@ pub enum Error {
         detail: String,
     },
 
+    /// A training cannot go on from a checkpoint.
+    #[error("{}: {problem}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, or in which settings or data its run was another.
+        problem: String,
+    },
+
     /// A model file cannot be used.
     #[error("{}: {problem}", path.display())]
     ModelFile {

@@ -1,22 +1,19 @@
 //! Training: [`SoftmaxRegression`] is the estimator, [`Fit`] what it gives.
 
-use std::borrow::Cow;
+mod run;
+
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::cpu::{Moments, moments};
-use crate::backend::{Device, DeviceKind, Parameters, Session, Shape};
+use crate::backend::Device;
 use crate::data::{Dataset, Dtype, Features};
 use crate::error::{Error, Result};
-use crate::metrics::{Evaluation, Evaluator};
-use crate::model::{Model, Training};
-use crate::objective::Penalty;
-use crate::solver::{
-    Batch, Certificate, Kind, Limits, Observer, Outcome, Progress, Solver, StochasticProblem, StopReason, Task,
-    Validate,
-};
-use crate::weighting::{ClassWeight, Weighting};
+use crate::metrics::Evaluation;
+use crate::model::Model;
+use crate::solver::{Certificate, Every, Limits, Progress, Solver, StopReason};
+use crate::weighting::ClassWeight;
 
 /// What every feature is multiplied by before training: the penalty is on the weights of features scaled so.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -112,6 +109,8 @@ pub struct SoftmaxRegression {
     init: Option<Arc<Model>>,
     validation: Option<Validation>,
     limits: Limits,
+    checkpoint: Option<(PathBuf, Every)>,
+    resume: Option<PathBuf>,
     device: Device,
 }
 
@@ -149,8 +148,13 @@ pub struct Fit {
     /// Time until the first step: to scale the data and bring it to the device, to choose the step size, and to compile
     /// kernels.
     pub preparation: Duration,
-    /// Time from the first step to the last.
+    /// Time from the first step to the last, with that of the epochs before the checkpoint that the training went on from.
     pub training: Duration,
+    /// The epoch of the last checkpoint that was written, or iteration of a batch solver.
+    pub checkpoint: Option<usize>,
+    /// What went wrong on the way and was made up for, in sentences: a device that was lost, a checkpoint that could not be
+    /// written. What is left is right all the same. Each was also a warning in the log.
+    pub faults: Vec<String>,
 }
 
 impl Default for SoftmaxRegression {
@@ -177,6 +181,8 @@ impl SoftmaxRegression {
             init: None,
             validation: None,
             limits: Limits::default(),
+            checkpoint: None,
+            resume: None,
             device: Device::cpu(),
         }
     }
@@ -311,7 +317,45 @@ impl SoftmaxRegression {
         self
     }
 
-    /// Where to train.
+    /// Writes a checkpoint to this file from time to time, from which [`SoftmaxRegression::resume`] goes on should the program end
+    /// before the training does; and when `on_epoch` of [`SoftmaxRegression::fit_with`] or the time limit stops it. The file is
+    /// replaced whole, and stays when the training is done. One that cannot be written is in [`Fit::faults`], the older one stays.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use softreg::{Every, Sgd, SoftmaxRegression, data};
+    /// # let path = std::env::temp_dir().join(format!("softreg-checkpoint-{}", std::process::id()));
+    /// let data = data::digits()?;
+    /// let estimator = SoftmaxRegression::new().solver(Sgd { epochs: Some(10), ..Sgd::default() });
+    /// let at_once = estimator.fit(&data)?;
+    /// let estimator = estimator.checkpoint(&path, Every::Epochs(2));
+    /// estimator.fit_with(&data, |progress| if progress.epoch < 5 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })?;
+    /// let resumed = estimator.resume(&path).fit(&data)?;
+    /// assert!(resumed.epochs.len() == 10 && resumed.model == at_once.model);
+    /// # std::fs::remove_file(&path).unwrap();
+    /// # Ok::<(), softreg::Error>(())
+    /// ```
+    #[must_use]
+    pub fn checkpoint(mut self, path: impl Into<PathBuf>, every: Every) -> Self {
+        self.checkpoint = Some((path.into(), every));
+        self
+    }
+
+    /// Goes on from a checkpoint of a run with the same data and settings, to the same bits as that run would have come to on the
+    /// same device. Another device goes on from there, too, but in its own last bits, of which the log warns. The device, the
+    /// patience and the time limit, which counts anew, may be others; [`Fit::epochs`] has all epochs, those before the
+    /// checkpoint, too.
+    ///
+    /// [`SoftmaxRegression::fit`] then gives [`Error::Io`] when the file cannot be read, and [`Error::Checkpoint`] when it is damaged,
+    /// or of a run that had other data or settings, which it names.
+    #[must_use]
+    pub fn resume(mut self, path: impl Into<PathBuf>) -> Self {
+        self.resume = Some(path.into());
+        self
+    }
+
+    /// Where to train. When a device that was chosen automatically ([`Device::auto`]) is lost or has no memory left, the training
+    /// goes on on the CPU; one that was asked for is an error.
     #[must_use]
     pub fn device(mut self, device: &Device) -> Self {
         self.device = device.clone();
@@ -339,6 +383,7 @@ impl SoftmaxRegression {
         let begin = Instant::now();
         self.solver.check()?;
         self.limits.check(self.validation.is_some())?;
+        self.checkpoint.as_ref().map_or(Ok(()), |(_, every)| every.check())?;
         for (name, penalty) in [("the penalty l2", self.l2), ("the penalty l1", self.l1)] {
             if !(penalty >= 0.0 && penalty.is_finite()) {
                 let expected = "a finite number, at least 0";
@@ -377,8 +422,8 @@ impl SoftmaxRegression {
             }
         }
         match &self.validation {
-            None => self.fit_on(data, None, begin, &mut on_epoch),
-            Some(Validation::Data(validation)) => self.fit_on(data, Some(validation), begin, &mut on_epoch),
+            None => run::fit(self, data, None, begin, &mut on_epoch),
+            Some(Validation::Data(validation)) => run::fit(self, data, Some(validation), begin, &mut on_epoch),
             Some(Validation::Fraction(fraction)) => {
                 let (data, validation) = data.split(*fraction, self.seed).map_err(|error| match error {
                     Error::Setting { value, expected, .. } => {
@@ -386,7 +431,7 @@ impl SoftmaxRegression {
                     }
                     other => other,
                 })?;
-                self.fit_on(&data, Some(&validation), begin, &mut on_epoch)
+                run::fit(self, &data, Some(&validation), begin, &mut on_epoch)
             }
         }
     }
@@ -429,196 +474,4 @@ impl SoftmaxRegression {
         }
         Ok(estimator.fit(data)?.model)
     }
-
-    fn fit_on(
-        &self,
-        data: &Dataset,
-        validation: Option<&Dataset>,
-        begin: Instant,
-        on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<Fit> {
-        let init = self.init.as_deref();
-        let solver = self.solver_for(data);
-        let kind = solver.kind();
-        let feature_scale = match (self.feature_scale, init.and_then(Model::feature_scale)) {
-            (FeatureScale::Auto, Some(factor)) => FeatureScale::Factor(factor),
-            (feature_scale, _) => feature_scale,
-        };
-        let feature_scale = feature_scale.of(data.features())?;
-        // What the steps of stochastic solvers multiply features by beside, and the weights' penalty that makes up for it.
-        let of_steps = match (&kind, self.feature_scale) {
-            (Kind::Stochastic(_), FeatureScale::Auto) => scale_of_steps(feature_scale * data.features().max_abs()),
-            _ => 1.0,
-        };
-        let scale = feature_scale * of_steps;
-        let l2 = self.l2 * f64::from(of_steps).powi(2);
-        let (classes, mut start) = match init {
-            Some(model) => model.start(data, scale)?,
-            None => {
-                let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
-                (data.classes().to_vec(), Parameters::zeros(shape))
-            }
-        };
-        let shape = start.shape;
-        if !self.intercept {
-            start.values[shape.n_features * shape.n_classes..].fill(0.0);
-        }
-        let data = &*in_classes(data, &classes)?;
-        let weighting = Weighting::new(data, &self.class_weight, self.label_smoothing)?;
-        let supervision = weighting.supervision();
-        let mut session = self.device.session(data.features(), scale, Some(supervision))?;
-        let mut watched = match validation {
-            Some(validation) => {
-                if validation.n_features() != data.n_features() {
-                    return Err(Error::Width { model: data.n_features(), data: validation.n_features() });
-                }
-                Some((self.device.session(validation.features(), scale, None)?, in_classes(validation, &classes)?))
-            }
-            None => None,
-        };
-        let mut validate = watched
-            .as_mut()
-            .map(|(session, data)| |parameters: &Parameters| Ok(evaluate(&mut **session, data, parameters)?.log_loss));
-        let validate = validate.as_mut().map(|validate| -> &mut Validate { validate });
-        let mut observer = Observer::new(self.limits, begin, validate, on_epoch);
-
-        let learning_rate = solver.learning_rate(data.features(), scale, supervision, shape.n_classes, l2);
-        let moments = match matches!(kind, Kind::Batch(_)) || self.polish {
-            true => moments(data.features(), scale, supervision.weights)?,
-            false => Moments::default(),
-        };
-        let deviations = self.standardize.then(|| moments.deviations());
-        let penalty = Penalty::uniform(l2, self.l1, shape.n_features)
-            .times(self.penalty_factors.as_deref(), deviations.as_deref());
-        let task = |start: Option<&Parameters>| Task {
-            features: data.features(),
-            scale,
-            supervision,
-            moments: &moments,
-            shape,
-            penalty: &penalty,
-            has_intercept: self.intercept,
-            start: start.map(|start| start.values.iter().map(|&value| value.into()).collect()),
-        };
-        let mut optimum = None;
-        let (mut settings, last, reason, first, mut training) = match &kind {
-            Kind::Batch(solver) => {
-                let found = solver.minimise(&mut *session, &task(init.map(|_| &start)), &mut observer)?;
-                optimum = Some((found.counts.products, found.certificate));
-                (solver.to_json(), found.parameters, found.reason, found.begin, found.training)
-            }
-            Kind::Stochastic(solver) => {
-                let intercept = self.intercept;
-                let problem = StochasticProblem { session: &mut *session, start: &start, l2, intercept };
-                let rate = learning_rate.unwrap_or_default();
-                let (reason, last, first) = solver.minimise(problem, rate, self.seed, &mut observer)?;
-                (solver.to_json(), last, reason, first, first.elapsed())
-            }
-        };
-        let Outcome { mut parameters, epochs, mut reason, best_epoch } = observer.finish(reason, last);
-        // On the CPU batch solvers are in double precision anyway.
-        if self.polish && !(optimum.is_some() && self.device.info().kind == DeviceKind::Cpu) {
-            let cpu = Device::cpu();
-            let mut session = cpu.session(data.features(), scale, Some(supervision))?;
-            let mut silent = |_: &Progress| ControlFlow::Continue(());
-            let limits = Limits { patience: None, ..self.limits };
-            let mut observer = Observer::new(limits, begin, None, &mut silent);
-            let found = Batch::polishing().minimise(&mut *session, &task(Some(&parameters)), &mut observer)?;
-            let products = optimum.map_or(0, |(products, _)| products) + found.counts.products;
-            optimum = Some((products, found.certificate));
-            (parameters, reason) = (found.parameters, found.reason);
-            training += found.training;
-        }
-
-        let train = evaluate(&mut *session, data, &parameters)?;
-        if !train.log_loss.is_finite() {
-            return Err(Error::NoObjective { value: train.log_loss });
-        }
-        // The certificate is of the last iteration, which the validation may not have chosen.
-        let (products, certificate) = optimum.unzip();
-        let certificate = certificate.filter(|_| best_epoch.is_none_or(|best| best == epochs.len()));
-        let objective = match &certificate {
-            Some(certificate) => certificate.objective,
-            None => {
-                let loss = match weighting.is_plain() {
-                    true => train.log_loss,
-                    false => {
-                        let mut evaluator = Evaluator::new(supervision.targets, supervision.weights, shape.n_classes);
-                        session.logits(&parameters, &mut |rows, logits| {
-                            evaluator.add(rows, logits);
-                            Ok(())
-                        })?;
-                        evaluator.finish().log_loss
-                    }
-                };
-                loss + penalty.of(&parameters)
-            }
-        };
-        let preparation = first - begin;
-        let validation = match &mut watched {
-            Some((session, data)) => Some(evaluate(&mut **session, data, &parameters)?),
-            None => None,
-        };
-
-        settings["epochs"] = epochs.len().into();
-        settings["learning_rate"] = learning_rate.into();
-        settings["intercept"] = self.intercept.into();
-        settings["standardize"] = self.standardize.into();
-        settings["penalty_factors"] = self.penalty_factors.clone().into();
-        settings["polish"] = self.polish.into();
-        settings["reason"] = reason.to_string().into();
-        if let (Some(epoch), Some(validation)) = (best_epoch, &validation) {
-            settings["best_epoch"] = epoch.into();
-            settings["validation_loss"] = validation.log_loss.into();
-        }
-        let record = Training {
-            solver: solver.name().to_owned(),
-            device: self.device.info().name.clone(),
-            n_samples: data.n_samples(),
-            settings,
-            l2: self.l2,
-            l1: self.l1,
-            seed: self.seed,
-            feature_scale: f64::from(feature_scale),
-            is_weighted: data.weights().is_some(),
-            class_weight: self.class_weight.to_json(),
-            label_smoothing: self.label_smoothing,
-            train_loss: train.log_loss,
-            train_accuracy: train.accuracy,
-            objective,
-        };
-        let feature_names = data.feature_names().or_else(|| init?.feature_names()).map(<[String]>::to_vec);
-        let model = Model::from_training(&parameters, scale, classes, feature_names, record);
-        Ok(Fit {
-            model,
-            train,
-            objective,
-            epochs,
-            reason,
-            best_epoch,
-            validation,
-            learning_rate,
-            products,
-            certificate,
-            feature_scale: f64::from(feature_scale),
-            solver,
-            preparation,
-            training,
-        })
-    }
-}
-
-/// The same data with these classes.
-fn in_classes<'d>(data: &'d Dataset<'d>, classes: &[String]) -> Result<Cow<'d, Dataset<'d>>> {
-    if data.classes() == classes { Ok(Cow::Borrowed(data)) } else { data.with_classes(classes).map(Cow::Owned) }
-}
-
-/// Those parameters on the data of a session.
-fn evaluate(session: &mut dyn Session, data: &Dataset, parameters: &Parameters) -> Result<Evaluation> {
-    let mut evaluator = Evaluator::new(data.labels().targets(), data.weights(), parameters.shape.n_outputs());
-    session.logits(parameters, &mut |rows, logits| {
-        evaluator.add(rows, logits);
-        Ok(())
-    })?;
-    Ok(evaluator.finish())
 }

@@ -31,7 +31,8 @@
 //!
 //! # Where to look
 //! - Data: [`Features`] (f32, f16 or u8), [`Labels`] (numbers, names, or distributions), [`Dataset`]; with the feature
-//!   `files` also readers of CSV, IDX, `.npy`, `.npz` and safetensors in [`data`], with `arrow` of Parquet and Arrow. [`Dataset::with_weights`] and [`ClassWeight`] say how much
+//!   `files` also readers of CSV, svmlight, IDX, `.npy`, `.npz` and safetensors in [`data`], with `arrow` of Parquet and
+//!   Arrow. [`Dataset::with_weights`] and [`ClassWeight`] say how much
 //!   samples and classes count.
 //! - Training: [`SoftmaxRegression`] is the estimator; [`SoftmaxRegression::fit_with`] tells of each epoch and can be
 //!   stopped; [`Fit`] is the result. [`Lbfgs`] and [`NewtonCg`] reach the minimum, which a [`Certificate`] tells;
@@ -70,6 +71,7 @@ pub mod backend;
 pub mod batch;
 #[doc(hidden)]
 pub mod bench;
+mod checkpoint;
 pub mod data;
 mod error;
 mod fit;
@@ -93,6 +95,6 @@ pub use error::{Error, ModelFileProblem, Place, Result};
 pub use fit::{FeatureScale, Fit, SoftmaxRegression, Validation};
 pub use metrics::Evaluation;
 pub use model::{Model, Predictor};
-pub use solver::{AdamW, Certificate, Lbfgs, NewtonCg, Progress, Schedule, Sgd, Solver, StopReason, Warmup};
+pub use solver::{AdamW, Certificate, Every, Lbfgs, NewtonCg, Progress, Schedule, Sgd, Solver, StopReason, Warmup};
 pub use weighting::ClassWeight;
 pub use write::write_atomically;

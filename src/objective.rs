@@ -127,6 +127,11 @@ impl<'a> Objective<'a> {
         self.counts
     }
 
+    /// Goes on counting from there.
+    pub fn count_from(&mut self, counts: Counts) {
+        self.counts = counts;
+    }
+
     pub fn is_double(&self) -> bool {
         self.loss.is_double()
     }

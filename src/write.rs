@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{Error, Result};
 
 /// Writes a file beside `path` and, once it is complete and on the disk, renames it to `path`: readers see the old file
-/// or the new one, never a part. On failure the old file stays. A file that is there already keeps its permissions, and a
-/// link leads to the new file.
+/// or the new one, never a part, also after a power failure. On failure the old file stays. A file that is there already keeps
+/// its permissions, and a link leads to the new file.
 ///
 /// # Errors
 /// [`Error::Io`] when the folder cannot be written, the file is there and read-only, the disk is full, or `content` fails.
@@ -47,7 +47,21 @@ fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
         // The error that is reported is the first one; a part that cannot be removed adds nothing to it.
         let _ = fs::remove_file(&part);
     }
-    result
+    result.and_then(|()| sync_folder(path))
+}
+
+/// Brings the new name to the disk. Some file systems have no such thing for folders, and Windows opens none.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        // A folder in which one may write but that one may not list.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
 }
 
 #[cfg(test)]

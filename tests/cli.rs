@@ -640,3 +640,83 @@ fn options_that_do_not_go_together_are_wrong_usage() {
         assert!(run.stderr.contains(part), "{part:?} is not in {}", run.stderr);
     }
 }
+
+/// svmlight data of three classes, each with a high value of its own; `first` is the index of the first feature.
+fn svmlight(first: usize, features: &[usize], n: usize) -> String {
+    let mut lines = String::new();
+    for i in 0..n {
+        let class = features[i % features.len()];
+        lines += &class.to_string();
+        for &feature in features {
+            let value = if feature == class { 4.0 } else { 0.1 } + (i * 7 % 5) as f64 / 10.0;
+            lines += &format!(" {}:{value}", first + feature);
+        }
+        lines += "\n";
+    }
+    lines
+}
+
+#[test]
+fn svmlight_has_its_labels_and_a_model_knows_how_its_indices_count() {
+    for first in [0, 1] {
+        let folder = Folder::new();
+        folder.write("train.svm", gzip(svmlight(first, &[0, 1, 2], 60).as_bytes()));
+        // Without the first feature, so that nothing tells how the indices count, and without the last.
+        folder.write("test.svm", svmlight(first, &[1], 10));
+        folder.write("both.svm", svmlight(first, &[1, 2], 10));
+        let train = ["train", "train.svm", "--device", "cpu", "--test", "test.svm", "--out", "m", "--json", "-"];
+        let record = folder.softreg(train).ok().json();
+        assert_eq!((number(&record, "n_features"), number(&record, "n_classes")), (3.0, 3.0));
+        assert_eq!(number(&record, "test_accuracy"), 1.0);
+        let accuracy = |more: &[&str]| {
+            let evaluate = ["evaluate", "m", "both.svm", "--device", "cpu", "--json", "-"];
+            number(&folder.softreg(evaluate.iter().chain(more)).ok().json(), "accuracy")
+        };
+        assert_eq!(accuracy(&[]), 1.0);
+        if first == 0 {
+            // Counted in the other way, every value is that of the feature before.
+            assert_eq!(accuracy(&["--zero-based", "false"]), 0.0);
+        }
+        let predicted = folder.softreg(["predict", "m", "both.svm", "--device", "cpu"]).ok().stdout;
+        assert_eq!(predicted.lines().take(4).collect::<Vec<_>>(), ["1", "2", "1", "2"]);
+        folder.write("wide.svm", "0 5:1\n");
+        let wide = folder.softreg(["predict", "m", "wide.svm", "--device", "cpu"]);
+        assert_eq!(wide.status, Some(1));
+        assert!(
+            wide.stderr.contains("wide.svm, row 1: its highest index is 5, but with 3 features"),
+            "{}",
+            wide.stderr
+        );
+    }
+}
+
+#[test]
+fn a_column_of_text_becomes_features_on_request() {
+    let folder = Folder::new();
+    let rows: String =
+        (0..60).map(|i| format!("{};{};{}\n", ["red", "green"][i % 2], i % 7, ["a", "b"][i % 2])).collect();
+    folder.write("train.csv", format!("color;x;kind\n{rows}"));
+    folder.write("new.csv", "x,color\n1,green\n2,red\n3,green\n");
+    let train = ["train", "train.csv", "--label-column", "kind", "--device", "cpu", "--out", "m"];
+    let refused = folder.softreg(train);
+    assert_eq!(refused.status, Some(1));
+    assert!(
+        refused.stderr.contains("\"red\" is not a number") && refused.stderr.contains("--categorical"),
+        "{refused:?}"
+    );
+    for categorical in ["auto", "color"] {
+        let run = folder.softreg(train.iter().chain(&["--categorical", categorical])).ok();
+        assert!(run.stderr.contains("color: a feature for each category"), "{}", run.stderr);
+        let info = folder.softreg(["info", "m"]).ok().stdout;
+        assert!(info.contains("3: color=green, color=red, x"), "{info}");
+        let predict = ["predict", "m", "new.csv", "--device", "cpu"];
+        assert_eq!(folder.softreg(predict).ok().stdout, "b\na\nb\n");
+    }
+    folder.write("other.csv", "x,color\n1,green\n2,blue\n");
+    let predict = ["predict", "m", "other.csv", "--device", "cpu"];
+    let unknown = folder.softreg(predict);
+    assert_eq!(unknown.status, Some(1));
+    let parts = ["other.csv, row 2", "column 2 (color)", "\"blue\"", "\"green\", \"red\"", "--ignore-unknown"];
+    assert!(parts.iter().all(|part| unknown.stderr.contains(part)), "{}", unknown.stderr);
+    assert_eq!(folder.softreg(predict.iter().chain(&["--ignore-unknown"])).ok().stdout.lines().count(), 2);
+}

@@ -12,6 +12,8 @@
 //!   above b in FILE.
 //! - `model X.npy WEIGHTS`: a model of W above b. Then `proba`: seconds for all rows; `probabilities FILE`: those of the
 //!   last `proba`; `row TIMES`: seconds for one row, TIMES times.
+//! - `read FILE [COLUMN]`: seconds to read the features, and the labels in COLUMN or of an svmlight file; the numbers of samples, of
+//!   features and of stored values, and their sum. For reading.py.
 //!
 //! W, b and probabilities are single precision, row by row.
 
@@ -50,6 +52,8 @@ fn main() -> Result<()> {
             }
             ["fit", x, y, l2, file] => fit((x, y), l2.parse()?, file)?,
             ["reach", x, y] => reach((x, y), &mut next)?,
+            ["read", file] => read_file(Source::new(file))?,
+            ["read", file, column] => read_file(Source { label_column: Some(column.to_owned()), ..Source::new(file) })?,
             ["model", x, weights] => predict(x, weights, &mut next)?,
             // `cargo bench` runs every benchmark; this one has nothing to do alone.
             _ => return Ok(()),
@@ -61,6 +65,19 @@ fn main() -> Result<()> {
 fn answer(text: &str) -> Result<()> {
     println!("{text}");
     Ok(io::stdout().flush()?)
+}
+
+fn read_file(source: Source) -> Result<()> {
+    let begin = Instant::now();
+    let features = read(&source)?.features;
+    let seconds = begin.elapsed().as_secs_f64();
+    let sum: f64 = match features.values() {
+        Values::F32(values) => values.iter().map(|&value| f64::from(value)).sum(),
+        Values::Sparse(csr) => csr.values().iter().map(|&value| f64::from(value)).sum(),
+        _ => return Err("other values than a text has".into()),
+    };
+    let (n, d, n_values) = (features.n_samples(), features.n_features(), features.values().len());
+    answer(&format!("{seconds} {n} {d} {n_values} {sum}"))
 }
 
 fn train(

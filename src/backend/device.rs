@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::cpu::Cpu;
+use super::streamed::Streamed;
 use super::{Backend, Session, Supervision};
-use crate::data::Features;
+use crate::data::{Features, Values};
 use crate::error::{Error, Result};
 
 /// What a device is.
@@ -84,6 +85,9 @@ pub struct DeviceOptions {
     /// A scaled feature or a weight beyond 65,504 makes the training fail as one that diverged. Prediction and smaller
     /// steps are in single precision, and so is all where there are no such units: [`Device::uses_matrix_units`] tells.
     pub matrix_units: bool,
+    /// Bytes of a GPU's memory that features may take. More are brought to it part by part, in every epoch or evaluation. By
+    /// default all are brought at once, and too many are an [`Error::OutOfMemory`].
+    pub memory: Option<u64>,
 }
 
 impl DeviceOptions {
@@ -105,6 +109,13 @@ impl DeviceOptions {
         self.matrix_units = matrix_units;
         self
     }
+
+    /// Sets [`DeviceOptions::memory`].
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
 }
 
 /// A device to train and predict on. Cheap to clone.
@@ -118,6 +129,8 @@ impl DeviceOptions {
 pub struct Device {
     backend: Arc<dyn Backend>,
     reason: String,
+    memory: Option<u64>,
+    is_automatic: bool,
 }
 
 impl fmt::Debug for Device {
@@ -132,9 +145,20 @@ impl Device {
         Self::cpu_because("asked for")
     }
 
+    /// One that was asked for.
+    fn with(backend: Arc<dyn Backend>, reason: impl Into<String>, memory: Option<u64>) -> Self {
+        Self { backend, reason: reason.into(), memory, is_automatic: false }
+    }
+
+    /// One that was made for a test.
+    #[cfg(all(test, feature = "gpu"))]
+    pub(crate) fn of(backend: Arc<dyn Backend>, is_automatic: bool) -> Self {
+        Self { is_automatic, ..Self::with(backend, "made for a test", None) }
+    }
+
     fn cpu_because(reason: impl Into<String>) -> Self {
         static CPU: OnceLock<Arc<Cpu>> = OnceLock::new();
-        Self { backend: CPU.get_or_init(|| Arc::new(Cpu::new())).clone(), reason: reason.into() }
+        Self::with(CPU.get_or_init(|| Arc::new(Cpu::new())).clone(), reason, None)
     }
 
     /// The best device: a discrete GPU, then an integrated one, else the CPU. A GPU interface that computes on the CPU
@@ -148,7 +172,7 @@ impl Device {
         let _ = options;
         #[cfg(feature = "gpu")]
         match super::gpu::open_best(options) {
-            Ok((backend, reason)) => Self { backend, reason },
+            Ok((backend, reason)) => Self { is_automatic: true, ..Self::with(backend, reason, options.memory) },
             Err(Error::NoGpu { reason }) => Self::cpu_because(reason),
             Err(error) => {
                 log::warn!("{error}");
@@ -172,7 +196,7 @@ impl Device {
         #[cfg(not(feature = "gpu"))]
         let _ = options;
         #[cfg(feature = "gpu")]
-        return super::gpu::open_best(options).map(|(backend, reason)| Self { backend, reason });
+        return super::gpu::open_best(options).map(|(backend, reason)| Self::with(backend, reason, options.memory));
         #[cfg(not(feature = "gpu"))]
         Err(Error::NoGpu { reason: "softreg was built without the feature `gpu`".to_owned() })
     }
@@ -197,7 +221,7 @@ impl Device {
             "gpu" => Self::gpu_with(options),
             #[cfg(feature = "gpu")]
             part if !part.is_empty() => match super::gpu::open_named(part, options)? {
-                Some(backend) => Ok(Self { backend, reason: "asked for".to_owned() }),
+                Some(backend) => Ok(Self::with(backend, "asked for", options.memory)),
                 None => Err(Self::no_such_device(name)),
             },
             _ => Err(Self::no_such_device(name)),
@@ -229,7 +253,7 @@ impl Device {
         devices.extend(
             super::gpu::open_every(options)
                 .into_iter()
-                .map(|backend| Ok(Self { backend: backend?, reason: "asked for".to_owned() })),
+                .map(|backend| Ok(Self::with(backend?, "asked for", options.memory))),
         );
         devices
     }
@@ -237,6 +261,11 @@ impl Device {
     /// What it is.
     pub fn info(&self) -> &DeviceInfo {
         self.backend.info()
+    }
+
+    /// Whether the choice was left to softreg, which may then make another.
+    pub(crate) fn is_automatic(&self) -> bool {
+        self.is_automatic
     }
 
     /// Why it was chosen.
@@ -255,13 +284,22 @@ impl Device {
         &*self.backend
     }
 
-    /// The seam of the solvers.
+    /// The seam of the solvers. Features in a file, or too large for the device, are there part by part.
     pub(crate) fn session<'a>(
         &'a self,
         features: &'a Features<'a>,
         scale: f32,
         supervision: Option<Supervision<'a>>,
     ) -> Result<Box<dyn Session + 'a>> {
-        self.backend.session(features, scale, supervision)
+        let backend = &*self.backend;
+        let n_bytes = (features.values().len() * features.values().dtype().size()) as u64;
+        let memory = match (features.values(), self.memory) {
+            (Values::Stored(stored), memory) => Some(stored.memory().min(memory.unwrap_or(u64::MAX))),
+            (_, memory) => memory.filter(|&memory| memory < n_bytes),
+        };
+        match memory {
+            Some(memory) => Ok(Box::new(Streamed::new(backend, features, scale, supervision, memory))),
+            None => backend.session(features, scale, supervision),
+        }
     }
 }

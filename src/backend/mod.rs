@@ -12,6 +12,7 @@ pub mod cpu;
 mod device;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod streamed;
 #[cfg(test)]
 mod tests;
 
@@ -235,6 +236,11 @@ pub trait Backend: Send + Sync {
     /// Measures what the device can do at most; takes about a second.
     fn ceilings(&self) -> Result<Ceilings>;
 
+    /// The most of the rows that a session of these samples can hold in one chunk.
+    fn chunk_rows(&self, features: &Features, _supervision: Option<Supervision>) -> usize {
+        features.n_samples()
+    }
+
     /// Takes the data to where the arithmetic is: features, every value of which counts `scale` times, and for training
     /// what is known of the samples.
     fn session<'a>(
@@ -249,6 +255,12 @@ pub trait Backend: Send + Sync {
 pub trait Session {
     /// The ranges of rows that are held separately, without a gap from 0 on; a batch never straddles two.
     fn chunks(&self) -> &[Range<usize>];
+
+    /// Where only one chunk is at hand at a time, how many rows that follow each other are best read together: for
+    /// [`Plan::by_chunk`].
+    fn block_rows(&self) -> Option<usize> {
+        None
+    }
 
     /// Logits O = X̃·W + b of all rows, block after block in the order of the rows.
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()>;

@@ -5,20 +5,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::f16;
 
-use super::{Backend, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Rule, Session, Shape, State, Supervision};
+use super::streamed::Streamed;
+use super::{
+    Backend, Ceilings, DeviceInfo, Evaluation, Head, Loss, NOT_FINITE, Parameters, Point, Rule, Session, Shape, State,
+    Supervision,
+};
 use crate::batch::{Batch, Permutation, Plan, Shuffle};
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
 use crate::reference::{self, Evaluated, Steps, compare};
 
-/// Every backend of this machine: the CPU with each of its instruction sets, each GPU, and each GPU with chunks so
-/// small that data is held in many of them.
+/// Every backend of this machine: the CPU with each of its instruction sets and with a part of the data at a time, each GPU, and
+/// each GPU with chunks so small that data is held in many of them.
 fn backends() -> Vec<(String, Box<dyn Backend>)> {
     #[cfg_attr(not(feature = "gpu"), expect(unused_mut))]
     let mut backends: Vec<(String, Box<dyn Backend>)> = super::cpu::Cpu::all()
         .into_iter()
         .map(|cpu| (cpu.info().driver.clone(), Box::new(cpu) as Box<dyn Backend>))
         .collect();
+    backends.push(("cpu, part by part".to_owned(), Box::new(PartByPart(super::cpu::Cpu::new()))));
     #[cfg(feature = "gpu")]
     for (max_chunk, matrix_units) in [(None, false), (Some(64 << 10), false), (None, true)] {
         use super::gpu::{Gpu, Options};
@@ -39,6 +44,28 @@ fn backends() -> Vec<(String, Box<dyn Backend>)> {
         }));
     }
     backends
+}
+
+/// A backend of which sessions have a part of the data at a time.
+struct PartByPart<B>(B);
+
+impl<B: Backend> Backend for PartByPart<B> {
+    fn info(&self) -> &DeviceInfo {
+        self.0.info()
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        self.0.ceilings()
+    }
+
+    fn session<'a>(
+        &'a self,
+        features: &'a Features<'a>,
+        scale: f32,
+        supervision: Option<Supervision<'a>>,
+    ) -> Result<Box<dyn Session + 'a>> {
+        Ok(Box::new(Streamed::new(&self.0, features, scale, supervision, 32 << 10)))
+    }
 }
 
 const SMALL_CHUNKS: &str = ", in small chunks";
@@ -183,8 +210,13 @@ impl Case {
     pub fn train_in_order(&self, backend: &dyn Backend, seed: u64) -> Trained {
         let mut session = self.session(backend);
         let chunks = session.chunks().to_vec();
+        let block_rows = session.block_rows();
         let mut stepper = session.stepper(&self.start.clone().into(), &self.heads, self.batch_size).unwrap();
-        let plans: Vec<Plan> = (0..2).map(|epoch| Plan::new(&chunks, self.batch_size, seed, epoch)).collect();
+        let plan = |epoch| match block_rows {
+            Some(block_rows) => Plan::by_chunk(&chunks, block_rows, self.batch_size, seed, epoch),
+            None => Plan::new(&chunks, self.batch_size, seed, epoch),
+        };
+        let plans: Vec<Plan> = (0..2).map(plan).collect();
         let losses = plans.iter().map(|plan| stepper.run(plan, &rates(plan)).unwrap()).collect();
         let half = backend.uses_matrix_units(self.shape.n_outputs());
         Trained { parameters: stepper.parameters().unwrap().values, losses, half, plans, chunks }
@@ -206,9 +238,11 @@ fn check(what: &str, case: &Case, heads: &[Head], trained: &Trained) -> Result<(
     let mut losses = vec![0.0; heads.len()];
     for (plan, of_epoch) in trained.plans.iter().zip(&trained.losses) {
         let order = plan.order();
+        let chunks: Vec<Vec<usize>> =
+            trained.chunks.iter().map(|chunk| plan.rows_of(chunk).into_iter().flatten().collect()).collect();
         for (batch, rate) in plan.batches.iter().zip(rates(plan)) {
             let rows = order[batch.start..batch.start + batch.len].iter();
-            let rows: Vec<usize> = rows.map(|&row| trained.chunks[batch.chunk].start + row as usize).collect();
+            let rows: Vec<usize> = rows.map(|&row| chunks[batch.chunk][row as usize]).collect();
             let pick = |values: &[f64], width: usize| -> Vec<f64> {
                 rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
             };
@@ -500,7 +534,11 @@ fn small_bindings_make_chunks() {
         let case = Case::new((3000, 7, 3, 1, 1000), Dtype::F32, false);
         let session = case.session(&*backend);
         let chunks = session.chunks();
-        assert_eq!(chunks.len() > 1, name.ends_with(SMALL_CHUNKS), "{name}: {chunks:?}");
+        assert_eq!(
+            chunks.len() > 1,
+            name.ends_with(SMALL_CHUNKS) || session.block_rows().is_some(),
+            "{name}: {chunks:?}"
+        );
         assert!(chunks.windows(2).all(|pair| pair[0].end == pair[1].start));
         assert_eq!((chunks[0].start, chunks[chunks.len() - 1].end), (0, 3000));
     }
@@ -546,7 +584,10 @@ fn a_plan_that_does_not_suit_is_an_error() {
             let mut stepper = session.stepper(&case.start.clone().into(), &case.heads, case.batch_size).unwrap();
             let order = |n: usize| Permutation::new(n as u32, &mut Shuffle::new(0, 0));
             let mut run = |(chunk, start, len): (usize, usize, usize), rates: &[f32]| {
-                stepper.run(&Plan { orders: vec![order(N)], batches: vec![Batch { chunk, start, len }] }, rates)
+                stepper.run(
+                    &Plan { orders: vec![order(N)], batches: vec![Batch { chunk, start, len }], blocks: None },
+                    rates,
+                )
             };
             assert!(run((0, 0, 16), &[1.0]).is_ok() && run((0, 24, 16), &[1.0]).is_ok());
             assert_shape_error!(run((0, 0, 16), &[]), "learning rates");
@@ -558,7 +599,7 @@ fn a_plan_that_does_not_suit_is_an_error() {
             assert_shape_error!(run((0, 0, usize::MAX), &[1.0]), "samples of a batch");
             assert_shape_error!(run((0, 25, 16), &[1.0]), "samples of a chunk");
             assert_shape_error!(run((0, usize::MAX, 16), &[1.0]), "samples of a chunk");
-            let mut run = |orders: Vec<Permutation>| stepper.run(&Plan { orders, batches: vec![] }, &[]);
+            let mut run = |orders: Vec<Permutation>| stepper.run(&Plan { orders, batches: vec![], blocks: None }, &[]);
             assert_shape_error!(run(vec![]), "chunks of the plan");
             assert_shape_error!(run(vec![order(N), order(N)]), "chunks of the plan");
             for n in [0, N - 1, N + 1] {

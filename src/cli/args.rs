@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use softreg::data::{Dtype, MAX_CLASSES, Source};
-use softreg::{AdamW, ClassWeight, DeviceOptions, FeatureScale, Lbfgs, NewtonCg, Schedule, Sgd, Solver, Warmup};
+use softreg::data::{Categorical, Dtype, MAX_CLASSES, Source};
+use softreg::{
+    AdamW, ClassWeight, Dataset, DeviceOptions, Every, FeatureScale, Lbfgs, Model, NewtonCg, Schedule, Sgd, Solver,
+    Warmup,
+};
+
+use crate::known::{self, Known};
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
 #[derive(Debug, Parser)]
@@ -20,6 +25,7 @@ handwritten digits. `softreg COMMAND --help` has the options.
 
 Examples:
   softreg
+  softreg inspect flowers.csv --label-column species
   softreg train flowers.csv --label-column species --test-split 0.2 \\
       --out flowers.safetensors
   softreg predict flowers.safetensors new.csv
@@ -28,7 +34,8 @@ Examples:
 Results go to standard output, progress and messages to standard error.
 What is learned of a GPU (compiled kernels, a passed self-check, tuning) is kept
 in the system's cache folder; SOFTREG_CACHE names another, or none if empty.
-Exit status: 0 success, 1 failure, 2 wrong usage."
+So are downloaded data sets; SOFTREG_DATA names another folder.
+Exit status: 0 success, 1 failure, 2 wrong usage, 130 ended by Ctrl-C."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -50,6 +57,12 @@ pub enum Command {
     Bench(Bench),
     /// Show what is in a model file
     Info(Info),
+    /// Show what is in data: shape, ranges, classes, missing values
+    Inspect(Inspect),
+    /// Write data as .npy or safetensors, which are read in milliseconds
+    Convert(Convert),
+    /// Get a well-known data set: mnist, fashion-mnist, kmnist
+    Download(Download),
 }
 
 #[derive(Debug, Args)]
@@ -62,12 +75,13 @@ Examples:
   softreg train x.npy --labels y.txt --test test_x.npy \\
       --test-labels test_y.txt --l2 1e-6 --epochs 100")]
 pub struct Train {
-    /// Training data: CSV with a header, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by content, gzipped or not;
-    /// or a folder of such files, or a pattern (`part-*.npy`, in quotes). Default: the built-in digits
+    /// Training data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told
+    /// apart by content; each may be packed by gzip or Zstandard; or a folder of such files, or a pattern (`part-*.npy`, in
+    /// quotes); or the name of a data set that `softreg download` got, which has test data too. Default: the built-in digits
     pub features: Option<PathBuf>,
 
     /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
-    /// one-hot, or probabilities of the classes
+    /// one-hot, or probabilities of the classes. Default: those that svmlight, .npz and safetensors have
     #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
@@ -76,10 +90,13 @@ pub struct Train {
     #[arg(long, value_name = "NAME", requires = "features")]
     pub label_column: Option<String>,
 
-    /// The columns of FEATURES that are features, by default all others; in .npz and safetensors the array, by default the one
-    /// called features, X, x or data, or the only matrix
-    #[arg(long, value_name = "NAME,…", requires = "features", value_delimiter = ',')]
-    pub feature_columns: Option<Vec<String>>,
+    /// Columns of FEATURES, a CSV file, that are text: each category becomes a feature `column=category`, 1 or 0. `auto` takes those
+    /// whose first value is not a number
+    #[arg(long, value_name = "NAME,…|auto", value_parser = categorical, requires = "features")]
+    pub categorical: Option<Categorical>,
+
+    #[command(flatten)]
+    pub format: Format,
 
     /// Names of the classes, one a line: of the columns of --labels that are a matrix (one-hot or probabilities); else of all
     /// labels that there may be
@@ -267,6 +284,20 @@ pub struct Train {
     #[arg(long, value_name = "MODEL.safetensors")]
     pub out: Option<PathBuf>,
 
+    /// Keep in this file where the training stands, to go on from there with --resume; Ctrl-C saves it and ends
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+
+    /// When to save the checkpoint: after every N epochs (lbfgs, newton-cg: iterations), or at the first end of an epoch after
+    /// that time, as 30s, 10m or 2h
+    #[arg(long, value_name = "N|TIME", value_parser = every, default_value = "60s")]
+    pub checkpoint_every: Every,
+
+    /// Go on from the checkpoint of a run with the same data and options, to the same model bit for bit: from that of
+    /// --checkpoint, or from the beginning where there is none yet; or from this one (--resume=FILE)
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub resume: Option<Option<PathBuf>>,
+
     /// Write settings and results as one JSON object to this file; `-` is standard output, the report then goes to
     /// standard error
     #[arg(long, value_name = "FILE")]
@@ -303,11 +334,13 @@ pub struct Evaluate {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
 
-    /// Data: CSV with a header, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by content, in one file or several
+    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by
+    /// content, in one file or several; each may be packed by gzip or Zstandard; or the name of a downloaded data set, of which
+    /// it is the test part (`mnist/train` is the other)
     pub features: PathBuf,
 
     /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
-    /// one-hot, or probabilities of the classes
+    /// one-hot, or probabilities of the classes. Default: those that svmlight, .npz and safetensors have
     #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
@@ -315,10 +348,8 @@ pub struct Evaluate {
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
 
-    /// In .npz and safetensors the array of FEATURES that holds the features; in other files the columns, where the model does
-    /// not know them by name
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    pub feature_columns: Option<Vec<String>>,
+    #[command(flatten)]
+    pub format: Format,
 
     /// Names of the classes, one a line: of the columns of --labels that are a matrix, which are called 0, 1, … without
     #[arg(long, value_name = "PATH")]
@@ -353,14 +384,13 @@ pub struct Predict {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
 
-    /// Data: CSV with a header, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by content, in one file or several. Of
-    /// a file with names the columns are taken that the model was trained on; there may be others
+    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by
+    /// content, in one file or several; each may be packed by gzip or Zstandard. Of a file with names the columns are taken that
+    /// the model was trained on; there may be others
     pub features: PathBuf,
 
-    /// In .npz and safetensors the array of FEATURES that holds the features; in other files the columns, where the model does
-    /// not know them by name
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    pub feature_columns: Option<Vec<String>>,
+    #[command(flatten)]
+    pub format: Format,
 
     /// Write CSV: the predicted class, and the probability of each class
     #[arg(long)]
@@ -455,17 +485,193 @@ pub struct Info {
     pub model: PathBuf,
 }
 
+/// How files are read.
+#[derive(Debug, Args)]
+pub struct Format {
+    /// The columns of FEATURES that are features, by default all others, or those that a model knows by name; in .npz and
+    /// safetensors the array, by default the one called features, X, x or data, or the only matrix
+    #[arg(long, value_name = "NAME,…", requires = "features", value_delimiter = ',')]
+    pub feature_columns: Option<Vec<String>>,
+
+    /// Count a category that is new to a model as none of those that it knows; it is an error otherwise
+    #[arg(long)]
+    pub ignore_unknown: bool,
+
+    /// Whether the indices of svmlight data count from 0. Default: as in the data that the model was trained on; of that, they do if
+    /// one is 0
+    #[arg(long, value_name = "true|false")]
+    pub zero_based: Option<bool>,
+}
+
+impl Format {
+    /// Features for a model.
+    pub fn source(&self, features: &Path, model: &Model, device: &Device) -> Source {
+        Source {
+            feature_columns: self.feature_columns.clone(),
+            feature_names: model.feature_names().map(<[String]>::to_vec),
+            n_features: Some(model.n_features()),
+            zero_based: self.zero_based.or(model.zero_based()),
+            ignore_unknown_categories: self.ignore_unknown,
+            memory: device.memory_limit,
+            ..Source::new(features)
+        }
+    }
+}
+
+/// Data of which labels and weights may be known.
+#[derive(Debug, Args)]
+pub struct Data {
+    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by
+    /// content, in one file or several; each may be packed by gzip or Zstandard; or the name of a downloaded data set, of which
+    /// it is the training part (`mnist/test` is the other)
+    pub features: PathBuf,
+
+    /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
+    /// one-hot, or probabilities of the classes. Default: those that svmlight, .npz and safetensors have
+    #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
+    pub labels: Option<PathBuf>,
+
+    /// The column, or in .npz and safetensors the array, of FEATURES that holds the labels
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+
+    /// The columns of FEATURES that are features, by default all others; in .npz and safetensors the array, by default the one
+    /// called features, X, x or data, or the only matrix
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub feature_columns: Option<Vec<String>>,
+
+    /// Names of the classes, one a line: of the columns of --labels that are a matrix; else of all labels that there may be
+    #[arg(long, value_name = "PATH")]
+    pub classes: Option<PathBuf>,
+
+    /// How much each sample counts, at least 0: a file of text (one number a line) or .npy
+    #[arg(long, value_name = "PATH", conflicts_with = "weight_column")]
+    pub sample_weight: Option<PathBuf>,
+
+    /// The column of FEATURES that holds the weights of the samples
+    #[arg(long, value_name = "NAME")]
+    pub weight_column: Option<String>,
+}
+
+impl Data {
+    pub fn source(&self) -> Source {
+        Source {
+            labels: self.labels.clone(),
+            label_column: self.label_column.clone(),
+            feature_columns: self.feature_columns.clone(),
+            weights: self.sample_weight.clone(),
+            weight_column: self.weight_column.clone(),
+            classes: self.classes.clone(),
+            memory: Some(u64::MAX),
+            ..Source::new(&self.features)
+        }
+    }
+
+    /// The files that are read.
+    pub fn inputs(&self) -> [Option<&Path>; 4] {
+        [Some(&*self.features), self.labels.as_deref(), self.classes.as_deref(), self.sample_weight.as_deref()]
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg inspect flowers.csv --label-column species
+  softreg inspect images.idx3.gz --labels labels.idx1.gz --json -
+
+Gaps and text where numbers should be are counted and shown with their place;
+softreg train refuses them. Figures of a column are of its numbers.")]
+pub struct Inspect {
+    #[command(flatten)]
+    pub data: Data,
+
+    /// Write all of it, with every column and class, as one JSON object to this file; `-` is standard output, the report then
+    /// goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg convert flowers.csv --label-column species --out all.safetensors
+  softreg train all.safetensors
+  softreg convert images.idx3.gz --labels labels.idx1.gz --out images.npy
+
+safetensors hold features, labels, weights and all names in one file; .npy the
+features alone: labels go beside it, and names of the columns are left out.")]
+pub struct Convert {
+    #[command(flatten)]
+    pub data: Data,
+
+    /// Write this file, .npy or .safetensors by its ending
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+
+    /// Precision of the features in the file. Default: that in which they are read (bytes as u8, f64 and text as f32). What
+    /// does not fit is an error; rounding is said, with the largest error
+    #[arg(long, value_enum)]
+    pub dtype: Option<DtypeName>,
+
+    /// With .npy: where the labels go, as text with one name a line, or as .npy by its ending. Default: FILE.labels.txt beside
+    /// FILE.npy, for probabilities FILE.labels.npy
+    #[arg(long, value_name = "FILE")]
+    pub labels_out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg download
+  softreg download fashion-mnist
+  softreg train fashion-mnist
+
+What was interrupted goes on where it ended. A file is only kept under its name
+when its SHA-256 is the known one, wherever it came from.")]
+pub struct Download {
+    /// Which data set. Without, all that are known are listed
+    #[arg(value_name = "NAME", value_parser = known)]
+    pub name: Option<&'static Known>,
+
+    /// Get the files from this folder on the net instead of the official one
+    #[arg(long, value_name = "URL", value_parser = url, requires = "name")]
+    pub mirror: Option<String>,
+
+    /// No progress and no messages, only warnings and errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+fn known(name: &str) -> Result<&'static Known, String> {
+    let names = || known::ALL.iter().map(|known| known.name).collect::<Vec<_>>().join(", ");
+    Known::named(name).ok_or_else(|| format!("there are {}", names()))
+}
+
+fn url(text: &str) -> Result<String, String> {
+    match text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
+        Some(rest) if !rest.is_empty() => Ok(text.to_owned()),
+        _ => Err("must begin with http:// or https://".to_owned()),
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Device {
     /// Where to compute: `auto` (the best GPU, or else the CPU), `cpu`, `gpu`, or a part of a name that `softreg
     /// devices` lists
     #[arg(long = "device", value_name = "NAME", default_value = "auto")]
     name: String,
+
+    /// Memory that features may take, on the host and on the device: 2GB, 500MiB, …. Larger ones stay in their file (.npy) and
+    /// are read part by part, in every pass. Default: what is free on the host
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub memory_limit: Option<u64>,
 }
 
 impl Device {
     pub fn open(&self, matrix_units: bool) -> softreg::Result<softreg::Device> {
-        softreg::Device::open(&self.name, &device_options(matrix_units))
+        let mut options = device_options(matrix_units);
+        options.memory = self.memory_limit.map(|limit| limit / 2);
+        softreg::Device::open(&self.name, &options)
     }
 }
 
@@ -595,28 +801,41 @@ impl Train {
 
     /// The training data, with the columns of the model to start from, if it names them; none when it is the built-in
     /// digits.
-    pub fn source(&self, feature_names: Option<&[String]>) -> Option<Source> {
+    pub fn source(&self, init: Option<&Model>) -> Option<Source> {
+        let features = self.features.as_deref()?;
+        let source = Source {
+            feature_columns: self.format.feature_columns.clone(),
+            zero_based: self.format.zero_based,
+            ignore_unknown_categories: self.format.ignore_unknown,
+            memory: self.device.memory_limit,
+            ..Source::new(features)
+        };
         Some(Source {
-            features: self.features.clone()?,
             labels: self.labels.clone(),
             label_column: self.label_column.clone(),
-            feature_columns: self.feature_columns.clone(),
             weights: self.sample_weight.clone(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
-            feature_names: feature_names.map(<[String]>::to_vec),
+            categorical: self.categorical.clone().unwrap_or_default(),
+            ..init.map_or(source, |model| self.format.source(features, model, &self.device))
         })
     }
 
-    /// The test data, with the columns of the training data.
-    pub fn test_source(&self, feature_names: Option<&[String]>) -> Option<Source> {
+    /// The test data, with the columns of the training data, and the indices counted as there.
+    pub fn test_source(&self, train: &Dataset, zero_based: Option<bool>) -> Option<Source> {
         let (labels, weights) = (self.test_labels.as_ref(), self.test_sample_weight.as_ref());
-        self.other_source(self.test.as_ref()?, labels, weights, feature_names)
+        let test = self.test.clone().or_else(|| self.test_part())?;
+        self.other_source(&test, labels, weights, train, zero_based)
     }
 
-    /// The validation data, with the columns of the training data.
-    pub fn validation_source(&self, feature_names: Option<&[String]>) -> Option<Source> {
-        self.other_source(self.validation.as_ref()?, self.validation_labels.as_ref(), None, feature_names)
+    /// The test part of a data set that is trained on as it was downloaded.
+    fn test_part(&self) -> Option<PathBuf> {
+        known::test_part(self.features.as_deref()?).filter(|_| self.labels.is_none())
+    }
+
+    /// The validation data, with the columns of the training data, and the indices counted as there.
+    pub fn validation_source(&self, train: &Dataset, zero_based: Option<bool>) -> Option<Source> {
+        self.other_source(self.validation.as_ref()?, self.validation_labels.as_ref(), None, train, zero_based)
     }
 
     fn other_source(
@@ -624,17 +843,23 @@ impl Train {
         features: &Path,
         labels: Option<&PathBuf>,
         weights: Option<&PathBuf>,
-        feature_names: Option<&[String]>,
+        train: &Dataset,
+        zero_based: Option<bool>,
     ) -> Option<Source> {
         Some(Source {
             features: features.to_owned(),
             labels: labels.cloned(),
             label_column: self.label_column.clone().filter(|_| labels.is_none()),
-            feature_columns: self.feature_columns.clone(),
+            feature_columns: self.format.feature_columns.clone(),
             weights: weights.cloned(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
-            feature_names: feature_names.map(<[String]>::to_vec),
+            feature_names: train.feature_names().map(<[String]>::to_vec),
+            n_features: Some(train.n_features()),
+            zero_based: self.format.zero_based.or(zero_based),
+            ignore_unknown_categories: self.format.ignore_unknown,
+            memory: self.device.memory_limit,
+            ..Source::default()
         })
     }
 }
@@ -691,12 +916,63 @@ fn class_weight(text: &str) -> Result<ClassWeight, String> {
     }
 }
 
+/// A number, and a unit of thousands or, with an i, of 1024: 500MB, 2GiB.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 10] = [
+        ("kib", 1024.0),
+        ("mib", 1048576.0),
+        ("gib", 1073741824.0),
+        ("tib", 1099511627776.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("tb", 1e12),
+        ("b", 1.0),
+        ("", 1.0),
+    ];
+    let lower = text.trim().to_lowercase();
+    let with_unit = UNITS.iter().find_map(|(unit, size)| Some((lower.strip_suffix(unit)?.trim_end(), size)));
+    match with_unit.and_then(|(number, size)| Some(number.parse::<f64>().ok()? * size)) {
+        Some(bytes) if (1e6..1e18).contains(&bytes) => Ok(bytes as u64),
+        Some(_) => Err("must be at least 1MB".to_owned()),
+        None => Err("must be a size like 500MB, 2GB or 1.5GiB".to_owned()),
+    }
+}
+
+/// `auto`, or names of columns, divided by commas.
+fn categorical(text: &str) -> Result<Categorical, String> {
+    if text == "auto" {
+        return Ok(Categorical::Auto);
+    }
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    if names.iter().any(String::is_empty) {
+        return Err("must be `auto`, or names of columns, divided by commas".to_owned());
+    }
+    Ok(Categorical::Columns(names))
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     number_that(
         text,
         |x| Duration::try_from_secs_f64(x).is_ok_and(|time| !time.is_zero()),
         "above 0, and not too large",
     )
+}
+
+fn every(text: &str) -> Result<Every, String> {
+    let units = [('s', 1.0), ('m', 60.0), ('h', 3600.0)];
+    for (unit, length) in units {
+        if let Some(number) = text.strip_suffix(unit) {
+            let time = number.parse().ok().and_then(|number: f64| Duration::try_from_secs_f64(number * length).ok());
+            return time
+                .filter(|time| !time.is_zero())
+                .map(Every::Time)
+                .ok_or_else(|| "must be a time above 0, such as 30s".to_owned());
+        }
+    }
+    count(text)
+        .map(Every::Epochs)
+        .map_err(|_| "must be a number of epochs, or a time such as 30s, 10m or 2h".to_owned())
 }
 
 fn schedule(text: &str) -> Result<Schedule, String> {
@@ -761,6 +1037,16 @@ mod tests {
         assert_eq!(class_weight("a=2,long, comma=0.5,x=y=3"), Ok(ClassWeight::Map(expected.to_vec())));
         for bad in ["", "a", "a=", "=2", "a=2,b", "a=x", "balance"] {
             assert!(class_weight(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(bytes("2GB"), Ok(2_000_000_000));
+        assert_eq!(bytes("1.5 GiB"), Ok(1_610_612_736));
+        assert_eq!(bytes("1048576"), Ok(1_048_576));
+        for bad in ["", "GB", "1 pony", "-1GB", "NaN", "inf", "0", "3kB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
         }
     }
 

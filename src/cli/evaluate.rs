@@ -20,16 +20,14 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
     }
     let model = Model::load(&args.model)?;
     let source = Source {
-        features: args.features.clone(),
         labels: args.labels.clone(),
         label_column: args.label_column.clone(),
-        feature_columns: args.feature_columns.clone(),
         weights: args.sample_weight.clone(),
         weight_column: args.weight_column.clone(),
         classes: args.classes.clone(),
-        feature_names: model.feature_names().map(<[String]>::to_vec),
+        ..args.format.source(&args.features, &model, &args.device)
     };
-    let data = input::labelled_for(&source, "--labels", (model.classes(), model.n_features()))?;
+    let data = input::labelled_for(&source, "--labels", (model.classes(), model.n_features()), false)?;
     let mut stages = Stages { load: start.elapsed(), ..Stages::default() };
     let begin = Instant::now();
     let device = args.device.open(false)?;
@@ -50,6 +48,7 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
             "n_features": data.n_features(),
             "n_classes": data.n_classes(),
             "dtype": data.features().values().dtype().to_string(),
+            "density": report::density(data.features()),
             "log_loss": evaluation.log_loss,
             "accuracy": evaluation.accuracy,
             "information": report::information_json(&evaluation, args.top_k),

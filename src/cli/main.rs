@@ -3,10 +3,15 @@
 
 mod args;
 mod bench;
+mod convert;
 mod devices;
+mod download;
 mod evaluate;
 mod info;
 mod input;
+mod inspect;
+mod interrupt;
+mod known;
 mod output;
 mod predict;
 mod progress;
@@ -35,11 +40,18 @@ fn main() -> ExitCode {
         Command::Devices => devices::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Download(args) => download::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has read enough: `softreg predict … | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<interrupt::Interrupted>() => {
+            output::message(&error.to_string());
+            ExitCode::from(interrupt::STATUS)
+        }
         Err(error) => {
             output::message(&format!("error: {}", one_line(&error)));
             ExitCode::FAILURE
@@ -63,12 +75,15 @@ fn arguments() -> Vec<OsString> {
         let text = argument.to_string_lossy();
         text.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&&*text)
     };
-    // A file in the place of a command is one to train on.
+    // A file or data set in the place of a command is one to train on.
     let is_command = |argument: &OsString| {
         argument == "help" || Cli::command().get_subcommands().any(|command| argument == command.get_name())
     };
-    let is_file = |argument: &OsString| !is_command(argument) && Path::new(argument).is_file();
-    if arguments.get(1).is_none_or(|argument| is_option(argument) || is_file(argument)) {
+    let is_data = |argument: &OsString| {
+        let path = Path::new(argument);
+        !is_command(argument) && (path.is_file() || known::find(path).is_some())
+    };
+    if arguments.get(1).is_none_or(|argument| is_option(argument) || is_data(argument)) {
         arguments.insert(arguments.len().min(1), "train".into());
     }
     arguments

@@ -4,22 +4,19 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use softreg::data::{Source, read};
+use softreg::data::read_with;
 use softreg::{Features, Model, Predictor};
 
-use crate::{args, input, output};
+use crate::known::{self, Part};
+use crate::{args, input, output, progress};
 
 pub fn run(args: &args::Predict) -> Result<()> {
     let out = args.out.as_deref().unwrap_or(Path::new("-"));
     output::check_writable(out)?;
     output::check_is_no_input(out, &[Some(&args.model), Some(&args.features)])?;
     let model = Model::load(&args.model)?;
-    let source = Source {
-        feature_names: model.feature_names().map(<[String]>::to_vec),
-        feature_columns: args.feature_columns.clone(),
-        ..Source::new(&args.features)
-    };
-    let features = read(&source)?.features;
+    let source = known::locate(&args.format.source(&args.features, &model, &args.device), Part::Test)?;
+    let features = progress::while_reading(&source.features, false, |reading| read_with(&source, reading))?.features;
     input::check_width(&args.features, model.n_features(), features.n_features())?;
     let device = args.device.open(false)?;
     let predictor = model.on(&device);

@@ -1,15 +1,65 @@
-//! Progress of training: a bar on a terminal, a few plain lines elsewhere.
+//! Progress of training: a bar on a terminal, a few plain lines elsewhere. And of reading: a bar on a terminal.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use softreg::data::Reading;
 use softreg::{Progress, Solver};
 
 use crate::output;
 
 /// At most this many plain lines for a run, and one for the first epoch.
 const MAX_LINES: usize = 10;
+
+/// A file is read for so long before there is a bar.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Between two looks at how far the reading is.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Reads a file, with a bar where that takes long.
+pub fn while_reading<T>(path: &Path, quiet: bool, read: impl FnOnce(&Reading) -> T) -> T {
+    let reading = Reading::default();
+    if quiet || !has_bars() {
+        return read(&reading);
+    }
+    // Nothing is sent: that there is no sender any more is the end.
+    let (sender, end) = mpsc::channel::<()>();
+    let is_read = move |time| end.recv_timeout(time) != Err(mpsc::RecvTimeoutError::Timeout);
+    thread::scope(|scope| {
+        let reading = &reading;
+        scope.spawn(move || {
+            if is_read(PATIENCE) {
+                return;
+            }
+            let (bar, template) = match reading.total() {
+                0 => (ProgressBar::new_spinner(), "reading {msg} {spinner} {bytes}"),
+                total => (ProgressBar::new(total), "reading {msg} {wide_bar} {bytes}/{total_bytes}, {eta} left"),
+            };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar.set_message(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            while !is_read(TICK) {
+                bar.set_position(reading.bytes());
+            }
+            bar.finish_and_clear();
+        });
+        let result = read(reading);
+        drop(sender);
+        result
+    })
+}
+
+/// Whether there is a terminal to draw on.
+fn has_bars() -> bool {
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stderr().is_terminal() && !is_dumb
+}
 
 pub enum Display {
     None,
@@ -27,8 +77,7 @@ impl Display {
         if quiet {
             return Self::None;
         }
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        if !io::stderr().is_terminal() || dumb {
+        if !has_bars() {
             return if is_batch(solver) { Self::Iterations } else { Self::Lines };
         }
         // Nobody knows how many iterations a batch solver will take.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::HumanCount;
 use serde_json::{Value, json};
+use softreg::data::Values;
 use softreg::metrics::{ClassMetrics, bits};
-use softreg::{Device, Evaluation};
+use softreg::{Device, Evaluation, Features};
 
 use crate::output;
 
@@ -210,6 +211,12 @@ pub fn rounded(value: f64) -> String {
     let text = format!("{value:.3e}");
     let value: f64 = text.parse().unwrap_or(value);
     if value == 0.0 || (1e-4..1e6).contains(&value.abs()) { value.to_string() } else { format!("{value:e}") }
+}
+
+/// The share of the values that sparse features store; none of dense ones.
+pub fn density(features: &Features) -> Option<f64> {
+    let n_values = features.n_samples() as f64 * features.n_features() as f64;
+    matches!(features.values(), Values::Sparse(_)).then(|| features.values().len() as f64 / n_values)
 }
 
 /// The first of many names.

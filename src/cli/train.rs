@@ -2,22 +2,23 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::CommandFactory;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
-use softreg::data;
+use softreg::data::{self, Values};
 use softreg::{
     Certificate, Dataset, Device, DeviceKind, Evaluation, FeatureScale, Fit, Model, Schedule, SoftmaxRegression,
     Solver, StopReason,
 };
 
+use crate::known::Part;
 use crate::progress::Display;
 use crate::report::{self, Stages, rounded};
-use crate::{args, input, output};
+use crate::{args, input, interrupt, output};
 
 /// Of the built-in digits, when nothing else is asked for.
 const DIGITS_TEST_SPLIT: f64 = 0.2;
@@ -29,6 +30,8 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         args::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit();
     }
     check_outputs(args)?;
+    let checkpoint = checkpoint(args)?;
+    interrupt::heed(checkpoint.is_some());
     let tell = |text: &str| {
         if !args.quiet {
             output::message(text);
@@ -42,9 +45,12 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
 
     let begin = Instant::now();
     let init = args.init.as_deref().map(Model::load).transpose()?;
-    let Data { train, validation, test } = load(args, init.as_ref())?;
+    let Data { train, validation, test, categorical, zero_based } = load(args, init.as_ref())?;
     stages.load = begin.elapsed();
     tell(&format!("data       {}", describe(args, &train, test.as_ref())));
+    if !categorical.is_empty() {
+        tell(&format!("           {}: a feature for each category", report::first(&categorical, 5)));
+    }
     if 2 * train.n_classes() > train.n_samples() {
         let (n, q) = (train.n_samples(), train.n_classes());
         output::message(&format!("warning: {q} classes in {n} samples; are the labels measurements, or row numbers?"));
@@ -88,6 +94,16 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     if let Some(path) = &args.penalty_factors {
         estimator = estimator.penalty_factors(data::read_numbers(path)?);
     }
+    if let Some(path) = &checkpoint {
+        estimator = estimator.checkpoint(path, args.checkpoint_every);
+    }
+    if let Some(path) = resumed(args) {
+        if args.resume == Some(None) && !path.exists() {
+            tell(&format!("resume     {} is not there yet: from the beginning", path.display()));
+        } else {
+            estimator = estimator.resume(path);
+        }
+    }
     let solver = estimator.solver_for(&train);
     let is_batch = matches!(solver, Solver::Lbfgs(_) | Solver::NewtonCg(_));
     if args.polish && is_batch && device.info().kind == DeviceKind::Cpu {
@@ -97,10 +113,27 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     let begin = Instant::now();
     let fit = estimator.fit_with(&train, |progress| {
         display.show(progress);
-        ControlFlow::Continue(())
+        if interrupt::is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     display.finish();
-    let mut fit = fit?;
+    let mut fit = match (fit, &checkpoint) {
+        (Err(error), Some(path)) if path.exists() => {
+            let command = interrupt::command_to_resume(path);
+            bail!("{error}; the checkpoint {} is kept, to go on with: {command}", path.display());
+        }
+        (fit, _) => fit?,
+    };
+    if let (StopReason::Caller, Some(path)) = (fit.reason, &checkpoint) {
+        return Err(stopped(&fit, path).into());
+    }
+    // One that the training had to leave is of no use to the rest.
+    let device = match fit.model.training()["device"] == device.info().name {
+        true => device,
+        false => Device::cpu(),
+    };
+    if let Some(zero_based) = zero_based {
+        fit.model.record_zero_based(zero_based);
+    }
     stages.startup = begin - start + fit.preparation;
     stages.device += fit.preparation;
     stages.train = Some(fit.training);
@@ -128,6 +161,39 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     report::print(args.json.as_deref(), args.quiet, |out| run.report(out))
 }
 
+/// The checkpoint to write: the one to go on from, where no other is named.
+fn checkpoint(args: &args::Train) -> Result<Option<PathBuf>> {
+    match (&args.checkpoint, &args.resume) {
+        (None, Some(None)) => bail!("--resume needs to know from where: --checkpoint FILE, or --resume=FILE"),
+        (None, Some(path)) => Ok(path.clone()),
+        (path, _) => Ok(path.clone()),
+    }
+}
+
+/// The checkpoint to go on from.
+fn resumed(args: &args::Train) -> Option<&Path> {
+    args.resume.as_ref()?.as_deref().or(args.checkpoint.as_deref())
+}
+
+/// What there is to say of a training that Ctrl-C ended.
+fn stopped(fit: &Fit, checkpoint: &Path) -> interrupt::Interrupted {
+    let n = fit.epochs.len();
+    let what = if fit.learning_rate.is_some() { "epoch" } else { "iteration" };
+    let saved = match fit.checkpoint {
+        None if !checkpoint.exists() => {
+            return interrupt::Interrupted(format!("stopped after {what} {n}; nothing is saved"));
+        }
+        Some(saved) if saved == n => String::new(),
+        Some(saved) => format!(" of {what} {saved}"),
+        None => " of an earlier run".to_owned(),
+    };
+    let command = interrupt::command_to_resume(checkpoint);
+    let path = checkpoint.display();
+    interrupt::Interrupted(format!(
+        "stopped after {what} {n}; the checkpoint {path}{saved} goes on from there:\n  {command}"
+    ))
+}
+
 /// Finds out what cannot be written before anything is trained.
 fn check_outputs(args: &args::Train) -> Result<()> {
     let paths = [
@@ -151,7 +217,15 @@ fn check_outputs(args: &args::Train) -> Result<()> {
             bail!("--out and --json are the same file {}", out.display());
         }
     }
-    for path in [&args.out, &args.json].into_iter().flatten() {
+    if let Some(checkpoint) = &args.checkpoint {
+        if output::is_stdout(checkpoint) || output::is_special(checkpoint) {
+            bail!("cannot write the checkpoint to {}: it must be a file", checkpoint.display());
+        }
+        if [&args.out, &args.json].into_iter().flatten().any(|other| output::is_same(checkpoint, other)) {
+            bail!("--checkpoint and another output are the same file {}", checkpoint.display());
+        }
+    }
+    for path in [&args.out, &args.json, &args.checkpoint].into_iter().flatten() {
         output::check_is_no_input(path, &inputs)?;
         output::check_writable(path)?;
     }
@@ -162,27 +236,34 @@ struct Data {
     train: Dataset<'static>,
     validation: Option<Dataset<'static>>,
     test: Option<Dataset<'static>>,
+    /// Columns of text that became features.
+    categorical: Vec<String>,
+    /// Whether the indices of svmlight data count from 0.
+    zero_based: Option<bool>,
 }
 
 /// All data, with the columns of the model to start from.
 fn load(args: &args::Train, init: Option<&Model>) -> Result<Data> {
-    let Some(source) = args.source(init.and_then(Model::feature_names)) else {
+    let Some(source) = args.source(init) else {
         let (train, test) = data::digits()?.split(args.test_split.unwrap_or(DIGITS_TEST_SPLIT), args.seed)?;
-        return Ok(Data { train, validation: None, test: Some(test) });
+        return Ok(Data { train, validation: None, test: Some(test), categorical: Vec::new(), zero_based: None });
     };
-    let data = input::labelled(&source, "--labels")?.into_dataset()?;
+    let table = input::labelled(&source, "--labels", Part::Train, args.quiet)?;
+    let (categorical, zero_based) = (table.categorical.clone(), table.zero_based);
+    let data = table.into_dataset()?;
     // Those that the new model will have.
     let classes = init.map_or_else(|| data.classes().to_vec(), |model| model.classes_with(data.classes()));
     let model = (&*classes, data.n_features());
-    let validation = args.validation_source(data.feature_names());
-    let validation = validation.map(|source| input::labelled_for(&source, "--validation-labels", model)).transpose()?;
+    let validation = args.validation_source(&data, zero_based);
+    let validation =
+        validation.map(|source| input::labelled_for(&source, "--validation-labels", model, args.quiet)).transpose()?;
     if let Some(fraction) = args.test_split {
         let (train, test) = data.split(fraction, args.seed)?;
-        return Ok(Data { train, validation, test: Some(test) });
+        return Ok(Data { train, validation, test: Some(test), categorical, zero_based });
     }
-    let test = args.test_source(data.feature_names());
-    let test = test.map(|source| input::labelled_for(&source, "--test-labels", model)).transpose()?;
-    Ok(Data { train: data, validation, test })
+    let test = args.test_source(&data, zero_based);
+    let test = test.map(|source| input::labelled_for(&source, "--test-labels", model, args.quiet)).transpose()?;
+    Ok(Data { train: data, validation, test, categorical, zero_based })
 }
 
 /// Which classes have no sample that counts, when there are such.
@@ -207,15 +288,24 @@ fn without_samples(train: &Dataset) -> Option<String> {
 fn describe(args: &args::Train, train: &Dataset, test: Option<&Dataset>) -> String {
     let name = args.features.as_deref().map_or_else(|| "built-in digits".to_owned(), |path| path.display().to_string());
     let n = HumanCount(train.n_samples() as u64);
-    let dtype = train.features().values().dtype();
+    let dtype = match report::density(train.features()) {
+        Some(density) => format!("sparse f32 ({} % stored)", rounded(100.0 * density)),
+        None => train.features().values().dtype().to_string(),
+    };
     let weighted = if train.weights().is_some() { ", weighted" } else { "" };
-    let shape = format!("{name}: {n} × {} {dtype}, {} classes{weighted}", train.n_features(), train.n_classes());
+    let stored = match train.features().values() {
+        Values::Stored(_) => " (in the file, read part by part)",
+        _ => "",
+    };
+    let shape =
+        format!("{name}: {n} × {} {dtype}{stored}, {} classes{weighted}", train.n_features(), train.n_classes());
     match test {
         Some(test) => {
             let n = HumanCount(test.n_samples() as u64);
             let from = match (&args.test, args.test_split) {
                 (Some(path), _) => format!(" from {}", path.display()),
                 (None, Some(_)) => String::new(),
+                (None, None) if args.features.is_some() => ", its test part".to_owned(),
                 (None, None) => " (--test-split 0.2)".to_owned(),
             };
             format!("{shape}; {n} test samples{from}")
@@ -344,6 +434,9 @@ impl Run<'_> {
         }
         writeln!(out, "speed      {} samples/s", HumanCount(self.samples_per_second() as u64))?;
         self.stages.write(out)?;
+        for fault in &self.fit.faults {
+            writeln!(out, "fault      {fault}")?;
+        }
         writeln!(out, "device     {}", report::device(self.device))?;
         if self.matrix_units() {
             writeln!(out, "           products on matrix units")?;
@@ -409,6 +502,7 @@ impl Run<'_> {
             "samples_per_second": self.samples_per_second(),
         });
         let settings = json!({
+            "density": report::density(train.features()),
             "schedule": (!self.is_batch()).then(|| args.schedule.unwrap_or_default().to_string()),
             "warmup": (!self.is_batch()).then(|| args.warmup.unwrap_or_default()),
             "momentum": sgd.map(|sgd| sgd.momentum),
@@ -417,6 +511,8 @@ impl Run<'_> {
             "beta_2": adamw.map(|adamw| adamw.beta_2),
             "epsilon": adamw.map(|adamw| adamw.epsilon),
             "weight_decay": adamw.map(|adamw| adamw.weight_decay),
+            "checkpoint": path(&args.checkpoint),
+            "faults": fit.faults,
         });
         let certificate = fit.certificate.as_ref();
         let optimum = json!({

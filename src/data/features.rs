@@ -9,6 +9,7 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use super::sparse::Csr;
+use super::stored::{RowBuffer, Stored};
 use crate::error::{Error, Place, Result};
 
 /// The feature matrix X, (n_samples × n_features), row-major. It is checked once, when it is made: at least one sample
@@ -35,6 +36,8 @@ pub enum Values<'a> {
     U8(Cow<'a, [u8]>),
     /// Only what is not zero, in single precision.
     Sparse(Csr<'a>),
+    /// In a file, for what is larger than memory.
+    Stored(Stored),
 }
 
 /// The precision of a feature matrix.
@@ -77,6 +80,7 @@ impl Values<'_> {
     /// How many values are stored.
     pub fn len(&self) -> usize {
         match self {
+            Self::Stored(stored) => stored.len(),
             Self::F32(values) => values.len(),
             Self::F16(values) => values.len(),
             Self::U8(values) => values.len(),
@@ -93,6 +97,7 @@ impl Values<'_> {
     pub fn dtype(&self) -> Dtype {
         match self {
             Self::F32(_) | Self::Sparse(_) => Dtype::F32,
+            Self::Stored(stored) => stored.dtype(),
             Self::F16(_) => Dtype::F16,
             Self::U8(_) => Dtype::U8,
         }
@@ -111,7 +116,7 @@ impl Values<'_> {
                     Some((i * 4096 + j, chunk[j] as f64))
                 }),
             Self::F16(values) => values.iter().position(|x| !x.is_finite()).map(|i| (i, values[i].to_f64())),
-            Self::U8(_) | Self::Sparse(_) => None,
+            Self::U8(_) | Self::Sparse(_) | Self::Stored(_) => None,
         }
     }
 }
@@ -222,6 +227,11 @@ impl<'a> Features<'a> {
         &self.values
     }
 
+    #[cfg(feature = "files")]
+    pub(crate) fn into_values(self) -> Values<'a> {
+        self.values
+    }
+
     /// A view of the rows in `rows`; nothing is copied.
     ///
     /// # Errors
@@ -243,6 +253,7 @@ impl<'a> Features<'a> {
             Values::F16(values) => Values::from(&values[range]),
             Values::U8(values) => Values::from(&values[range]),
             Values::Sparse(csr) => Values::Sparse(csr.rows(rows.clone())),
+            Values::Stored(stored) => Values::Stored(stored.rows(rows.clone())),
         };
         Ok(Features { n_samples: rows.len(), n_features: self.n_features, values })
     }
@@ -268,11 +279,55 @@ impl<'a> Features<'a> {
             Values::F16(values) => gather(values, self.n_features, indices).into(),
             Values::U8(values) => gather(values, self.n_features, indices).into(),
             Values::Sparse(csr) => Values::Sparse(csr.select(indices)),
+            Values::Stored(stored) => stored.select(indices)?,
         };
         Ok(Features { n_samples: indices.len(), n_features: self.n_features, values })
     }
 
-    /// The largest absolute value.
+    /// Reads rows into `buffer` where they are in a file.
+    pub(crate) fn read_part(&self, rows: &[Range<usize>], buffer: &mut RowBuffer) -> Result<()> {
+        match &self.values {
+            Values::Stored(stored) => stored.read_into(rows, buffer),
+            _ => Ok(()),
+        }
+    }
+
+    /// The rows in `rows`, one range after the other, in memory; those of a file are in `buffer`, into which
+    /// [`Features::read_part`] read them.
+    pub(crate) fn part<'b>(&'b self, rows: &[Range<usize>], buffer: &'b RowBuffer) -> Result<Features<'b>> {
+        let n_samples = rows.iter().map(ExactSizeIterator::len).sum();
+        match (&self.values, rows) {
+            (Values::Stored(stored), _) => {
+                let values = stored.in_buffer(n_samples, buffer);
+                Ok(Features { n_samples, n_features: self.n_features, values })
+            }
+            (_, [rows]) => self.rows(rows.clone()),
+            (_, several) => {
+                let indices: Vec<u32> = several.iter().flat_map(|rows| rows.start as u32..rows.end as u32).collect();
+                self.select(&indices)
+            }
+        }
+    }
+
+    /// Calls `each` with all rows in memory, part by part, and their numbers.
+    pub(crate) fn parts(&self, mut each: impl FnMut(Range<usize>, &Features) -> Result<()>) -> Result<()> {
+        /// Of features in a file, so many bytes at a time.
+        const PART: usize = 32 << 20;
+        let n_rows = match &self.values {
+            Values::Stored(_) => (PART / (self.n_features * self.values.dtype().size())).max(1),
+            _ => self.n_samples,
+        };
+        let mut buffer = RowBuffer::new();
+        for first in (0..self.n_samples).step_by(n_rows) {
+            let rows = first..self.n_samples.min(first + n_rows);
+            let part = std::slice::from_ref(&rows);
+            self.read_part(part, &mut buffer)?;
+            each(rows.clone(), &self.part(part, &buffer)?)?;
+        }
+        Ok(())
+    }
+
+    /// The largest absolute value; of a part of a file that of the whole file.
     pub fn max_abs(&self) -> f32 {
         fn largest<T: Copy + Sync>(values: &[T], abs: impl Fn(T) -> f32 + Sync) -> f32 {
             let of_part = |part: &[T]| part.iter().fold(0f32, |max, &x| max.max(abs(x)));
@@ -283,10 +338,11 @@ impl<'a> Features<'a> {
             Values::F16(values) => largest(values, |x| x.to_f32().abs()),
             Values::U8(values) => f32::from(values.iter().copied().max().unwrap_or(0)),
             Values::Sparse(csr) => largest(csr.values(), f32::abs),
+            Values::Stored(stored) => stored.max_abs(),
         }
     }
 
-    /// Row `row` as `f32`.
+    /// Row `row` as `f32`; those of a file must be in memory.
     pub(crate) fn read_row(&self, row: usize, into: &mut [f32]) {
         let range = row * self.n_features..(row + 1) * self.n_features;
         match &self.values {
@@ -306,11 +362,13 @@ impl<'a> Features<'a> {
                 let (columns, values) = csr.row(row);
                 columns.iter().zip(values).for_each(|(&column, &value)| into[column as usize] = value);
             }
+            // Nobody asks for it; if somebody did, all would notice.
+            Values::Stored(_) => into.fill(f32::NAN),
         }
     }
 }
 
-fn check_size(n_samples: usize, n_features: usize) -> Result<usize> {
+pub(super) fn check_size(n_samples: usize, n_features: usize) -> Result<usize> {
     for (count, what) in [(n_samples, "samples"), (n_features, "features")] {
         if count == 0 {
             return Err(Error::Empty { place: Place::default(), what });

@@ -6,15 +6,21 @@ mod features;
 mod files;
 mod labels;
 mod sparse;
+mod stored;
 mod weights;
 
 pub use digits::digits;
 pub use features::{Dtype, Features, Values};
 #[cfg(feature = "files")]
-pub use files::{Source, Table, read, read_numbers};
+pub use files::{
+    Categorical, ClassCounts, Figures, Findings, Inspection, MAX_CATEGORIES, Reading, Rounding, Source, Table,
+    TextColumn, inspect, read, read_numbers, read_with,
+};
 pub use labels::{Labels, MAX_CLASSES, Targets};
 pub(crate) use labels::{argmax, check_classes, check_unique};
 pub use sparse::Csr;
+pub(crate) use stored::RowBuffer;
+pub use stored::Stored;
 pub use weights::SampleWeights;
 
 use std::borrow::Cow;

@@ -135,6 +135,19 @@ impl Model {
         }
     }
 
+    /// Adds to what the model's file says of its training whether the indices of its svmlight data counted from 0, so that other
+    /// data is read the same way.
+    pub fn record_zero_based(&mut self, zero_based: bool) {
+        if let Some(training) = self.training.as_object_mut() {
+            training.insert("zero_based".to_owned(), zero_based.into());
+        }
+    }
+
+    /// What [`record_zero_based`](Self::record_zero_based) added.
+    pub fn zero_based(&self) -> Option<bool> {
+        self.training["zero_based"].as_bool()
+    }
+
     /// W, (n_features × n_classes).
     #[expect(clippy::expect_used, reason = "not of the input's doing")]
     pub fn weights(&self) -> ArrayView2<'_, f32> {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::certificate::{Certificate, certify};
-use super::minimum::{Limits, Minimum};
+use super::minimum::{Learned, Limits, Minimum};
 use super::preconditioner::{Curvature, Preconditioner};
 use super::quasi_newton::{MOST_PAIRS, Method, minimise};
 use super::vector::centre_over_classes;
-use super::{Observer, StopReason, proximal};
-use crate::backend::cpu::{Cpu, Moments};
-use crate::backend::{Backend, Parameters, Session, Shape, Supervision};
+use super::{Observer, Progress, SolverState, StopReason, proximal};
+use crate::backend::cpu::Moments;
+use crate::backend::{Device, Parameters, Session, Shape, Supervision};
 use crate::data::Features;
 use crate::error::{Error, Result};
 use crate::objective::{Counts, Objective, Penalty};
@@ -87,6 +87,16 @@ pub(crate) struct Batch {
     limits: Limits,
 }
 
+/// Where a batch solver stands: what it needs to go on to the same bits when it takes the loss and the curvature of the classes
+/// anew.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stand {
+    /// In centred coordinates.
+    pub parameters: Vec<f64>,
+    pub learned: Learned,
+    pub counts: Counts,
+}
+
 /// What a batch solver found.
 pub(crate) struct Found {
     /// Of X̃, not centred.
@@ -149,27 +159,24 @@ impl Batch {
         let zero = intercepts(&shares, shape, has_intercept);
         let parameters = start.as_ref().map_or_else(|| zero.clone(), |start| objective.centred(start));
         let curvature = Curvature { features, scale, weights, moments, penalty: &penalty.l2, has_intercept };
-        let mut observe = |progress, objective: &Objective, parameters: &[f64]| {
-            let reason = observer.after(progress, &mut || Ok(objective.single(parameters)))?;
-            // Its last epoch is the last iteration.
-            Ok(reason.filter(|reason| *reason != StopReason::Epochs))
+        let method = match penalty.has_l1() {
+            true => Prepared::Proximal(proximal::Prepared::new(curvature, shape)?),
+            false => {
+                let preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
+                Prepared::QuasiNewton(self.method, Box::new(preconditioner))
+            }
         };
-        let minimum = if penalty.has_l1() {
-            proximal::minimise(self.limits, &mut objective, &curvature, parameters, &mut observe)?
-        } else {
-            let mut preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
-            let preconditioner = &mut preconditioner;
-            minimise(self.method, self.limits, &mut objective, preconditioner, parameters, n_samples, &mut observe)?
-        };
-        let Minimum { mut parameters, reason, begin, first_gradient_norm } = minimum;
-        let (training, counts) = (begin.elapsed(), objective.counts());
+        let (begin, before) = (Instant::now(), observer.elapsed());
+        let minimum = self.minimise_in_legs(method, &mut objective, parameters, n_samples, observer)?;
+        let Minimum { mut parameters, reason, first_gradient_norm, .. } = minimum;
+        let (training, counts) = (before + begin.elapsed(), objective.counts());
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
             let first = start.is_none().then_some(first_gradient_norm);
             let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares)?;
             (objective.single(&parameters), certificate)
         } else {
-            let cpu = Cpu::new();
+            let cpu = Device::cpu();
             let mut session = cpu.session(features, scale, Some(supervision))?;
             let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
             let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares)?;
@@ -179,6 +186,82 @@ impl Batch {
             return Err(Error::NoObjective { value: value.into() });
         }
         Ok(Found { parameters, reason, counts, certificate, begin, training })
+    }
+}
+
+/// How the objective is minimised, and what was made ready for it.
+enum Prepared<'a> {
+    QuasiNewton(Method, Box<Preconditioner<'a>>),
+    Proximal(proximal::Prepared<'a>),
+}
+
+/// Iterations from one checkpoint that may be to the next, where these go by time.
+const LEG: usize = 10;
+
+impl Batch {
+    /// Minimises from `parameters`, or from where the observer says that the training stands. Between places from which the training
+    /// may have to go on, all is taken anew that is not kept: then it makes no difference whether it had to.
+    fn minimise_in_legs(
+        &self,
+        mut method: Prepared,
+        objective: &mut Objective,
+        mut parameters: Vec<f64>,
+        n_samples: usize,
+        observer: &mut Observer,
+    ) -> Result<Minimum> {
+        let (begin, before) = (Instant::now(), observer.elapsed());
+        let max_iterations = self.limits.max_iterations;
+        let of_leg = observer.interval(LEG).unwrap_or(max_iterations);
+        let (mut learned, mut is_first) = (Learned::default(), true);
+        if let Some(SolverState::Batch(stand)) = observer.solver_state() {
+            (parameters, learned, is_first) = (stand.parameters.clone(), stand.learned.clone(), false);
+            objective.count_from(stand.counts);
+        }
+        loop {
+            let n_before = observer.n_epochs();
+            let n_iterations = (of_leg - n_before % of_leg).min(max_iterations.saturating_sub(n_before));
+            let limits = Limits { max_iterations: n_iterations, ..self.limits };
+            let mut observe = |progress: Progress, objective: &Objective, parameters: &[f64]| {
+                let progress = Progress {
+                    epoch: n_before + progress.epoch,
+                    n_epochs: max_iterations,
+                    elapsed: before + begin.elapsed(),
+                    ..progress
+                };
+                let reason = observer.after(progress, &mut || Ok(objective.single(parameters)))?;
+                // Its last epoch is the last iteration.
+                let reason = reason.filter(|reason| *reason != StopReason::Epochs);
+                observer.keep_between(reason, &mut || {
+                    let (parameters, learned) = (parameters.to_vec(), Learned::default());
+                    SolverState::Batch(Stand { parameters, learned, counts: objective.counts() })
+                });
+                Ok(reason)
+            };
+            let minimum = match &mut method {
+                Prepared::QuasiNewton(method, preconditioner) => {
+                    if !is_first {
+                        preconditioner.refresh(&objective.uncentred(&parameters))?;
+                    }
+                    minimise(*method, limits, objective, preconditioner, parameters, n_samples, learned, &mut observe)?
+                }
+                Prepared::Proximal(prepared) => {
+                    proximal::minimise(limits, objective, prepared, parameters, n_samples, learned, &mut observe)?
+                }
+            };
+            let (n_done, reason) = (observer.n_epochs(), minimum.reason);
+            let stop = Some(reason).filter(|reason| matches!(reason, StopReason::Caller | StopReason::TimeLimit));
+            let is_last = reason != StopReason::Iterations || n_done >= max_iterations;
+            if n_done.is_multiple_of(of_leg) && (stop.is_some() || !is_last) {
+                let Minimum { parameters, learned, .. } = minimum.clone();
+                observer.keep_leg(stop, SolverState::Batch(Stand { parameters, learned, counts: objective.counts() }));
+            } else if stop.is_some() {
+                observer.keep_last_leg();
+            }
+            if is_last {
+                return Ok(minimum);
+            }
+            (parameters, learned, is_first) = (minimum.parameters, minimum.learned, false);
+        }
     }
 }
 
@@ -210,11 +293,11 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-    use crate::backend::cpu::moments;
+    use crate::backend::Backend;
+    use crate::backend::cpu::{Cpu, moments};
     use crate::batch::Shuffle;
     use crate::data::Targets;
-    use crate::solver::Progress;
-    use crate::solver::stop::Limits as StopLimits;
+    use crate::solver::stop::{Keeper, Limits as StopLimits};
 
     /// Samples of three classes that overlap, in columns of very different scale.
     fn data() -> (Features<'static>, Targets<'static>) {
@@ -251,7 +334,8 @@ mod tests {
             on_iteration(progress);
             ControlFlow::Continue(())
         };
-        let mut observer = Observer::new(StopLimits::default(), Instant::now(), None, &mut on_epoch);
+        let mut keeper = Keeper::new(None);
+        let mut observer = Observer::new(StopLimits::default(), Instant::now(), None, &mut on_epoch, &mut keeper);
         Batch::from(&Lbfgs { tolerance: 1e-10, ..Lbfgs::default() })
             .minimise(&mut *session, &task, &mut observer)
             .unwrap()

@@ -5,6 +5,7 @@ use ndarray::{Array1, Array2};
 use crate::backend::Supervision;
 use crate::batch::Shuffle;
 use crate::data::Features;
+use crate::error::Result;
 
 /// Rows that the data is judged by, and values at most.
 const ROWS: usize = 1024;
@@ -27,14 +28,20 @@ const ITERATIONS: usize = 12;
 /// steps as small as the batches with it need.
 ///
 /// It looks at up to 1,024 samples, evenly spaced, or evenly by weight.
-pub(super) fn curvature(features: &Features, scale: f32, supervision: Supervision, n_classes: usize, b: f64) -> f64 {
+pub(super) fn curvature(
+    features: &Features,
+    scale: f32,
+    supervision: Supervision,
+    n_classes: usize,
+    b: f64,
+) -> Result<f64> {
     let Supervision { targets, weights } = supervision;
     let n = features.n_samples();
-    let rows = some_rows(features, scale, weights);
+    let rows = some_rows(features, scale, weights)?;
     let trace = rows.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / rows.nrows() as f64;
     let largest_weight = weights.map_or(1.0, |weights| f64::from(weights.iter().copied().fold(0.0, f32::max)));
     let share = largest_share(&targets.class_totals(weights, n_classes), n);
-    share.min(0.5) * (largest_eigenvalue(&rows) + largest_weight * trace / b)
+    Ok(share.min(0.5) * (largest_eigenvalue(&rows) + largest_weight * trace / b))
 }
 
 /// Of the totals of the classes of n samples, whose weights are 1 in the mean.
@@ -43,13 +50,13 @@ fn largest_share(totals: &[f64], n_samples: usize) -> f64 {
 }
 
 /// x̃ of some samples, (rows × (d + 1)): evenly spaced, or so that as much weight lies between any two.
-fn some_rows(features: &Features, scale: f32, weights: Option<&[f32]>) -> Array2<f32> {
+fn some_rows(features: &Features, scale: f32, weights: Option<&[f32]>) -> Result<Array2<f32>> {
     let (n, d) = (features.n_samples(), features.n_features());
     let most = ROWS.min((VALUES / d).max(16));
-    let numbers: Vec<usize> = match weights {
+    let numbers: Vec<u32> = match weights {
         None => {
             let n_rows = n.min(most);
-            (0..n_rows).map(|index| (index as u128 * n as u128 / n_rows as u128) as usize).collect()
+            (0..n_rows).map(|index| (index as u128 * n as u128 / n_rows as u128) as u32).collect()
         }
         Some(weights) => {
             let (mut row, mut up_to_row) = (0, f64::from(weights[0]));
@@ -59,19 +66,20 @@ fn some_rows(features: &Features, scale: f32, weights: Option<&[f32]>) -> Array2
                     row += 1;
                     up_to_row += f64::from(weights[row]);
                 }
-                row
+                row as u32
             };
             (0..most).map(of_share).collect()
         }
     };
     let mut rows = Array2::<f32>::ones((numbers.len(), d + 1));
-    for (number, mut row) in numbers.into_iter().zip(rows.rows_mut()) {
+    let features = features.select(&numbers)?;
+    for (number, mut row) in rows.rows_mut().into_iter().enumerate() {
         if let Some(row) = row.as_slice_mut() {
             features.read_row(number, &mut row[..d]);
             row[..d].iter_mut().for_each(|x| *x *= scale);
         }
     }
-    rows
+    Ok(rows)
 }
 
 /// The largest eigenvalue λ of A = (1/n)·Σ x̃·x̃ᵀ, by power iteration: v ← A·v/‖A·v‖; ‖A·v‖ tends to λ from below.
@@ -110,10 +118,10 @@ mod tests {
         // x = ±3 in one feature, 2 in another: the moments of (x, 1) are diag(9, [[4, 2], [2, 1]]), eigenvalues 9, 5, 0.
         let x: Vec<f32> = (0..5000).flat_map(|i| [if i % 2 == 0 { 3.0 } else { -3.0 }, 2.0]).collect();
         let features = Features::new(x, 5000, 2).unwrap();
-        let found = largest_eigenvalue(&some_rows(&features, 1.0, None));
+        let found = largest_eigenvalue(&some_rows(&features, 1.0, None).unwrap());
         assert!((found - 9.0).abs() < 0.01, "{found}");
         // diag(0.09, [[0.04, 0.2], [0.2, 1]])
-        let tenth = largest_eigenvalue(&some_rows(&features, 0.1, None));
+        let tenth = largest_eigenvalue(&some_rows(&features, 0.1, None).unwrap());
         assert!((tenth - 1.04).abs() < 1e-3, "{tenth}");
     }
 
@@ -134,12 +142,12 @@ mod tests {
         let repeated = Features::new(vec![3.0f32, 3.0, 3.0, 1.0], 4, 1).unwrap();
         let (two, classes) = (Targets::Classes(vec![0, 1, 0, 0].into()), Targets::Classes(vec![0, 0, 0, 1].into()));
         let weights = [3.0, 1.0, 0.0, 0.0];
-        let found = largest_eigenvalue(&some_rows(&weighted, 1.0, Some(&weights)));
-        let expected = largest_eigenvalue(&some_rows(&repeated, 1.0, None));
+        let found = largest_eigenvalue(&some_rows(&weighted, 1.0, Some(&weights)).unwrap());
+        let expected = largest_eigenvalue(&some_rows(&repeated, 1.0, None).unwrap());
         assert!((found / expected - 1.0).abs() < 1e-3, "{found} and {expected}");
         // In large batches nothing else matters; in small ones the largest weight.
         let of = |features: &Features, targets: &Targets, weights: Option<&[f32]>, b: f64| {
-            curvature(features, 1.0, Supervision { targets, weights }, 2, b)
+            curvature(features, 1.0, Supervision { targets, weights }, 2, b).unwrap()
         };
         let (found, expected) = (of(&weighted, &two, Some(&weights), 1e9), of(&repeated, &classes, None, 1e9));
         assert!((found / expected - 1.0).abs() < 1e-3, "{found} and {expected}");

@@ -1,7 +1,5 @@
 //! What batch solvers are told of when to end, and what they answer.
 
-use std::time::Instant;
-
 use super::{Progress, StopReason};
 use crate::error::{Error, Result};
 use crate::objective::Objective;
@@ -35,13 +33,25 @@ impl Limits {
 /// Is told of each iteration, after which the parameters, in centred coordinates, are those; may say why to stop.
 pub(super) type Observe<'a> = dyn FnMut(Progress, &Objective, &[f64]) -> Result<Option<StopReason>> + 'a;
 
+/// What a batch solver has learned on the way and goes on with, beside the parameters.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Learned {
+    /// Steps, or other directions, each with the change of the gradient along it; the oldest first, laid out as the solver has
+    /// them.
+    pub pairs: Vec<(Vec<f64>, Vec<f64>)>,
+    /// The objective and the largest of its gradient at the beginning, and three numbers of the solver's own. Nothing where only
+    /// the parameters are known.
+    pub numbers: Option<[f64; 5]>,
+}
+
 /// Where a batch solver ended.
+#[derive(Clone)]
 pub(super) struct Minimum {
     /// In centred coordinates.
     pub parameters: Vec<f64>,
     pub reason: StopReason,
-    /// When the first iteration began.
-    pub begin: Instant,
     /// The largest of the gradient there, without an l1 penalty.
     pub first_gradient_norm: f64,
+    /// To go on with.
+    pub learned: Learned,
 }

@@ -16,14 +16,15 @@ mod stop;
 mod vector;
 
 pub use adamw::AdamW;
-pub(crate) use batch::{Batch, Task};
+pub(crate) use batch::{Batch, Stand, Task};
 pub use batch::{Lbfgs, NewtonCg};
 pub use certificate::Certificate;
+pub(crate) use minimum::Learned;
 pub use schedule::{Schedule, Warmup};
 pub use sgd::Sgd;
 pub(crate) use stochastic::{Stochastic, StochasticProblem};
-pub use stop::StopReason;
-pub(crate) use stop::{Limits, Observer, Outcome, Validate};
+pub(crate) use stop::{Best, Keeper, Limits, Observer, Outcome, Snapshot, SolverState, Validate, WriteCheckpoint};
+pub use stop::{Every, StopReason};
 
 use std::time::Duration;
 
@@ -113,12 +114,12 @@ impl Solver {
         supervision: Supervision,
         n_classes: usize,
         l2: f64,
-    ) -> Option<f64> {
-        match self {
-            Self::Sgd(sgd) => Some(sgd.learning_rate(features, scale, supervision, n_classes, l2)),
+    ) -> Result<Option<f64>> {
+        Ok(match self {
+            Self::Sgd(sgd) => Some(sgd.learning_rate(features, scale, supervision, n_classes, l2)?),
             Self::AdamW(adamw) => Some(adamw.learning_rate()),
             Self::Auto | Self::Lbfgs(_) | Self::NewtonCg(_) => None,
-        }
+        })
     }
 
     /// The same solver, or the one that is chosen for data of n_samples·n_features·n_classes = `size`.

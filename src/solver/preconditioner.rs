@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use crate::backend::cpu::{self, Cpu, Moments};
 use crate::backend::{Backend, Parameters, Shape};
-use crate::data::Features;
+use crate::data::{Features, Stored, Values};
 use crate::error::Result;
 
 /// More features have a diagonal G: to diagonalise a whole one would take longer than it saves.
@@ -322,7 +322,10 @@ fn multiply(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Array2<f64> {
 fn some_rows<'a>(features: &'a Features<'a>, weights: Option<&[f32]>, most: usize) -> Result<(Features<'a>, Vec<f64>)> {
     let n = features.n_samples();
     let weight = |row: usize| weights.map_or(1.0, |weights| f64::from(weights[row]));
-    if n <= most {
+    // Those of a file are read, and then in memory.
+    let stored = matches!(features.values(), Values::Stored(_));
+    let most = if stored { most.min(Stored::most_read(features.n_features())) } else { most };
+    if n <= most && !stored {
         return Ok((features.rows(0..n)?, (0..n).map(weight).collect()));
     }
     // Of those that count.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use nalgebra::DMatrix;
 
-use super::minimum::{Limits, Minimum, Observe};
+use super::minimum::{Learned, Limits, Minimum, Observe};
 use super::preconditioner::{ClassSample, Curvature, gram};
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
@@ -341,38 +341,61 @@ fn violation(objective: &Objective, gradient: &[f64], parameters: &[f64]) -> f64
     most
 }
 
-/// Minimises the objective with its l1 penalty from `parameters`, in centred coordinates, while `observe` looks on.
+/// What does not change on the way: the rows that A is taken of, and G.
+pub(super) struct Prepared<'a> {
+    sample: ClassSample<'a>,
+    gram: Vec<f64>,
+}
+
+impl<'a> Prepared<'a> {
+    pub fn new(curvature: Curvature<'a, 'a>, shape: Shape) -> Result<Self> {
+        let Curvature { features, scale, weights, moments, .. } = curvature;
+        let gram = match shape.n_features <= MOST_FEATURES {
+            true => gram(features, scale, weights, moments)?,
+            false => moments.variance.clone(),
+        };
+        Ok(Self { sample: ClassSample::new(features, scale, weights, shape)?, gram })
+    }
+}
+
+/// Minimises the objective with its l1 penalty from `parameters`, in centred coordinates, while `observe` looks on; goes on with
+/// what was `learned` on the way there.
 pub(super) fn minimise(
     Limits { memory, max_iterations, tolerance }: Limits,
     objective: &mut Objective,
-    curvature: &Curvature,
+    Prepared { sample, gram }: &Prepared,
     mut parameters: Vec<f64>,
+    n_samples: usize,
+    learned: Learned,
     observe: &mut Observe,
 ) -> Result<Minimum> {
     let begin = Instant::now();
-    let n_samples = curvature.features.n_samples();
-    let shape = objective.shape();
-    let Shape { n_features: d, n_classes: q, .. } = shape;
-    let sample = ClassSample::new(curvature.features, curvature.scale, curvature.weights, shape)?;
-    let gram = match d <= MOST_FEATURES {
-        true => gram(curvature.features, curvature.scale, curvature.weights, curvature.moments)?,
-        false => curvature.moments.variance.clone(),
-    };
+    let Shape { n_features: d, n_classes: q, .. } = objective.shape();
+    let gram = gram.clone();
     let l1 = objective.penalty().l1.clone();
     let l2 = objective.penalty().l2.clone();
     let class_curvature = |parameters: &[f64]| sample.curvature(parameters);
     let classes = class_curvature(&objective.uncentred(&parameters))?;
-    let mut model =
-        Model { d, q, gram, l2, classes, pairs: Vec::new(), most_pairs: memory, rows: Vec::new(), solved: Vec::new() };
+    let mut model = Model {
+        d,
+        q,
+        gram,
+        l2,
+        classes,
+        pairs: learned.pairs,
+        most_pairs: memory,
+        rows: Vec::new(),
+        solved: Vec::new(),
+    };
 
     let Smooth { value: mut smooth, mut gradient, .. } = objective.start(&parameters)?;
     if !smooth.is_finite() {
         return Err(Error::NoObjective { value: smooth });
     }
     let mut norm = objective.penalty().l1_norm(&parameters, q);
-    let (first_value, first_gradient_norm) = (smooth + norm, max_abs(&gradient));
-    let mut tau: f64 = 1.0;
-    let (mut n_promises, mut n_fruitless) = (0, 0);
+    let numbers = learned.numbers.unwrap_or([smooth + norm, max_abs(&gradient), 1.0, 0.0, 0.0]);
+    let [first_value, first_gradient_norm, mut tau, n_promises, n_fruitless] = numbers;
+    let (mut n_promises, mut n_fruitless) = (n_promises as usize, n_fruitless as usize);
     let mut n_iterations = 0;
     let reason = loop {
         let value = smooth + norm;
@@ -469,19 +492,21 @@ pub(super) fn minimise(
         if n_promises >= PROMISES {
             break StopReason::Converged;
         }
-        if let Some(reason) = stop {
-            break reason;
-        }
         n_fruitless = if gain <= 1e-3 * tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless > FRUITLESS {
             let is_near = gain_of_model <= tolerance * value;
             break if is_near { StopReason::Converged } else { StopReason::Precision };
         }
+        if let Some(reason) = stop {
+            break reason;
+        }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
             model.classes = class_curvature(&objective.uncentred(&parameters))?;
         }
     };
-    Ok(Minimum { parameters, reason, begin, first_gradient_norm })
+    let numbers = [first_value, first_gradient_norm, tau, n_promises as f64, n_fruitless as f64];
+    let learned = Learned { pairs: model.pairs, numbers: Some(numbers) };
+    Ok(Minimum { parameters, reason, first_gradient_norm, learned })
 }
 
 #[cfg(test)]

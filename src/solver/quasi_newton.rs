@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::minimum::{Limits, Minimum, Observe};
+use super::minimum::{Learned, Limits, Minimum, Observe};
 use super::preconditioner::Preconditioner;
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
@@ -198,7 +198,9 @@ fn search(
     Ok(Some((OnLine { t: point.t, value, slope }, gradient)))
 }
 
-/// Minimises the smooth objective from `parameters`, in centred coordinates, while `observe` looks on.
+/// Minimises the smooth objective from `parameters`, in centred coordinates, while `observe` looks on; goes on with what was
+/// `learned` on the way there.
+#[expect(clippy::too_many_arguments, reason = "of two functions")]
 pub(super) fn minimise(
     method: Method,
     Limits { memory, max_iterations, tolerance }: Limits,
@@ -206,6 +208,7 @@ pub(super) fn minimise(
     preconditioner: &mut Preconditioner,
     mut parameters: Vec<f64>,
     n_samples: usize,
+    learned: Learned,
     observe: &mut Observe,
 ) -> Result<Minimum> {
     let begin = Instant::now();
@@ -216,12 +219,12 @@ pub(super) fn minimise(
     if !value.is_finite() {
         return Err(Error::NoObjective { value });
     }
-    let (first_value, first_gradient_norm) = (value, max_abs(&gradient));
+    let numbers = learned.numbers.unwrap_or([value, max_abs(&gradient), 1.0, f64::INFINITY, 0.0]);
+    let [first_value, first_gradient_norm, mut guess, mut not_confirmed, n_fruitless] = numbers;
+    let mut n_fruitless = n_fruitless as usize;
     let mut pairs = Pairs::new(memory);
+    learned.pairs.into_iter().for_each(|(step, change)| pairs.push(step, change));
     let mut n_iterations = 0;
-    let mut guess: f64 = 1.0;
-    let mut not_confirmed = f64::INFINITY;
-    let mut n_fruitless = 0;
     let reason = loop {
         if n_iterations == max_iterations {
             break StopReason::Iterations;
@@ -305,16 +308,20 @@ pub(super) fn minimise(
             }
             not_confirmed = decrement;
         }
-        if let Some(reason) = stop {
-            break reason;
-        }
         n_fruitless = if gain <= FRUITLESS_SHARE * tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless == FRUITLESS {
             break StopReason::Precision;
+        }
+        if let Some(reason) = stop {
+            break reason;
         }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
             preconditioner.refresh(&objective.uncentred(&parameters))?;
         }
     };
-    Ok(Minimum { parameters, reason, begin, first_gradient_norm })
+    let learned = Learned {
+        pairs: pairs.pairs.into_iter().map(|Pair { step, change, .. }| (step, change)).collect(),
+        numbers: Some([first_value, first_gradient_norm, guess, not_confirmed, n_fruitless as f64]),
+    };
+    Ok(Minimum { parameters, reason, first_gradient_norm, learned })
 }

@@ -83,9 +83,12 @@ impl Sgd {
         supervision: Supervision,
         n_classes: usize,
         l2: f64,
-    ) -> f64 {
+    ) -> Result<f64> {
         // Momentum adds up about 1/(1 − momentum) steps, with the noise of their batches.
         let b = (self.batch_size.min(features.n_samples()) as f64 * (1.0 - self.momentum)).max(f64::MIN_POSITIVE);
-        self.learning_rate.unwrap_or_else(|| 1.0 / (curvature(features, scale, supervision, n_classes, b) + l2))
+        match self.learning_rate {
+            Some(rate) => Ok(rate),
+            None => Ok(1.0 / (curvature(features, scale, supervision, n_classes, b)? + l2)),
+        }
     }
 }

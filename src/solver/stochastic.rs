@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::Progress;
 use super::schedule::{Course, Schedule, Warmup};
-use super::stop::{Observer, StopReason};
-use crate::backend::{Head, Parameters, Rule, Session};
+use super::stop::{Observer, SolverState, StopReason};
+use crate::backend::{Head, Parameters, Rule, Session, State};
 use crate::batch::Plan;
 use crate::error::{Error, Result};
 
@@ -58,8 +58,8 @@ impl Stochastic {
         self.epochs.unwrap_or_else(|| EPOCHS.max(STEPS.div_ceil(steps_per_epoch)))
     }
 
-    /// Minimises with `learning_rate` times the schedule while `observer` looks on, which may stop it. Returns why it ended,
-    /// with which parameters, and when the first step began.
+    /// Minimises with `learning_rate` times the schedule while `observer` looks on, which may stop it, and goes on where that says
+    /// that the training stands. Returns why it ended, with which parameters, and when the first step began.
     pub fn minimise(
         &self,
         problem: StochasticProblem,
@@ -78,11 +78,22 @@ impl Stochastic {
         let course = Course { n_epochs, n_steps };
         self.warmup.check(course)?;
 
-        let mut stepper = session.stepper(&start.clone().into(), &[head], batch_size)?;
+        let start = match observer.solver_state() {
+            Some(SolverState::Stochastic(state)) => state.clone(),
+            _ => start.clone().into(),
+        };
+        let (before, mut reason) = (observer.elapsed(), observer.ended());
+        let block_rows = session.block_rows();
+        let mut stepper = session.stepper(&start, &[head], batch_size)?;
         let begin = Instant::now();
-        let mut reason = None;
-        for epoch in 0..n_epochs {
-            let plan = Plan::new(&chunks, batch_size, seed, epoch as u64);
+        for epoch in observer.n_epochs()..n_epochs {
+            if reason.is_some() {
+                break;
+            }
+            let plan = match block_rows {
+                Some(block_rows) => Plan::by_chunk(&chunks, block_rows, batch_size, seed, epoch as u64),
+                None => Plan::new(&chunks, batch_size, seed, epoch as u64),
+            };
             let rate = |step| self.schedule.rate(self.warmup, course, epoch, step) as f32;
             let rates: Vec<f32> = (0..plan.batches.len()).map(rate).collect();
             let loss = stepper.run(&plan, &rates)?[0] / n_samples as f64;
@@ -96,13 +107,12 @@ impl Stochastic {
                 evaluations: (epoch + 1) as f64,
                 validation_loss: None,
                 n_samples,
-                elapsed: begin.elapsed(),
+                elapsed: before + begin.elapsed(),
             };
             let mut parameters = || finite(stepper.parameters()?, epoch + 1, learning_rate);
             reason = observer.after(progress, &mut parameters)?;
-            if reason.is_some() {
-                break;
-            }
+            let mut state = || finite_state(stepper.state()?, epoch + 1, learning_rate);
+            observer.keep(reason, &mut || Ok(SolverState::Stochastic(state()?)))?;
         }
         let parameters = finite(stepper.parameters()?, observer.n_epochs(), learning_rate)?;
         Ok((reason.unwrap_or(StopReason::Epochs), parameters, begin))
@@ -134,6 +144,11 @@ impl Stochastic {
         }
         record
     }
+}
+
+/// The state, when its parameters are finite.
+fn finite_state(state: State, epoch: usize, learning_rate: f64) -> Result<State> {
+    Ok(State { parameters: finite(state.parameters, epoch, learning_rate)?, ..state })
 }
 
 /// The parameters, when all are finite.

@@ -31,7 +31,7 @@ use super::{
     Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Loss, Parameters, Session, Shape, Sink, State, Stepper,
     Supervision, check,
 };
-use crate::data::{Csr, Features, Values};
+use crate::data::{Csr, Features, Stored, Values};
 use crate::error::Result;
 use lanes::{Element, Instructions};
 use loss::CpuLoss;
@@ -109,6 +109,7 @@ impl Backend for Cpu {
             Values::F16(x) => Box::new(CpuSession::new(self, features, x, scale, supervision)),
             Values::U8(x) => Box::new(CpuSession::new(self, features, x, scale, supervision)),
             Values::Sparse(_) => return Err(Csr::unsupported()),
+            Values::Stored(_) => return Err(Stored::unsupported()),
         })
     }
 }

@@ -94,7 +94,34 @@ pub(crate) fn moments(features: &Features, scale: f32, weights: Option<&[f32]>) 
         Values::F16(x) => of(x, d, scale, weights),
         Values::U8(x) => of(x, d, scale, weights),
         Values::Sparse(_) => Err(Csr::unsupported()),
+        Values::Stored(_) => moments_of_parts(features, scale, weights),
     }
+}
+
+/// [`moments`] from those of parts (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance").
+fn moments_of_parts(features: &Features, scale: f32, weights: Option<&[f32]>) -> Result<Moments> {
+    let d = features.n_features();
+    let mut all = Moments { mean: vec![0.0; d], variance: vec![0.0; d] };
+    let mut total = 0.0;
+    features.parts(|rows, part| {
+        let weights = weights.map(|weights| &weights[rows]);
+        let weight = weights.map_or(part.n_samples() as f64, |w| w.iter().map(|&weight| f64::from(weight)).sum());
+        if weight == 0.0 {
+            return Ok(());
+        }
+        let Moments { mean, variance } = moments(part, scale, weights)?;
+        total += weight;
+        // The share of this part, and of the parts before.
+        let share = weight / total;
+        let sums = all.mean.iter_mut().zip(&mut all.variance);
+        for ((all_mean, all_variance), (mean, variance)) in sums.zip(mean.iter().zip(&variance)) {
+            let difference = mean - *all_mean;
+            *all_mean += share * difference;
+            *all_variance = (1.0 - share) * (*all_variance + share * difference * difference) + share * variance;
+        }
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 /// Σ_i s_i·(x̃_i − μ)·(x̃_i − μ)ᵀ over all samples of `features`, (d × d) row-major, with weights s as they are.
@@ -150,5 +177,14 @@ pub(crate) fn second_moments(features: &Features, scale: f32, mean: &[f64], weig
         Values::F16(x) => of(x, d, scale, mean, weights),
         Values::U8(x) => of(x, d, scale, mean, weights),
         Values::Sparse(_) => Err(Csr::unsupported()),
+        Values::Stored(_) => {
+            let mut sums = allocate(0.0, d * d, "second moments of the features")?;
+            features.parts(|rows, part| {
+                let of_part = second_moments(part, scale, mean, &weights[rows])?;
+                sums.iter_mut().zip(&of_part).for_each(|(sum, value)| *sum += value);
+                Ok(())
+            })?;
+            Ok(sums)
+        }
     }
 }

@@ -12,7 +12,7 @@ use wgpu::BufferUsages;
 use super::Gpu;
 use super::step::{BLOCK, UNIFORM_BYTES};
 use crate::backend::Parameters;
-use crate::data::{Csr, Features, Values};
+use crate::data::{Csr, Features, Stored, Values};
 use crate::error::{Error, Result};
 
 /// About so many bytes of writes go to the device at once; as many again are made ready meanwhile.
@@ -162,6 +162,7 @@ impl Gpu {
             }
             Values::U8(values) => self.upload_rows(values, width, rows),
             Values::Sparse(_) => Err(Csr::unsupported()),
+            Values::Stored(_) => Err(Stored::unsupported()),
         }
     }
 
@@ -244,6 +245,8 @@ impl Gpu {
     }
 
     fn poll(&self, until: wgpu::PollType) -> Result<()> {
+        #[cfg(test)]
+        self.perhaps_fail("what was submitted", 0)?;
         // wgpu panics when waiting finds that the device is lost (`handle_error_fatal`), after it has told the callback.
         let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(until)));
         self.check()?;

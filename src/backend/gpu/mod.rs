@@ -12,6 +12,8 @@ mod ceilings;
 mod classes;
 mod clock;
 mod cooperative;
+#[cfg(test)]
+pub(crate) mod failure;
 mod gradient;
 mod gradient_cooperative;
 mod hessian;
@@ -87,6 +89,8 @@ pub struct Gpu {
     kernels: Mutex<Vec<(Variant, Arc<Kernel>)>>,
     /// What was done so far, for tests.
     pub counts: Counts,
+    #[cfg(test)]
+    pub(crate) failures: failure::Failures,
 }
 
 /// How often something was done.
@@ -181,6 +185,8 @@ impl Gpu {
             cache,
             kernels: Mutex::default(),
             counts: Counts::default(),
+            #[cfg(test)]
+            failures: failure::Failures::default(),
         })
     }
 
@@ -192,6 +198,8 @@ impl Gpu {
     /// Runs `work` and gives the first error that the driver reports in it or that was reported before; an out of memory
     /// is of `bytes` for `what`.
     fn guarded<T>(&self, what: &str, bytes: u64, work: impl FnOnce() -> T) -> Result<T> {
+        #[cfg(test)]
+        self.perhaps_fail(what, bytes)?;
         let [memory, validation, internal] =
             [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal]
                 .map(|filter| self.device.push_error_scope(filter));

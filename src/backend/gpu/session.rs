@@ -27,6 +27,36 @@ pub(super) struct Chunk {
     pub(super) labels: Buffer,
 }
 
+/// What a sample takes on the device.
+pub(super) struct SampleBytes {
+    features: u64,
+    labels: u64,
+    layout: LabelLayout,
+    n_classes: usize,
+}
+
+impl SampleBytes {
+    pub(super) fn of(features: &Features, supervision: Option<Supervision>) -> Self {
+        let n_classes = match supervision.map(|supervision| supervision.targets) {
+            Some(Targets::Distributions(values)) => values.len() / features.n_samples(),
+            _ => 1,
+        };
+        let layout = supervision.map(LabelLayout::of).unwrap_or_default();
+        let width = features.n_features().next_multiple_of(BLOCK);
+        Self {
+            features: (width * features.values().dtype().size()) as u64,
+            labels: 4 * layout.width(n_classes) as u64,
+            layout,
+            n_classes,
+        }
+    }
+
+    /// Samples that fit into a chunk.
+    pub(super) fn most_rows(&self, gpu: &Gpu) -> usize {
+        (gpu.max_chunk() / self.features.max(self.labels)).max(1) as usize
+    }
+}
+
 pub(super) struct GpuSession<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) scale: f32,
@@ -46,18 +76,13 @@ impl<'a> GpuSession<'a> {
     ) -> Result<Self> {
         let (n_samples, n_features) = (features.n_samples(), features.n_features());
         let dtype = features.values().dtype();
-        let row_bytes = n_features.next_multiple_of(BLOCK) as u64 * dtype.size() as u64;
-        gpu.check_binding("one sample's features", row_bytes, "use fewer features or the device `cpu`")?;
-        let n_classes = match supervision.map(|supervision| supervision.targets) {
-            Some(Targets::Distributions(values)) => values.len() / n_samples,
-            _ => 1,
-        };
-        let labels = supervision.map(LabelLayout::of).unwrap_or_default();
-        let label_bytes = 4 * labels.width(n_classes) as u64;
-        gpu.check_binding("one sample's soft labels", label_bytes, "use fewer classes or the device `cpu`")?;
+        let sample = SampleBytes::of(features, supervision);
+        gpu.check_binding("one sample's features", sample.features, "use fewer features or the device `cpu`")?;
+        gpu.check_binding("one sample's soft labels", sample.labels, "use fewer classes or the device `cpu`")?;
+        let SampleBytes { layout: labels, n_classes, .. } = sample;
 
         // Chunks of about the same size, so that none has only a few rows, which would weigh too much in a batch.
-        let max_rows = (gpu.max_chunk() / row_bytes.max(label_bytes)).max(1) as usize;
+        let max_rows = sample.most_rows(gpu);
         let n_chunks = n_samples.div_ceil(max_rows);
         let ranges: Vec<_> =
             (0..n_chunks).map(|chunk| n_samples * chunk / n_chunks..n_samples * (chunk + 1) / n_chunks).collect();

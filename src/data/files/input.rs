@@ -1,15 +1,73 @@
-//! A file that is being read, unpacked when it is gzip.
+//! A file that is being read, unpacked when it is gzip or Zstandard.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::error::{Error, Place, Result};
 
 /// Bytes that are read at once.
 const BUFFER: usize = 1 << 20;
+
+/// How far the reading of a [`Source`](super::Source) is: for another thread to look at, to which a clone is given.
+///
+/// ```no_run
+/// use softreg::data::{Reading, Source, read_with};
+/// let reading = Reading::default();
+/// let seen = reading.clone();
+/// let table = std::thread::spawn(move || read_with(&Source::new("large.csv"), &reading));
+/// println!("{} of {} bytes", seen.bytes(), seen.total());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Reading(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    bytes: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Reading {
+    /// The bytes of the files of features that are read, packed as they are.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that the files have; 0 before they are opened, and where that is not known, as of a pipe.
+    pub fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
+    }
+
+    /// That these files are about to be read.
+    pub(super) fn begin(&self, files: &[PathBuf]) {
+        let length = |path: &PathBuf| std::fs::metadata(path).ok().filter(|it| it.is_file()).map(|it| it.len());
+        let total = files.iter().map(length).sum::<Option<u64>>().unwrap_or(0);
+        self.0.total.store(total, Ordering::Relaxed);
+    }
+}
+
+/// A reader whose bytes are counted.
+pub(super) struct Counted<R>(R, Reading);
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(into)?;
+        self.1.0.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+impl<R: Seek> Seek for Counted<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
 
 /// How many bytes may come of `packed` ones: more is taken for a file that is made to fill the memory.
 pub(super) fn most_unpacked(packed: u64) -> u64 {
@@ -18,42 +76,59 @@ pub(super) fn most_unpacked(packed: u64) -> u64 {
 
 pub(super) struct Input<'a> {
     path: PathBuf,
-    reader: Box<dyn BufRead + 'a>,
+    reader: Box<dyn BufRead + Send + 'a>,
     /// How its bytes are packed, if they are.
     packing: Option<&'static str>,
     /// Bytes that are left, where that is known.
     left: Option<u64>,
     /// The same file from its start, where it is one that is not packed.
-    file: Option<File>,
+    file: Option<Counted<File>>,
 }
 
 impl<'a> Input<'a> {
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, None, &Reading::default())
+    }
+
+    /// A file that may have `max_unpacked` bytes when it is unpacked, and whose bytes are counted by `reading`.
+    pub fn open_with(path: &Path, max_unpacked: Option<u64>, reading: &Reading) -> Result<Self> {
         let failed = |source| Error::io("read", path, source);
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
-            return Self::new(path, file, None);
+            return Self::new(path, Counted(file, reading.clone()), None, max_unpacked);
         }
         let again = file.try_clone().map_err(failed)?;
-        let input = Self::new(path, file, Some(metadata.len()))?;
-        let file = input.packing.is_none().then_some(again);
+        let input = Self::new(path, Counted(file, reading.clone()), Some(metadata.len()), max_unpacked)?;
+        let file = input.packing.is_none().then(|| Counted(again, reading.clone()));
         Ok(Self { file, ..input })
     }
 
-    fn new(path: &Path, content: impl Read + 'a, left: Option<u64>) -> Result<Self> {
-        let mut reader: Box<dyn BufRead + 'a> = Box::new(BufReader::with_capacity(BUFFER, content));
+    fn new(path: &Path, content: impl Read + Send + 'a, left: Option<u64>, max_unpacked: Option<u64>) -> Result<Self> {
+        let mut reader: Box<dyn BufRead + Send + 'a> = Box::new(BufReader::with_capacity(BUFFER, content));
         let start = reader.fill_buf().map_err(|source| Error::io("read", path, source))?;
-        let packing = start.starts_with(&[0x1f, 0x8b]).then_some("gzip");
-        if packing.is_some() {
-            let unpacked = Limited { reader: MultiGzDecoder::new(reader), left: left.map_or(u64::MAX, most_unpacked) };
-            reader = Box::new(BufReader::with_capacity(BUFFER, unpacked));
-        }
+        let packing = if start.starts_with(&[0x1f, 0x8b]) {
+            Some("gzip")
+        } else {
+            start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]).then_some("Zstandard")
+        };
+        let most = max_unpacked.unwrap_or_else(|| left.map_or(u64::MAX, most_unpacked));
+        reader = match packing {
+            Some("gzip") => {
+                let unpacked = Limited { reader: MultiGzDecoder::new(reader), left: most, most };
+                Box::new(BufReader::with_capacity(BUFFER, unpacked))
+            }
+            Some(_) => {
+                let unpacked = Limited { reader: Zstandard { source: reader, decoder: None }, left: most, most };
+                Box::new(BufReader::with_capacity(BUFFER, unpacked))
+            }
+            None => reader,
+        };
         Ok(Self { path: path.to_owned(), reader, packing, left: left.filter(|_| packing.is_none()), file: None })
     }
 
     /// A part of a file, of `length` bytes; `packing` is how they are packed in it, and `content` unpacks them.
-    pub fn part(path: &Path, content: impl Read + 'a, length: u64, packing: Option<&'static str>) -> Self {
+    pub fn part(path: &Path, content: impl Read + Send + 'a, length: u64, packing: Option<&'static str>) -> Self {
         let reader = Box::new(BufReader::with_capacity(BUFFER, content));
         Self { path: path.to_owned(), reader, packing, left: Some(length), file: None }
     }
@@ -76,12 +151,6 @@ impl<'a> Input<'a> {
         &self.path
     }
 
-    /// Bytes that are left, where that is known.
-    #[cfg(feature = "arrow")]
-    pub fn left(&self) -> Option<u64> {
-        self.left
-    }
-
     /// Some of the bytes to come, at least one unless there are none.
     pub fn head(&mut self) -> Result<&[u8]> {
         // A second borrow, since the first may be needed for the error.
@@ -93,11 +162,12 @@ impl<'a> Input<'a> {
 
     /// What a failure to read means.
     pub fn failed(&self, source: io::Error) -> Error {
-        use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        use io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, UnexpectedEof};
         match (source.kind(), self.packing) {
             (InvalidData | InvalidInput | UnexpectedEof, Some(packing)) => {
                 self.malformed(format!("the {packing} data is damaged or cut off ({source}); get the file once more"))
             }
+            (FileTooLarge, Some(_)) => self.malformed(source.to_string()),
             _ => Error::io("read", &self.path, source),
         }
     }
@@ -156,12 +226,22 @@ impl<'a> Input<'a> {
         self.malformed(format!("it ends after {found} of the {n} values that its header promises; is the file whole?"))
     }
 
+    /// Bytes that are left, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// More follows than the header says.
+    pub fn goes_on(&self) -> Error {
+        self.malformed("it goes on after the values that its header promises")
+    }
+
     /// That nothing follows.
     pub fn end(&mut self) -> Result<()> {
         let mut more = [0];
         match self.fill(&mut more)? {
             0 => Ok(()),
-            _ => Err(self.malformed("it goes on after the values that its header promises")),
+            _ => Err(self.goes_on()),
         }
     }
 
@@ -183,7 +263,7 @@ impl<'a> Input<'a> {
     pub fn of(content: impl Into<Vec<u8>>) -> Self {
         let content = content.into();
         let left = Some(content.len() as u64);
-        Self::new(Path::new("file"), io::Cursor::new(content), left).unwrap()
+        Self::new(Path::new("file"), io::Cursor::new(content), left, None).unwrap()
     }
 }
 
@@ -197,7 +277,7 @@ impl Read for Input<'_> {
 
 /// The content of a file, any part of which can be read.
 pub(super) enum Whole {
-    File(File),
+    File(Counted<File>),
     Memory(Vec<u8>),
 }
 
@@ -205,7 +285,7 @@ impl Whole {
     /// How many bytes there are.
     pub fn len(&self) -> io::Result<u64> {
         match self {
-            Self::File(file) => Ok(file.metadata()?.len()),
+            Self::File(file) => Ok(file.0.metadata()?.len()),
             Self::Memory(bytes) => Ok(bytes.len() as u64),
         }
     }
@@ -222,20 +302,76 @@ pub(super) trait ReadSeek: Read + Seek {}
 
 impl<T: Read + Seek> ReadSeek for T {}
 
-/// At most `left` bytes, and an error where there are more.
+/// At most `most` bytes, of which `left` are left, and an error where there are more.
 struct Limited<R> {
     reader: R,
     left: u64,
+    most: u64,
 }
 
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.reader.read(into)?;
         self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
-            let problem = "it unpacks to more than 1000 times its size, which no data does";
-            io::Error::new(io::ErrorKind::InvalidData, problem)
+            let problem = format!(
+                "it has more than {} bytes unpacked, far more than its size; if that is right, unpack it first",
+                self.most
+            );
+            io::Error::new(io::ErrorKind::FileTooLarge, problem)
         })?;
         Ok(n)
+    }
+}
+
+/// The content of Zstandard frames, one after the other.
+struct Zstandard<R> {
+    source: R,
+    /// Of the frame that is being read.
+    decoder: Option<Box<FrameDecoder>>,
+}
+
+impl<R: BufRead> Read for Zstandard<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        fn damaged(error: impl ToString) -> io::Error {
+            io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+        }
+        if into.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let Some(decoder) = &mut self.decoder else {
+                if self.source.fill_buf()?.is_empty() {
+                    return Ok(0);
+                }
+                let mut decoder = FrameDecoder::new();
+                match decoder.reset(&mut self.source) {
+                    Ok(()) => self.decoder = Some(Box::new(decoder)),
+                    Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                        length, ..
+                    })) => {
+                        let skipped = io::copy(&mut (&mut self.source).take(length.into()), &mut io::sink())?;
+                        if skipped < length.into() {
+                            return Err(io::ErrorKind::UnexpectedEof.into());
+                        }
+                    }
+                    Err(error) => return Err(damaged(error)),
+                }
+                continue;
+            };
+            match decoder.read(into) {
+                Ok(0) if decoder.is_finished() => {
+                    let written = decoder.get_checksum_from_data();
+                    if written.is_some() && written != decoder.get_calculated_checksum() {
+                        return Err(damaged("the checksum is another"));
+                    }
+                    self.decoder = None;
+                }
+                Ok(0) => {
+                    decoder.decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1)).map_err(damaged)?;
+                }
+                result => return result,
+            }
+        }
     }
 }
 
@@ -261,6 +397,76 @@ mod tests {
         }
     }
 
+    /// A Zstandard frame with a checksum.
+    fn zstandard(content: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(content, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    #[test]
+    fn zstandard_reads_as_its_content_also_in_several_frames() {
+        let content: Vec<u8> = (0..100_000u32).flat_map(|i| (i % 1000).to_le_bytes()).collect();
+        let (a, b) = content.split_at(123_456);
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
+        for packed in [
+            zstandard(&content),
+            [zstandard(a), zstandard(b)].concat(),
+            [zstandard(a), skippable.clone(), zstandard(b), skippable.clone()].concat(),
+        ] {
+            let mut input = Input::of(packed);
+            assert_eq!(input.values(100_000, u32::from_le_bytes).unwrap()[99_999], 999);
+            input.end().unwrap();
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_of_a_zstandard_file_is_an_error_that_names_the_file() {
+        let content: Vec<u8> = (0..500u16).flat_map(u16::to_le_bytes).collect();
+        let packed = zstandard(&content);
+        let read = |bytes: &[u8]| {
+            let mut input = Input::of(bytes);
+            let values = input.values(500, u16::from_le_bytes)?;
+            input.end()?;
+            Ok::<_, Error>(values)
+        };
+        assert_eq!(read(&packed).unwrap().len(), 500);
+        // Without its magic it is no Zstandard file.
+        for length in 4..packed.len() {
+            let error = read(&packed[..length]).unwrap_err().to_string();
+            assert!(error.starts_with("file: "), "{length}: {error}");
+        }
+        let mut n_noticed = 0;
+        for bit in 32..packed.len() * 8 {
+            let mut flipped = packed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            n_noticed += match read(&flipped) {
+                Ok(values) => {
+                    assert_eq!(values, (0..500).collect::<Vec<u16>>(), "bit {bit}");
+                    0
+                }
+                Err(_) => 1,
+            };
+        }
+        assert!(n_noticed > packed.len() * 6, "{n_noticed}");
+    }
+
+    #[test]
+    fn what_unpacks_to_too_much_is_an_error() {
+        let content = vec![7u8; 100_000];
+        for packed in [gzip(&content), zstandard(&content)] {
+            let read = |limit| {
+                let mut bytes = Vec::new();
+                let packed = io::Cursor::new(packed.clone());
+                let mut input = Input::new(Path::new("file"), packed, None, limit).unwrap();
+                let result = input.read_to_end(&mut bytes);
+                result.map_err(|error| input.failed(error).to_string())
+            };
+            assert_eq!(read(Some(100_000)), Ok(100_000));
+            assert_eq!(read(None), Ok(100_000));
+            assert!(read(Some(99_999)).unwrap_err().starts_with("file: it has more than 99999 bytes unpacked"));
+        }
+        assert_eq!(most_unpacked(u64::MAX), u64::MAX);
+    }
+
     #[test]
     fn every_cut_of_a_gzip_file_is_an_error_that_names_the_file() {
         let packed = gzip(&(0..500u16).flat_map(u16::to_le_bytes).collect::<Vec<_>>());
@@ -277,34 +483,6 @@ mod tests {
         let middle = flipped.len() / 2;
         flipped[middle] ^= 0x40;
         assert!(read(&flipped).is_err());
-    }
-
-    #[test]
-    fn what_unpacks_to_too_much_is_an_error() {
-        let read = |limit| {
-            let mut bytes = Vec::new();
-            Limited { reader: MultiGzDecoder::new(&*gzip(&[7; 5000])), left: limit }.read_to_end(&mut bytes)
-        };
-        assert_eq!(read(5000).unwrap(), 5000);
-        assert_eq!(read(4999).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(most_unpacked(u64::MAX), u64::MAX);
-    }
-
-    #[test]
-    fn the_whole_content_is_the_same_packed_or_not() {
-        let content = b"one, two, three".repeat(1000);
-        let path = std::env::temp_dir().join(format!("softreg-whole-{}", std::process::id()));
-        for packed in [content.clone(), gzip(&content)] {
-            std::fs::write(&path, packed).unwrap();
-            let mut input = Input::open(&path).unwrap();
-            assert!(input.head().unwrap().starts_with(b"one"));
-            let whole = input.whole().unwrap();
-            assert_eq!(whole.len().unwrap(), content.len() as u64);
-            let mut bytes = Vec::new();
-            whole.into_reader().read_to_end(&mut bytes).unwrap();
-            assert_eq!(bytes, content);
-        }
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

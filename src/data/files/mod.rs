@@ -1,17 +1,24 @@
 //! Data files: features and labels, their format told by content, not by name.
 
 mod array;
+mod categories;
 #[cfg(feature = "arrow")]
 mod columns;
 mod csv;
 mod idx;
 mod input;
+mod inspect;
+mod lenient;
 mod named;
 mod names;
 mod npy;
 mod npz;
+mod number;
 mod safetensors;
 mod shards;
+mod svmlight;
+mod text;
+mod write;
 
 use std::path::{Path, PathBuf};
 
@@ -19,14 +26,28 @@ use self::safetensors::Tensors;
 use super::{Dataset, Features, Labels, SampleWeights};
 use crate::error::{Error, Place, Result};
 use input::Input;
+pub use input::Reading;
 use npz::Npz;
+
+/// A column of text has no more categories than this.
+pub const MAX_CATEGORIES: usize = 1 << 16;
+
+/// More features than this are taken for a mistake.
+const MAX_FEATURES: usize = 1 << 24;
+pub use inspect::{ClassCounts, Figures, Findings, Inspection, TextColumn, inspect};
+pub use write::Rounding;
 
 /// Which files a data set is in.
 ///
 /// The format is told by content: IDX, `.npy`, `.npz`, safetensors, with the crate's feature `arrow` Parquet and Arrow (IPC files
-/// and streams), otherwise CSV with a header; each may be gzipped. Where several files have the samples or the labels, one
-/// after the other, the path is that of their folder, or has `*` and `?` in its last part: their order is that of their names,
-/// numbers in them by size (2 before 10).
+/// and streams), svmlight (also called libsvm), otherwise CSV with a header; each may be packed by gzip or Zstandard. Text is
+/// read by all threads. Where several files have the samples or the labels, one after the other, the path is that of their
+/// folder, or has `*` and `?` in its last part: their order is that of their names, numbers in them by size (2 before 10).
+///
+/// - CSV: the one of comma, tab and semicolon that stands most often in the header separates the columns.
+/// - svmlight: a line is `LABEL INDEX:VALUE …`, with whole numbers as labels. Indices need not ascend; `qid:N` and comments,
+///   from `#` on, are left out, zeros are not stored. The features are sparse, but dense where that takes no more memory:
+///   when half of the values are not 0.
 ///
 /// ```no_run
 /// use softreg::data::{Source, read};
@@ -66,8 +87,44 @@ pub struct Source {
     /// labels and weights, in the order of the file.
     pub feature_columns: Option<Vec<String>>,
     /// The features that a model was trained on, in this order, for files that have names of features. Where they are given,
-    /// columns are taken by them alone.
+    /// columns are taken by them alone. In CSV `color=red`, where no column is called so, is 1 where the column `color` is `red`,
+    /// else 0.
     pub feature_names: Option<Vec<String>>,
+    /// Bytes of memory that may be used. Features with more than half of it stay in their file ([`Values::Stored`]) where the
+    /// format allows: one file of `.npy` of single or half precision or bytes, not packed. By default what the system says is free.
+    ///
+    /// [`Values::Stored`]: super::Values::Stored
+    pub memory: Option<u64>,
+    /// The columns of a CSV file that are text; only where [`feature_names`](Self::feature_names) do not tell.
+    pub categorical: Categorical,
+    /// Whether a category that is in none of the `feature_names` is allowed, and counts as none of them. By default it is an
+    /// error.
+    pub ignore_unknown_categories: bool,
+    /// Whether the indices of an svmlight file count from 0. By default they do if one of them is 0, else from 1: of data for a
+    /// model, say what [`Table::zero_based`] was for its training data.
+    pub zero_based: Option<bool>,
+    /// How many features an svmlight file has, of which the last may not occur in it. By default as many as the highest index
+    /// says.
+    pub n_features: Option<usize>,
+    /// How many bytes a packed file may have unpacked. By default a thousand times those of the file, and 64 MiB at least.
+    pub max_unpacked: Option<u64>,
+}
+
+/// Which columns of a CSV file are text and become one-hot features: one for each category of the column, called
+/// `column=category`, in the place of the column, 1 where the column has the category, else 0. The categories are in the order of
+/// numbers, if all are whole numbers, else in that of their names; there are at most [`MAX_CATEGORIES`].
+///
+/// The features are dense, but sparse where that is smaller and there are more than 1,000 features or 2²⁸ values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Categorical {
+    /// None: text in the place of a number is an error.
+    #[default]
+    None,
+    /// Those whose first value, but for marks of missing values, is not a number. Text in other columns is an error.
+    Auto,
+    /// These. What they hold is text, even if it is numbers.
+    Columns(Vec<String>),
 }
 
 impl Source {
@@ -89,16 +146,32 @@ pub struct Table {
     pub weights: Option<Vec<f32>>,
     /// The names of the features, when the file has them.
     pub feature_names: Option<Vec<String>>,
+    /// The columns that became one-hot features.
+    pub categorical: Vec<String>,
+    /// Whether the indices of an svmlight file count from 0.
+    pub zero_based: Option<bool>,
     source: Source,
 }
 
 impl Table {
+    fn of_features(features: Features<'static>, source: &Source) -> Self {
+        Self {
+            features,
+            labels: None,
+            weights: None,
+            feature_names: None,
+            categorical: Vec::new(),
+            zero_based: None,
+            source: source.clone(),
+        }
+    }
+
     /// The data set.
     ///
     /// # Errors
     /// [`Error::Empty`] when there are no labels, [`Error::OneClass`] when there are fewer than two classes.
     pub fn into_dataset(self) -> Result<Dataset<'static>> {
-        let Self { features, labels, weights, feature_names, source } = self;
+        let Self { features, labels, weights, feature_names, source, .. } = self;
         let path = source.labels.as_ref().unwrap_or(&source.features);
         let in_file = |error: Error| error.in_file(path);
         let labels = labels.ok_or_else(|| in_file(Error::Empty { place: Place::default(), what: "labels" }))?;
@@ -122,21 +195,33 @@ impl Table {
 /// too large for `f32`; [`Error::Empty`]; [`Error::TooManyClasses`]; [`Error::NotADistribution`]; [`Error::Weight`];
 /// [`Error::UnknownLabel`]. Each names the file, and where it is known the row and the column.
 pub fn read(source: &Source) -> Result<Table> {
+    read_with(source, &Reading::default())
+}
+
+/// The same, counted by `reading` as it goes on.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_with(source: &Source, reading: &Reading) -> Result<Table> {
     let files = shards::expand(&source.features)?;
     // A missing file is found before a long one is read.
     let label_files = source.labels.as_deref().map(shards::expand).transpose()?;
     let weight_files = source.weights.as_deref().map(shards::expand).transpose()?;
-    let classes =
-        source.classes.as_deref().map(|path| names::lines(&mut Input::open(path)?, "class name")).transpose()?;
+    let classes = source
+        .classes
+        .as_deref()
+        .map(|path| names::lines(&mut Input::open_with(path, source.max_unpacked, &Reading::default())?, "class name"))
+        .transpose()?;
     let renamed = |labels: Labels<'static>, path: &Path| match &classes {
         Some(classes) if labels.classes() != *classes => {
             labels.with_classes(classes).map_err(|error| error.in_file(path))
         }
         _ => Ok(labels),
     };
+    reading.begin(&files);
     check_formats(&files)?;
     let read = |path: &Path| {
-        let mut table = read_table(path, source)?;
+        let mut table = read_table(path, source, files.len() == 1, reading)?;
         table.labels = table.labels.map(|labels| renamed(labels, path)).transpose()?;
         Ok(table)
     };
@@ -158,7 +243,7 @@ pub fn read(source: &Source) -> Result<Table> {
     if let (Some(path), Some(files)) = (&source.weights, weight_files) {
         let mut weights = Vec::new();
         for path in &files {
-            weights.extend(read_weights(path, source.weight_column.as_deref())?.into_iter().map(|w| w as f32));
+            weights.extend(read_weights(path, source)?.into_iter().map(|w| w as f32));
         }
         check_length(source, path, "weights", n_samples, weights.len())?;
         table.weights = Some(weights);
@@ -171,29 +256,41 @@ pub fn read(source: &Source) -> Result<Table> {
     Ok(table)
 }
 
-/// What one file has, the weights not yet checked.
-fn read_table(path: &Path, source: &Source) -> Result<Table> {
-    let mut input = Input::open(path)?;
-    let array = match Format::of(&mut input)? {
-        Format::Idx => idx::read(&mut input)?,
-        Format::Npy => npy::read(&mut input)?,
+/// What one file has, the weights not yet checked. Where it `may_stay`, its features may be left in it.
+fn read_table(path: &Path, source: &Source, may_stay: bool, reading: &Reading) -> Result<Table> {
+    let mut input = Input::open_with(path, source.max_unpacked, reading)?;
+    let format = Format::of(&mut input)?;
+    match format {
         Format::Npz => return named::read(&mut Npz::open(input)?, source, path),
         Format::Safetensors => return named::read(&mut Tensors::open(input)?, source, path),
         #[cfg(feature = "arrow")]
-        format @ (Format::Parquet | Format::Arrow) => return columns::read(input, format, source),
+        Format::Parquet | Format::Arrow => return columns::read(input, format, source),
         Format::Text => return csv::read(input, source),
-    };
+        Format::Idx | Format::Npy | Format::Svmlight => {}
+    }
     for (what, column, file) in
         [("labels", &source.label_column, &source.labels), ("weights", &source.weight_column, &source.weights)]
     {
         if column.is_some() && file.is_none() {
+            let is = if format == Format::Svmlight { "svmlight," } else { "one array" };
             let problem =
-                format!("it is one array without columns, so that it has none of {what}; give the file that has them");
+                format!("it is {is} without columns, so that it has none of {what}; give the file that has them");
             return Err(input.malformed(problem));
         }
     }
-    let features = array.into_features(path)?;
-    Ok(Table { features, labels: None, weights: None, feature_names: None, source: source.clone() })
+    let memory = || source.memory.or_else(available_memory).unwrap_or(u64::MAX);
+    // Only a file, and no pipe, can be opened once more.
+    let stored = match format {
+        Format::Npy if may_stay && input.left().is_some() => npy::stored(path, memory() / 2)?,
+        _ => None,
+    };
+    let features = match (format, stored) {
+        (Format::Svmlight, _) => return svmlight::read(input, source),
+        (_, Some(features)) => features,
+        (Format::Idx, None) => idx::read(&mut input)?.into_features(path)?,
+        (_, None) => npy::read(&mut input)?.into_features(path)?,
+    };
+    Ok(Table::of_features(features, source))
 }
 
 /// That files which are taken together have one format.
@@ -215,17 +312,24 @@ fn check_formats(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// Memory that programs can still have, where the system tells it in a file.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// A number for each feature or sample: text, one a line, or an array.
 ///
 /// # Errors
 /// [`Error::Io`] and [`Error::Malformed`], with the row of what is no number.
 pub fn read_numbers(path: impl AsRef<Path>) -> Result<Vec<f64>> {
-    read_weights(path.as_ref(), None)
+    read_weights(path.as_ref(), &Source::default())
 }
 
 /// Labels; where they are a matrix, `classes` are the names of its columns.
 fn read_labels(path: &Path, source: &Source, classes: Option<&[String]>) -> Result<Labels<'static>> {
-    let mut input = Input::open(path)?;
+    let mut input = Input::open_with(path, source.max_unpacked, &Reading::default())?;
     let column = source.label_column.as_deref();
     match Format::of(&mut input)? {
         Format::Idx => idx::read(&mut input)?.into_labels(path, classes),
@@ -234,13 +338,14 @@ fn read_labels(path: &Path, source: &Source, classes: Option<&[String]>) -> Resu
         Format::Safetensors => named::labels(&mut Tensors::open(input)?, column, classes, path),
         #[cfg(feature = "arrow")]
         format @ (Format::Parquet | Format::Arrow) => columns::labels(input, format, column, classes),
-        Format::Text => names::read(&mut input).map_err(|error| error.in_file(path)),
+        Format::Text | Format::Svmlight => names::read(&mut input).map_err(|error| error.in_file(path)),
     }
 }
 
-/// Weights of samples, or other numbers; where they are a column of several, `column` is its name.
-fn read_weights(path: &Path, column: Option<&str>) -> Result<Vec<f64>> {
-    let mut input = Input::open(path)?;
+/// Weights of samples, or other numbers.
+fn read_weights(path: &Path, source: &Source) -> Result<Vec<f64>> {
+    let mut input = Input::open_with(path, source.max_unpacked, &Reading::default())?;
+    let column = source.weight_column.as_deref();
     match Format::of(&mut input)? {
         Format::Idx => idx::read(&mut input)?.into_weights(path),
         Format::Npy => npy::read(&mut input)?.into_weights(path),
@@ -248,7 +353,7 @@ fn read_weights(path: &Path, column: Option<&str>) -> Result<Vec<f64>> {
         Format::Safetensors => named::weights(&mut Tensors::open(input)?, column, path),
         #[cfg(feature = "arrow")]
         format @ (Format::Parquet | Format::Arrow) => columns::weights(input, format, column),
-        Format::Text => {
+        Format::Text | Format::Svmlight => {
             let number = |(row, line): (usize, &String)| {
                 let problem = || format!("{line:?} is not a number; there must be one number a line, or .npy");
                 line.parse::<f64>().map_err(|_| Error::malformed(Place::file(path).at_row(row + 1), problem()))
@@ -295,6 +400,8 @@ enum Format {
     Parquet,
     #[cfg(feature = "arrow")]
     Arrow,
+    Svmlight,
+    /// CSV, or one name or number a line.
     Text,
 }
 
@@ -326,10 +433,10 @@ impl Format {
         }
         // Text has no zeros.
         if head.iter().take(4096).any(|&byte| byte == 0) {
-            let known = "CSV, IDX, .npy, .npz, safetensors, Parquet or Arrow";
+            let known = "CSV, svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow";
             return Err(input.malformed(format!("the format is not known; it must be {known} (text is UTF-8)")));
         }
-        Ok(Self::Text)
+        Ok(if svmlight::is_format(head) { Self::Svmlight } else { Self::Text })
     }
 }
 
@@ -381,6 +488,34 @@ mod tests {
         assert!(error(IDX, Some(b"a\na\na\n"), None).contains("y: every label is \"a\""));
         assert!(error(b"PK\x03\x04\x14\x00", None, None).contains("the zip archive is damaged"));
         assert!(error(b"\x89HDF\r\n\x1a\n\0\0\0", None, None).contains("format is not known"));
+    }
+
+    #[test]
+    fn packed_text_reads_as_it_is_and_is_counted() {
+        let rows: String = (0..2000).map(|i| format!("{},{}\n", i % 97, ["u", "v"][i % 2])).collect();
+        let csv = format!("x,y\n{rows}");
+        let svmlight: String = (0..2000).map(|i| format!("{} 1:{} 9:1\n", i % 2, i % 97)).collect();
+        let path = std::env::temp_dir().join(format!("softreg-packed-{}", std::process::id()));
+        for (content, label_column) in [(csv, Some("y".to_owned())), (svmlight, None)] {
+            let read = |content: &[u8]| {
+                std::fs::write(&path, content).unwrap();
+                let reading = Reading::default();
+                let source = Source { label_column: label_column.clone(), ..Source::new(&path) };
+                let table = read_with(&source, &reading).unwrap();
+                assert_eq!((reading.bytes(), reading.total()), (content.len() as u64, content.len() as u64));
+                format!("{:?} {:?}", table.features, table.labels)
+            };
+            let plain = read(content.as_bytes());
+            let level = ruzstd::encoding::CompressionLevel::Fastest;
+            assert_eq!(read(&ruzstd::encoding::compress_to_vec(content.as_bytes(), level)), plain);
+            let mut gzip = flate2::read::GzEncoder::new(content.as_bytes(), flate2::Compression::fast());
+            let mut packed = Vec::new();
+            std::io::Read::read_to_end(&mut gzip, &mut packed).unwrap();
+            assert_eq!(read(&packed), plain);
+            let source = Source { label_column: label_column.clone(), max_unpacked: Some(1000), ..Source::new(&path) };
+            assert!(super::read(&source).unwrap_err().to_string().contains("more than 1000 bytes unpacked"));
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 
     /// Reads a folder of files.

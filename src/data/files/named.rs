@@ -147,7 +147,7 @@ pub(super) fn read(arrays: &mut dyn Arrays, source: &Source, path: &Path) -> Res
         _ => None,
     };
     let weights = weights.map(|weights| weights.into_iter().map(|weight| weight as f32).collect());
-    Ok(Table { features, labels, weights, feature_names, source: source.clone() })
+    Ok(Table { labels, weights, feature_names, ..Table::of_features(features, source) })
 }
 
 /// The labels of a file of labels: of the array that is named or has a usual name, else of the only one.

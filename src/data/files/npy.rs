@@ -1,17 +1,40 @@
 //! .npy, one array of NumPy: a magic string, the version, a header that is the text of a Python dictionary, the values
 //! (NumPy Enhancement Proposal 1, "A Simple File Format for NumPy Arrays").
 
+use std::path::Path;
+
 use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 
 use super::array::{Array, Kind, Numbers};
 use super::input::Input;
+use crate::data::{Dtype, Features, Stored};
 use crate::error::Result;
 
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
-pub(super) fn read(input: &mut Input) -> Result<Array> {
-    let header = header(input)?;
-    read_values(input, header)
+/// The features of an array that can be used where they are: values that need no conversion, row after row, in a file that is
+/// not packed. They stay there when they have more than `memory` bytes, of which as many may be in memory at a time.
+pub(super) fn stored(path: &Path, memory: u64) -> Result<Option<Features<'static>>> {
+    let mut input = Input::open(path)?;
+    let Some(length) = input.left() else { return Ok(None) };
+    let Header { kind: (big_endian, kind, size), fortran_order, shape } = header(&mut input)?;
+    let dtype = match (kind, size) {
+        ('f', 4) => Dtype::F32,
+        ('f', 2) => Dtype::F16,
+        ('u', 1) => Dtype::U8,
+        _ => return Ok(None),
+    };
+    let (&[n_samples, ref rest @ ..], Some(left)) = (&*shape, input.left()) else { return Ok(None) };
+    if rest.is_empty() || big_endian || fortran_order || left <= memory {
+        return Ok(None);
+    }
+    let n_features = rest.iter().product();
+    let n_bytes = n_samples.checked_mul(n_features).and_then(|n| n.checked_mul(dtype.size()));
+    if n_bytes.is_some_and(|n_bytes| (n_bytes as u64) < left) {
+        return Err(input.goes_on());
+    }
+    let stored = Stored::open(path, length - left, dtype, n_samples, n_features, memory)?;
+    Features::new(stored, n_samples, n_features).map(Some)
 }
 
 /// What comes before the values.
@@ -40,16 +63,15 @@ pub(super) fn header(input: &mut Input) -> Result<Header> {
     input.bytes(&mut header, WHAT)?;
     let header = String::from_utf8_lossy(&header);
     match Header::parse(&header) {
-        Some(header) => Ok(header),
+        Some(header) if header.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).is_some() => Ok(header),
+        Some(header) => Err(input.malformed(format!("an array of shape {:?} is too large", header.shape))),
         None => Err(input.malformed(format!("its .npy header cannot be understood: {}", header.trim()))),
     }
 }
 
-fn read_values(input: &mut Input, header: Header) -> Result<Array> {
-    let Header { kind, fortran_order, shape } = header;
-    let Some(n) = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)) else {
-        return Err(input.malformed(format!("an array of shape {shape:?} is too large")));
-    };
+pub(super) fn read(input: &mut Input) -> Result<Array> {
+    let Header { kind, fortran_order, shape } = header(input)?;
+    let n = shape.iter().product();
     let (big_endian, kind, size) = kind;
     let kind = match (kind, size) {
         ('b', 1) | ('u', 1) => Kind::U8,

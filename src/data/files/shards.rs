@@ -138,6 +138,12 @@ fn check(first: &Table, has_labels: bool, first_path: &Path, table: &Table, path
             Some((expected, found)) => format!("it has a feature {found:?} where {first_path} has {expected:?}"),
             None => format!("its features have names or those of {first_path} have, but not both"),
         }
+    } else if first.zero_based != table.zero_based {
+        let from = |table: &Table| u8::from(table.zero_based == Some(false));
+        let (here, there) = (from(table), from(first));
+        format!(
+            "its indices count from {here}, those of {first_path} from {there}; say which with zero_based (--zero-based)"
+        )
     } else if has_labels != table.labels.is_some() {
         format!("it has labels or {first_path} has, but not both")
     } else if first.weights.is_some() != table.weights.is_some() {
@@ -198,7 +204,7 @@ impl Rows {
         }
         let n = features.values().len();
         Ok(match features.values() {
-            Values::F32(_) => Self::F32(vec(n, share)?),
+            Values::F32(_) | Values::Stored(_) => Self::F32(vec(n, share)?),
             Values::F16(_) => Self::F16(vec(n, share)?),
             Values::U8(_) => Self::U8(vec(n, share)?),
             Values::Sparse(_) => Self::Sparse(vec![0], vec(n, share)?, vec(n, share)?),
@@ -218,7 +224,8 @@ impl Rows {
             Values::F16(values) => values.iter().map(|x| x.to_f32()).collect(),
             Values::U8(values) => values.iter().map(|&x| f32::from(x)).collect(),
             Values::F32(values) => values.to_vec(),
-            Values::Sparse(_) => Vec::new(),
+            // Features of several files do not stay in them.
+            Values::Sparse(_) | Values::Stored(_) => Vec::new(),
         };
         Ok(match (self, features.values()) {
             (Self::F32(all), Values::F32(more)) => Self::F32(add(all, more)?),

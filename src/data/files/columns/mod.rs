@@ -34,7 +34,8 @@ pub(super) fn read(input: Input, format: Format, source: &Source) -> Result<Tabl
         let labels = label.map(|label| into_labels(label, classes.as_deref(), None, &path)).transpose()?;
         let weights = weight.map(|weight| weight.into_array()?.into_weights(&path)).transpose()?;
         let weights = weights.map(|weights| weights.into_iter().map(|weight| weight as f32).collect());
-        Ok(Table { features, labels, weights, feature_names: Some(layout.feature_names), source: source.clone() })
+        let feature_names = Some(layout.feature_names);
+        Ok(Table { labels, weights, feature_names, ..Table::of_features(features, source) })
     })
 }
 
