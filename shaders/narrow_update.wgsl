@@ -35,6 +35,10 @@ override SCRATCH: u32 = THREADS * FEATURES * OUTPUTS;
 // [sample thread][feature thread][feature][output]
 var<workgroup> scratch: array<f32, SCRATCH>;
 
+fn n_parameters() -> u32 {
+    return (step.n_features + 1u) * step.output_blocks * 4u;
+}
+
 // The sums of a thread for one of FEATURES features.
 fn store_sums(thread: u32, feature: u32, sum: mat4x4<f32>) {
     let to = (thread * FEATURES + feature) * OUTPUTS;

@@ -14,6 +14,10 @@ const THREADS: u32 = 64u;
 @group(0) @binding(3) var<storage, read_write> weights: array<f32>;
 @group(0) @binding(4) var<storage, read_write> moments: array<f32>;
 
+fn n_parameters() -> u32 {
+    return (step.n_features + 1u) * step.output_blocks * 4u;
+}
+
 @compute @workgroup_size(THREADS)
 fn update(
     @builtin(local_invocation_index) thread: u32,
@@ -21,15 +25,14 @@ fn update(
     @builtin(num_workgroups) workgroups: vec3<u32>,
 ) {
     let stride = step.output_blocks * 4u;
-    let n_parameters = (step.n_features + 1u) * stride;
     let i = workgroup_number(workgroup, workgroups) * THREADS + thread;
-    if i >= n_parameters {
+    if i >= n_parameters() {
         return;
     }
     let head = heads[min(i % stride / step.n_classes, step.n_heads - 1u)];
     var g = 0.0;
     for (var part = 0u; part < step.n_parts; part++) {
-        g += partials[part * n_parameters + i];
+        g += partials[part * n_parameters() + i];
     }
     let w = weights[i];
     var decaying = 0.0;

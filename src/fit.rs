@@ -438,7 +438,7 @@ impl SoftmaxRegression {
 
     /// The solver that [`SoftmaxRegression::fit`] takes for this data: the one that was set, or what [`Solver::Auto`] comes to.
     pub fn solver_for(&self, data: &Dataset) -> Solver {
-        let size = data.n_samples().saturating_mul(data.n_features()).saturating_mul(data.n_classes());
+        let size = data.features().values().len().saturating_mul(data.n_classes());
         self.solver.clone().chosen_for(size, self.needs_batch())
     }
 

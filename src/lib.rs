@@ -72,6 +72,7 @@ pub mod batch;
 #[doc(hidden)]
 pub mod bench;
 mod checkpoint;
+mod columns;
 pub mod data;
 mod error;
 mod fit;

@@ -155,7 +155,7 @@ fn structs_agree_between_host_and_shaders() {
     let step = host!(
         Step: start, n_samples, n_features, feature_blocks, n_classes, n_heads, output_blocks, n_parts, samples_per_part,
         losses_start, scale, sample_weight, rate, largest_weight, n_points, first_part, n_sums, correction_1,
-        correction_2, padding
+        correction_2, first_column, n_columns, first_segment, n_segments, first_listed, n_listed, n_done, n_leaves, padding
     );
     assert_eq!(layout("Step", "nesterov"), step);
     let momentum = layout("Head", "nesterov");

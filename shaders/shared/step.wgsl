@@ -31,6 +31,17 @@ struct Step {
     // AdamW: 1 / (1 - beta^t) of beta_1 and beta_2 in step t.
     correction_1: f32,
     correction_2: f32,
+    // Sparse features: the columns of W that the kernel works on, which are from first_column on in O and R.
+    first_column: u32,
+    n_columns: u32,
+    // Of X by features: the segments of the gradient, and the features that have some.
+    first_segment: u32,
+    n_segments: u32,
+    first_listed: u32,
+    n_listed: u32,
+    // Steps before this one that sparse_catch_up has the matrices of, and for how many there is room, a power of 2.
+    n_done: u32,
+    n_leaves: u32,
     padding: u32,
 }
 

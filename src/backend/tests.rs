@@ -15,6 +15,21 @@ use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::{Error, Result};
 use crate::reference::{self, Evaluated, Steps, compare};
 
+/// The error of an operation that must fail: a length that does not agree.
+macro_rules! assert_shape_error {
+    ($result:expr, $what:literal) => {
+        match $result {
+            Err(Error::Shape { what, .. }) => assert!(what.starts_with($what), "{what}"),
+            Err(other) => panic!("{}: another error, {other}", $what),
+            Ok(_) => panic!("{}: no error", $what),
+        }
+    };
+}
+
+mod sparse;
+#[cfg(feature = "gpu")]
+mod sparse_gpu;
+
 /// Every backend of this machine: the CPU with each of its instruction sets and with a part of the data at a time, each GPU, and
 /// each GPU with chunks so small that data is held in many of them.
 fn backends() -> Vec<(String, Box<dyn Backend>)> {
@@ -454,17 +469,6 @@ fn logits_of_all_rows_come_in_order() {
             }
         }
     }
-}
-
-/// The error of an operation that must fail: a length that does not agree.
-macro_rules! assert_shape_error {
-    ($result:expr, $what:literal) => {
-        match $result {
-            Err(Error::Shape { what, .. }) => assert!(what.starts_with($what), "{what}"),
-            Err(other) => panic!("{}: another error, {other}", $what),
-            Ok(_) => panic!("{}: no error", $what),
-        }
-    };
 }
 
 #[test]

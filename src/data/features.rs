@@ -258,6 +258,15 @@ impl<'a> Features<'a> {
         Ok(Features { n_samples: rows.len(), n_features: self.n_features, values })
     }
 
+    /// Where the rows from `start` on end that take up no more than `bytes`, or one row more than `start` where one takes more.
+    pub(crate) fn end_of_rows(&self, start: usize, bytes: usize) -> usize {
+        let most = match &self.values {
+            Values::Sparse(csr) => csr.n_rows_within(start, bytes),
+            values => bytes / self.n_features.saturating_mul(values.dtype().size()),
+        };
+        self.n_samples.min(start.saturating_add(most.max(1)))
+    }
+
     /// A copy of the rows that `indices` names, in that order.
     ///
     /// # Errors
@@ -325,6 +334,22 @@ impl<'a> Features<'a> {
             each(rows.clone(), &self.part(part, &buffer)?)?;
         }
         Ok(())
+    }
+
+    /// The same samples with only the features `kept`, ascending.
+    pub(crate) fn of_columns(&self, kept: &[u32]) -> Result<Features<'_>> {
+        fn gather<T: Copy>(values: &[T], width: usize, kept: &[u32]) -> Vec<T> {
+            values.chunks_exact(width).flat_map(|row| kept.iter().map(|&k| row[k as usize])).collect()
+        }
+        check_size(self.n_samples, kept.len())?;
+        let values = match &self.values {
+            Values::F32(values) => gather(values, self.n_features, kept).into(),
+            Values::F16(values) => gather(values, self.n_features, kept).into(),
+            Values::U8(values) => gather(values, self.n_features, kept).into(),
+            Values::Sparse(csr) => Values::Sparse(csr.of_columns(kept, self.n_features)),
+            Values::Stored(_) => return Err(Stored::unsupported()),
+        };
+        Ok(Features { n_samples: self.n_samples, n_features: kept.len(), values })
     }
 
     /// The largest absolute value; of a part of a file that of the whole file.

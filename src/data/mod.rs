@@ -110,6 +110,17 @@ impl<'a> Dataset<'a> {
         })
     }
 
+    /// The same samples with only the features `kept`, ascending.
+    pub(crate) fn of_columns(&self, kept: &[u32]) -> Result<Dataset<'_>> {
+        let names = self.feature_names.as_ref();
+        Ok(Dataset {
+            features: self.features.of_columns(kept)?,
+            labels: self.labels.clone(),
+            feature_names: names.map(|names| kept.iter().map(|&k| names[k as usize].clone()).collect()),
+            weights: self.weights.clone(),
+        })
+    }
+
     /// Divides the samples at random: (training part, test part). The test part has `fraction` of the samples, rounded,
     /// and both have at least one. Both keep all classes, also those of which they have no sample, and their samples'
     /// weights. The same seed gives the same division.

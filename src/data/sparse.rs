@@ -103,6 +103,17 @@ impl<'a> Csr<'a> {
         (&self.columns[range.clone()], &self.values[range])
     }
 
+    /// How many rows from `start` on take up no more than `bytes`.
+    pub(super) fn n_rows_within(&self, start: usize, bytes: usize) -> usize {
+        const OF_VALUE: u64 = (size_of::<u32>() + size_of::<f32>()) as u64;
+        let first = self.offsets[start];
+        let is_within = |(row, offset): (usize, &u64)| {
+            let of_offsets = (row * size_of::<u64>()) as u64;
+            of_offsets.saturating_add((offset - first).saturating_mul(OF_VALUE)) <= bytes as u64
+        };
+        self.offsets[start..].iter().enumerate().skip(1).take_while(|&(row, offset)| is_within((row, offset))).count()
+    }
+
     /// Where a row begins.
     fn position(&self, row: usize) -> usize {
         (self.offsets[row] - self.offsets[0]) as usize
@@ -125,6 +136,7 @@ impl<'a> Csr<'a> {
     }
 
     /// Where sparse features cannot be used.
+    #[cfg(feature = "gpu")]
     pub(crate) fn unsupported() -> Error {
         Error::Setting {
             name: "the features",
@@ -141,6 +153,32 @@ impl<'a> Csr<'a> {
             columns: Cow::Borrowed(&self.columns[range.clone()]),
             values: Cow::Borrowed(&self.values[range]),
         }
+    }
+
+    /// The same rows with only the columns `kept`, ascending, of `n_columns`; nothing else is copied when no value is left out.
+    pub(super) fn of_columns(&self, kept: &[u32], n_columns: usize) -> Csr<'_> {
+        const LEFT_OUT: u32 = u32::MAX;
+        let mut places = vec![LEFT_OUT; n_columns];
+        kept.iter().zip(0..).for_each(|(&column, place)| places[column as usize] = place);
+        let place = |column: &u32| places[*column as usize];
+        if self.columns.iter().all(|column| place(column) != LEFT_OUT) {
+            return Csr {
+                offsets: Cow::Borrowed(&self.offsets),
+                columns: self.columns.iter().map(place).collect(),
+                values: Cow::Borrowed(&self.values),
+            };
+        }
+        let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in 0..self.n_rows() {
+            let (of_row, values_of_row) = self.row(row);
+            for (column, &value) in of_row.iter().map(place).zip(values_of_row).filter(|(place, _)| *place != LEFT_OUT)
+            {
+                columns.push(column);
+                values.push(value);
+            }
+            offsets.push(values.len() as u64);
+        }
+        Csr { offsets: offsets.into(), columns: columns.into(), values: values.into() }
     }
 
     /// A copy of the rows that `indices` names, in that order.

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use crate::backend::{Device, DeviceKind, Parameters, Session, Shape, Supervision
 use crate::checkpoint::{
     self, Identity, hash_of, hash_of_data, hash_of_features, hash_of_names, hashes_of_supervision,
 };
+use crate::columns::Columns;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
@@ -35,8 +37,14 @@ pub(super) fn fit(
     begin: Instant,
     on_epoch: &mut OnEpoch,
 ) -> Result<Fit> {
+    if let Some(validation) = validation.filter(|validation| validation.n_features() != data.n_features()) {
+        return Err(Error::Width { model: data.n_features(), data: validation.n_features() });
+    }
     let init = estimator.init.as_deref();
     let solver = estimator.solver_for(data);
+    if let Some(columns) = columns_of(estimator, data, &solver)? {
+        return fit_columns(estimator, &columns, data, validation, begin, on_epoch);
+    }
     let feature_scale = match (estimator.feature_scale, init.and_then(Model::feature_scale)) {
         (FeatureScale::Auto, Some(factor)) => FeatureScale::Factor(factor),
         (feature_scale, _) => feature_scale,
@@ -61,11 +69,7 @@ pub(super) fn fit(
         start.values[shape.n_features * shape.n_classes..].fill(0.0);
     }
     let data = &*in_classes(data, &classes)?;
-    let validation = validation.map(|validation| match validation.n_features() == data.n_features() {
-        true => in_classes(validation, &classes),
-        false => Err(Error::Width { model: data.n_features(), data: validation.n_features() }),
-    });
-    let validation = validation.transpose()?;
+    let validation = validation.map(|validation| in_classes(validation, &classes)).transpose()?;
     let weighting = Weighting::new(data, &estimator.class_weight, estimator.label_smoothing)?;
     let supervision = weighting.supervision();
     let learning_rate = solver.learning_rate(data.features(), scale, supervision, shape.n_classes, l2)?;
@@ -92,6 +96,42 @@ pub(super) fn fit(
         start,
     };
     run.fit(on_epoch)
+}
+
+/// The features that the training has to do with, where these are not all: sparse features that do not occur need no
+/// training, unless they begin with a weight that no penalty would make 0.
+fn columns_of(estimator: &SoftmaxRegression, data: &Dataset, solver: &Solver) -> Result<Option<Columns>> {
+    let init = estimator.init.as_deref();
+    init.map_or(Ok(()), |model| model.check_features(data))?;
+    let factors = estimator.penalty_factors.as_ref();
+    let is_penalised =
+        |k: usize| (estimator.l2 > 0.0 || estimator.l1 > 0.0) && factors.is_none_or(|factors| factors[k] > 0.0);
+    let has_weight = |k: usize| init.is_some_and(|model| model.weights().row(k).iter().any(|&w| w != 0.0));
+    let is_batch = !solver.is_stochastic();
+    Ok(Columns::of(data.features(), |k| has_weight(k) && !(is_batch && is_penalised(k))))
+}
+
+/// Trains on these features alone; the others of the model have weights 0.
+fn fit_columns(
+    estimator: &SoftmaxRegression,
+    columns: &Columns,
+    data: &Dataset,
+    validation: Option<&Dataset>,
+    begin: Instant,
+    on_epoch: &mut OnEpoch,
+) -> Result<Fit> {
+    let kept = columns.kept();
+    let of_columns = SoftmaxRegression {
+        init: estimator.init.as_deref().map(|model| Arc::new(model.of_columns(kept))),
+        penalty_factors: estimator.penalty_factors.as_ref().map(|factors| columns.pick(factors)),
+        ..estimator.clone()
+    };
+    let validation = validation.map(|validation| validation.of_columns(kept)).transpose()?;
+    let mut fit = fit(&of_columns, &data.of_columns(kept)?, validation.as_ref(), begin, on_epoch)?;
+    let names = data.feature_names().or_else(|| estimator.init.as_deref()?.feature_names());
+    fit.model = columns.spread(&fit.model, names.map(<[String]>::to_vec))?;
+    fit.model.record_setting("penalty_factors", estimator.penalty_factors.clone().into());
+    Ok(fit)
 }
 
 /// What is decided before a device is asked for anything.
@@ -541,7 +581,12 @@ mod faults {
             let with_checkpoints = estimator(solver.clone()).checkpoint(&path, Every::Epochs(1));
             for call in (0..n_calls).step_by(n_calls / 8) {
                 let Some(gpu) = gpu(Some((call, Failure::Lost))) else { return };
-                let error = with_checkpoints.clone().device(&Device::of(gpu, false)).fit(&data).unwrap_err();
+                let device = Device::of(gpu.clone(), false);
+                let Err(error) = with_checkpoints.clone().device(&device).fit(&data) else {
+                    // A batch solver that takes all anew now and then may be done before.
+                    assert!(!solver.is_stochastic() && gpu.failures.calls.load(Relaxed) <= call);
+                    continue;
+                };
                 assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
                 if path.exists() {
                     let fit = with_checkpoints.clone().resume(&path).fit(&data).unwrap();

@@ -148,6 +148,13 @@ impl Model {
         self.training["zero_based"].as_bool()
     }
 
+    /// Sets one of the solver's settings in what the model's file says of its training.
+    pub(crate) fn record_setting(&mut self, name: &str, value: Value) {
+        if let Some(settings) = self.training.get_mut("settings").and_then(Value::as_object_mut) {
+            settings.insert(name.to_owned(), value);
+        }
+    }
+
     /// W, (n_features × n_classes).
     #[expect(clippy::expect_used, reason = "not of the input's doing")]
     pub fn weights(&self) -> ArrayView2<'_, f32> {

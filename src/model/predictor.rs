@@ -28,10 +28,10 @@ impl Predictor<'_> {
         /// Samples are predicted about so many bytes at a time, so that a device needs no room for all.
         const PORTION: usize = 256 << 20;
         self.model.check_width(features.n_features())?;
-        let row_bytes = features.n_features() * features.values().dtype().size();
-        let n_rows = (PORTION / row_bytes).max(1);
-        for start in (0..features.n_samples()).step_by(n_rows) {
-            let rows = start..features.n_samples().min(start + n_rows);
+        let mut start = 0;
+        while start < features.n_samples() {
+            let rows = start..features.end_of_rows(start, PORTION);
+            start = rows.end;
             let portion = features.rows(rows.clone())?;
             each(rows, &mut *self.device.session(&portion, 1.0, None)?)?;
         }

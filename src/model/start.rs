@@ -11,16 +11,7 @@ impl Model {
     /// the mean of the model's intercepts. Where the columns of W sum to 0, as those of a minimum with a penalty do, that is
     /// the mean of the other logits for any sample: no prediction changes before the training.
     pub(crate) fn start(&self, data: &Dataset, scale: f32) -> Result<(Vec<String>, Parameters)> {
-        self.check_width(data.n_features())?;
-        if let (Some(model), Some(data)) = (&self.feature_names, data.feature_names())
-            && let Some(index) = (0..model.len()).find(|&index| model[index] != data[index])
-        {
-            return Err(Error::FeatureName {
-                column: index + 1,
-                model: model[index].clone(),
-                data: data[index].clone(),
-            });
-        }
+        self.check_features(data)?;
         let classes = self.classes_with(data.classes());
         check_classes(&classes)?;
 
@@ -47,6 +38,58 @@ impl Model {
             });
         }
         Ok((classes, Parameters { shape, values }))
+    }
+
+    /// That the data has as many features as the model, and of the same names where both know them.
+    pub(crate) fn check_features(&self, data: &Dataset) -> Result<()> {
+        self.check_width(data.n_features())?;
+        if let (Some(model), Some(data)) = (&self.feature_names, data.feature_names())
+            && let Some(index) = (0..model.len()).find(|&index| model[index] != data[index])
+        {
+            return Err(Error::FeatureName {
+                column: index + 1,
+                model: model[index].clone(),
+                data: data[index].clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The same model with only the features `kept`, ascending.
+    pub(crate) fn of_columns(&self, kept: &[u32]) -> Self {
+        let (d, q) = (self.n_features(), self.n_classes());
+        let rows = kept.iter().map(|&k| k as usize).chain([d]);
+        let values = rows.flat_map(|row| &self.parameters.values[row * q..][..q]).copied().collect();
+        let shape = Shape { n_features: kept.len(), ..self.parameters.shape };
+        let names = self.feature_names.as_ref();
+        Self {
+            parameters: Parameters { shape, values },
+            classes: self.classes.clone(),
+            feature_names: names.map(|names| kept.iter().map(|&k| names[k as usize].clone()).collect()),
+            training: self.training.clone(),
+        }
+    }
+
+    /// The other way round: the model of `n_features` features, of which this one has those that are `kept`, and the others have
+    /// weights 0.
+    pub(crate) fn spread(&self, n_features: usize, kept: &[u32], feature_names: Option<Vec<String>>) -> Result<Self> {
+        let q = self.n_classes();
+        let shape = Shape { n_features, ..self.parameters.shape };
+        let n_values = n_features.saturating_add(1).saturating_mul(q);
+        let mut values = Vec::new();
+        values
+            .try_reserve_exact(n_values)
+            .map_err(|_| Error::out_of_memory("the model", n_values, size_of::<f32>()))?;
+        values.resize(n_values, 0.0);
+        for (row, from) in kept.iter().map(|&k| k as usize).chain([n_features]).zip(self.parameters.values.chunks(q)) {
+            values[row * q..][..q].copy_from_slice(from);
+        }
+        Ok(Self {
+            parameters: Parameters { shape, values },
+            classes: self.classes.clone(),
+            feature_names,
+            training: self.training.clone(),
+        })
     }
 
     /// The classes, and after them those of `others` that are not among them.

@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2};
 
 use crate::backend::Supervision;
 use crate::batch::Shuffle;
-use crate::data::Features;
+use crate::data::{Csr, Features, Values};
 use crate::error::Result;
 
 /// Rows that the data is judged by, and values at most.
@@ -38,7 +38,7 @@ pub(super) fn curvature(
     let Supervision { targets, weights } = supervision;
     let n = features.n_samples();
     let rows = some_rows(features, scale, weights)?;
-    let trace = rows.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / rows.nrows() as f64;
+    let trace = rows.sum_of_squares() / rows.n_rows() as f64;
     let largest_weight = weights.map_or(1.0, |weights| f64::from(weights.iter().copied().fold(0.0, f32::max)));
     let share = largest_share(&targets.class_totals(weights, n_classes), n);
     Ok(share.min(0.5) * (largest_eigenvalue(&rows) + largest_weight * trace / b))
@@ -49,14 +49,78 @@ fn largest_share(totals: &[f64], n_samples: usize) -> f64 {
     totals.iter().copied().fold(0.0, f64::max) / n_samples as f64
 }
 
-/// x̃ of some samples, (rows × (d + 1)): evenly spaced, or so that as much weight lies between any two.
-fn some_rows(features: &Features, scale: f32, weights: Option<&[f32]>) -> Result<Array2<f32>> {
+/// x̃ of some samples, (rows × (d + 1)).
+enum Rows<'a> {
+    Dense(Array2<f32>),
+    /// With the numbers of the samples, x, scale and d.
+    Sparse(Vec<usize>, &'a Csr<'a>, f32, usize),
+}
+
+impl Rows<'_> {
+    fn n_rows(&self) -> usize {
+        match self {
+            Self::Dense(rows) => rows.nrows(),
+            Self::Sparse(numbers, ..) => numbers.len(),
+        }
+    }
+
+    /// d + 1
+    fn width(&self) -> usize {
+        match self {
+            Self::Dense(rows) => rows.ncols(),
+            Self::Sparse(.., d) => d + 1,
+        }
+    }
+
+    fn sum_of_squares(&self) -> f64 {
+        match self {
+            Self::Dense(rows) => rows.iter().map(|&x| f64::from(x).powi(2)).sum(),
+            Self::Sparse(numbers, x, scale, _) => {
+                let of_row =
+                    |&row: &usize| 1.0 + x.row(row).1.iter().map(|x| f64::from(x * scale).powi(2)).sum::<f64>();
+                numbers.iter().map(of_row).sum()
+            }
+        }
+    }
+
+    /// The products with v, (d + 1), of each row.
+    fn dot(&self, v: &Array1<f32>) -> Vec<f32> {
+        match self {
+            Self::Dense(rows) => rows.dot(v).to_vec(),
+            Self::Sparse(numbers, x, scale, d) => {
+                let of_row = |&row: &usize| {
+                    let (columns, values) = x.row(row);
+                    v[*d] + scale * columns.iter().zip(values).map(|(&k, x)| x * v[k as usize]).sum::<f32>()
+                };
+                numbers.iter().map(of_row).collect()
+            }
+        }
+    }
+
+    /// Adds `factor` times row `index` to v.
+    fn add_row(&self, index: usize, factor: f32, v: &mut Array1<f32>) {
+        match self {
+            Self::Dense(rows) => v.scaled_add(factor, &rows.row(index)),
+            Self::Sparse(numbers, x, scale, d) => {
+                let (columns, values) = x.row(numbers[index]);
+                columns.iter().zip(values).for_each(|(&k, x)| v[k as usize] += factor * scale * x);
+                v[*d] += factor;
+            }
+        }
+    }
+}
+
+/// x̃ of some samples: evenly spaced, or so that as much weight lies between any two.
+fn some_rows<'a>(features: &'a Features<'a>, scale: f32, weights: Option<&[f32]>) -> Result<Rows<'a>> {
     let (n, d) = (features.n_samples(), features.n_features());
-    let most = ROWS.min((VALUES / d).max(16));
-    let numbers: Vec<u32> = match weights {
+    let most = match features.values() {
+        Values::Sparse(_) => ROWS,
+        _ => ROWS.min((VALUES / d).max(16)),
+    };
+    let numbers: Vec<usize> = match weights {
         None => {
             let n_rows = n.min(most);
-            (0..n_rows).map(|index| (index as u128 * n as u128 / n_rows as u128) as u32).collect()
+            (0..n_rows).map(|index| (index as u128 * n as u128 / n_rows as u128) as usize).collect()
         }
         Some(weights) => {
             let (mut row, mut up_to_row) = (0, f64::from(weights[0]));
@@ -66,12 +130,16 @@ fn some_rows(features: &Features, scale: f32, weights: Option<&[f32]>) -> Result
                     row += 1;
                     up_to_row += f64::from(weights[row]);
                 }
-                row as u32
+                row
             };
             (0..most).map(of_share).collect()
         }
     };
+    if let Values::Sparse(x) = features.values() {
+        return Ok(Rows::Sparse(numbers, x, scale, d));
+    }
     let mut rows = Array2::<f32>::ones((numbers.len(), d + 1));
+    let numbers: Vec<u32> = numbers.into_iter().map(|row| row as u32).collect();
     let features = features.select(&numbers)?;
     for (number, mut row) in rows.rows_mut().into_iter().enumerate() {
         if let Some(row) = row.as_slice_mut() {
@@ -79,12 +147,12 @@ fn some_rows(features: &Features, scale: f32, weights: Option<&[f32]>) -> Result
             row[..d].iter_mut().for_each(|x| *x *= scale);
         }
     }
-    Ok(rows)
+    Ok(Rows::Dense(rows))
 }
 
 /// The largest eigenvalue λ of A = (1/n)·Σ x̃·x̃ᵀ, by power iteration: v ← A·v/‖A·v‖; ‖A·v‖ tends to λ from below.
-fn largest_eigenvalue(rows: &Array2<f32>) -> f64 {
-    let (n_rows, width) = rows.dim();
+fn largest_eigenvalue(rows: &Rows) -> f64 {
+    let (n_rows, width) = (rows.n_rows(), rows.width());
     // Random signs, which no direction is at right angles to but by chance.
     let mut random = Shuffle::new(0, 0);
     let length = 1.0 / (width as f32).sqrt();
@@ -95,8 +163,8 @@ fn largest_eigenvalue(rows: &Array2<f32>) -> f64 {
     for _ in 0..ITERATIONS {
         let products = rows.dot(&v);
         v.fill(0.0);
-        for (row, &product) in rows.rows().into_iter().zip(&products) {
-            v.scaled_add(product / n_rows as f32, &row);
+        for (index, product) in products.into_iter().enumerate() {
+            rows.add_row(index, product / n_rows as f32, &mut v);
         }
         let norm = v.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
         if !(norm.is_normal() && norm < f64::from(f32::MAX)) {
@@ -123,6 +191,29 @@ mod tests {
         // diag(0.09, [[0.04, 0.2], [0.2, 1]])
         let tenth = largest_eigenvalue(&some_rows(&features, 0.1, None).unwrap());
         assert!((tenth - 1.04).abs() < 1e-3, "{tenth}");
+    }
+
+    #[test]
+    fn sparse_features_curve_as_dense_ones() {
+        let value = |i: usize, k: usize| if (i + k * k).is_multiple_of(5) { (1 + i % 7) as f32 * 0.3 } else { 0.0 };
+        let (n, d) = (400, 9);
+        let dense: Vec<f32> = (0..n * d).map(|at| value(at / d, at % d)).collect();
+        let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+        for i in 0..n {
+            for k in (0..d).filter(|&k| value(i, k) != 0.0) {
+                columns.push(k as u32);
+                values.push(value(i, k));
+            }
+            offsets.push(values.len() as u64);
+        }
+        let sparse = Features::new(Csr::new(offsets, columns, values).unwrap(), n, d).unwrap();
+        let dense = Features::new(dense, n, d).unwrap();
+        let targets = Targets::Classes((0..n).map(|i| (i % 3) as u32).collect::<Vec<_>>().into());
+        let of = |features: &Features, scale| curvature(features, scale, (&targets).into(), 3, 16.0);
+        for scale in [1.0, 0.25] {
+            assert!((of(&sparse, scale).unwrap() / of(&dense, scale).unwrap() - 1.0).abs() < 1e-5);
+        }
+        assert!((of(&sparse, 1.0).unwrap() / of(&dense, 1.01).unwrap() - 1.0).abs() > 1e-3);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod preconditioner;
 mod proximal;
 mod quasi_newton;
 mod schedule;
+mod screened;
 mod sgd;
 mod stochastic;
 mod stop;
@@ -32,15 +33,15 @@ use crate::backend::Supervision;
 use crate::data::Features;
 use crate::error::Result;
 
-/// The largest n_samples·n_features·n_classes that [`Solver::Auto`] minimises with all samples at once.
+/// The most values of the features, those of sparse ones that are stored, times n_classes that [`Solver::Auto`] minimises with all samples at once.
 const LARGEST_BATCH: usize = 20_000_000;
 
 /// How the objective is minimised.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Solver {
-    /// L-BFGS where that takes about a second at most, n_samples·n_features·n_classes ≤ 2·10⁷, or where the penalty needs it; else
-    /// SGD.
+    /// L-BFGS where that takes about a second at most, n_samples·n_features·n_classes ≤ 2·10⁷ (of sparse features stored
+    /// values·n_classes), or where the penalty needs it; else SGD.
     #[default]
     Auto,
     /// Minibatch stochastic gradient descent with momentum.
@@ -122,7 +123,7 @@ impl Solver {
         })
     }
 
-    /// The same solver, or the one that is chosen for data of n_samples·n_features·n_classes = `size`.
+    /// The same solver, or the one that is chosen for data whose stored values times n_classes are `size`.
     pub(crate) fn chosen_for(self, size: usize, needs_batch: bool) -> Self {
         match self {
             Self::Auto if needs_batch || size <= LARGEST_BATCH => Self::Lbfgs(Lbfgs::default()),

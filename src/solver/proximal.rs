@@ -13,13 +13,14 @@ use nalgebra::DMatrix;
 
 use super::minimum::{Learned, Limits, Minimum, Observe};
 use super::preconditioner::{ClassSample, Curvature, gram};
+use super::screened::Screened;
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
 use crate::backend::Shape;
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Penalty, Smooth};
 
-/// More features have a diagonal G.
+/// More features have a diagonal G, see `screened`.
 const MOST_FEATURES: usize = 4096;
 /// Sweeps of the coordinate descent over all coordinates, and over those that are not zero after each of these.
 /// Of the first there are as many as take so many multiplications, but no fewer and no more than these.
@@ -44,7 +45,7 @@ const FRUITLESS: usize = 4;
 struct Model {
     d: usize,
     q: usize,
-    /// G, (d × d), or its diagonal, (d).
+    /// G, (d × d).
     gram: Vec<f64>,
     /// l2 of each feature.
     l2: Vec<f64>,
@@ -65,15 +66,11 @@ impl Model {
 
     /// The product of row k of G with a number, added to `to`, (d).
     fn add_gram_row(&self, k: usize, factor: f64, to: &mut [f64]) {
-        if self.gram.len() == self.d * self.d {
-            add(to, factor, &self.gram[k * self.d..][..self.d]);
-        } else {
-            to[k] += factor * self.gram[k];
-        }
+        add(to, factor, &self.gram[k * self.d..][..self.d]);
     }
 
     fn gram_diagonal(&self, k: usize) -> f64 {
-        if self.gram.len() == self.d * self.d { self.gram[k * self.d + k] } else { self.gram[k] }
+        self.gram[k * self.d + k]
     }
 
     /// The diagonal of B₀. A feature that is constant has no curvature but its penalty; something must be there to divide by.
@@ -294,6 +291,54 @@ impl Model {
     }
 }
 
+/// Either model; gradients, steps and parameters are laid out as the parameters.
+enum Models {
+    Whole(Model),
+    Screened(Screened),
+}
+
+impl Models {
+    /// The step that minimises the model, nearly, and its curvature.
+    fn minimise(&mut self, g: &[f64], w: &[f64], l1: &[f64], tau: f64) -> (Vec<f64>, f64) {
+        match self {
+            Self::Whole(model) => {
+                model.update();
+                let (p, curvature) = model.minimise(&by_class(g, model.q), &by_class(w, model.q), l1, tau);
+                (by_feature(&p, model.q), curvature)
+            }
+            Self::Screened(model) => model.minimise(g, w, l1, tau),
+        }
+    }
+
+    fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
+        match self {
+            Self::Whole(model) => model.push(by_class(&step, model.q), by_class(&change, model.q)),
+            Self::Screened(model) => model.push(&step, change),
+        }
+    }
+
+    fn has_pairs(&self) -> bool {
+        match self {
+            Self::Whole(model) => !model.pairs.is_empty(),
+            Self::Screened(model) => model.has_pairs(),
+        }
+    }
+
+    fn forget(&mut self) {
+        match self {
+            Self::Whole(model) => model.pairs.clear(),
+            Self::Screened(model) => model.forget(),
+        }
+    }
+
+    fn set_classes(&mut self, classes: Vec<f64>) {
+        match self {
+            Self::Whole(model) => model.classes = classes,
+            Self::Screened(model) => model.classes = classes,
+        }
+    }
+}
+
 /// The c that minimises slope·c + ½·curvature·c² + l1·Σ_j |x_j + c|; sorts x.
 fn shift(slope: f64, curvature: f64, l1: f64, x: &mut [f64]) -> f64 {
     // Past −x_j the j-th term rises.
@@ -376,16 +421,20 @@ pub(super) fn minimise(
     let l2 = objective.penalty().l2.clone();
     let class_curvature = |parameters: &[f64]| sample.curvature(parameters);
     let classes = class_curvature(&objective.uncentred(&parameters))?;
-    let mut model = Model {
-        d,
-        q,
-        gram,
-        l2,
-        classes,
-        pairs: learned.pairs,
-        most_pairs: memory,
-        rows: Vec::new(),
-        solved: Vec::new(),
+    let mut model = if d <= MOST_FEATURES {
+        Models::Whole(Model {
+            d,
+            q,
+            gram,
+            l2,
+            classes,
+            pairs: learned.pairs,
+            most_pairs: memory,
+            rows: Vec::new(),
+            solved: Vec::new(),
+        })
+    } else {
+        Models::Screened(Screened::new(gram, l2, classes, q, memory))
     };
 
     let Smooth { value: mut smooth, mut gradient, .. } = objective.start(&parameters)?;
@@ -405,9 +454,7 @@ pub(super) fn minimise(
         if value <= 1e-3 * tolerance * first_value {
             break StopReason::Separable;
         }
-        model.update();
-        let (p, model_curvature) = model.minimise(&by_class(&gradient, q), &by_class(&parameters, q), &l1, tau);
-        let mut direction = by_feature(&p, q);
+        let (mut direction, model_curvature) = model.minimise(&gradient, &parameters, &l1, tau);
         if !objective.has_intercept() {
             direction[d * q..].fill(0.0);
         }
@@ -452,11 +499,11 @@ pub(super) fn minimise(
             }
         }
         let Some((t, new_smooth, new_norm)) = found else {
-            if model.pairs.is_empty() {
+            if !model.has_pairs() {
                 break StopReason::Precision;
             }
             // The pairs may be what is wrong.
-            model.pairs.clear();
+            model.forget();
             n_fruitless += 1;
             if n_fruitless > FRUITLESS {
                 break StopReason::Precision;
@@ -475,7 +522,7 @@ pub(super) fn minimise(
         }
         let step: Vec<f64> = direction.iter().map(|p| t * p).collect();
         let change: Vec<f64> = new_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
-        model.push(by_class(&step, q), by_class(&change, q));
+        model.push(step, change);
         let gain = value - (new_smooth + new_norm);
         (smooth, norm, gradient) = (new_smooth, new_norm, new_gradient);
         n_iterations += 1;
@@ -501,11 +548,16 @@ pub(super) fn minimise(
             break reason;
         }
         if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
-            model.classes = class_curvature(&objective.uncentred(&parameters))?;
+            model.set_classes(class_curvature(&objective.uncentred(&parameters))?);
         }
     };
     let numbers = [first_value, first_gradient_norm, tau, n_promises as f64, n_fruitless as f64];
-    let learned = Learned { pairs: model.pairs, numbers: Some(numbers) };
+    // The other one begins anew where training goes on.
+    let pairs = match model {
+        Models::Whole(model) => model.pairs,
+        Models::Screened(_) => Vec::new(),
+    };
+    let learned = Learned { pairs, numbers: Some(numbers) };
     Ok(Minimum { parameters, reason, first_gradient_norm, learned })
 }
 

@@ -25,12 +25,18 @@ const TILE_VALUES: usize = 1 << 16;
 /// A part of the samples, and what was found for it.
 struct Part {
     first: usize,
-    /// (slabs × h·q × 16), and of the intercept (h·q).
+    /// (slabs × h·q × 16)
     gradient: Vec<f64>,
+    sums: Sums,
+}
+
+/// What is summed over the samples of a part beside the gradient of the features.
+pub(super) struct Sums {
+    /// (h·q)
     bias_gradient: Vec<f64>,
     /// Of each point and head.
-    losses: Vec<f64>,
-    slopes: Vec<f64>,
+    pub losses: Vec<f64>,
+    pub slopes: Vec<f64>,
 }
 
 /// What a thread needs for a tile.
@@ -92,15 +98,7 @@ impl<'a, T: Element> CpuLoss<'a, T> {
         let fours = (TILE_VALUES / (n_slabs * SLAB) / 4).clamp(1, 64);
         let tile_len = (4 * ((fours - 1) | 1)).min(part_len);
         let what = "the gradient of a part";
-        let part = |first| {
-            Ok(Part {
-                first,
-                gradient: allocate(0.0, n_slabs * SLAB * m, what)?,
-                bias_gradient: vec![0.0; m],
-                losses: Vec::new(),
-                slopes: Vec::new(),
-            })
-        };
+        let part = |first| Ok(Part { first, gradient: allocate(0.0, n_slabs * SLAB * m, what)?, sums: Sums::new(m) });
         let parts = (0..n_samples).step_by(part_len).map(part).collect::<Result<Vec<_>>>()?;
         let scratch = || {
             Ok(Scratch {
@@ -109,19 +107,12 @@ impl<'a, T: Element> CpuLoss<'a, T> {
             })
         };
         let n_threads = rayon::current_num_threads().min(parts.len());
-        let weights = match supervision.weights {
-            Some(weights) => {
-                let sum: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
-                weights.iter().map(|&weight| f64::from(weight) / sum).collect()
-            }
-            None => vec![1.0 / n_samples as f64],
-        };
         Ok(Self {
             instructions,
             x,
             scale: scale.into(),
             targets: supervision.targets,
-            weights,
+            weights: shares(supervision.weights, n_samples),
             shape,
             n_slabs,
             part_len,
@@ -189,9 +180,6 @@ impl<'a, T: Element> CpuLoss<'a, T> {
             Some(parts) => parts,
             None => return Evaluation { point: Point::zeros(n_heads), gradient: self.gradient.clone() },
         };
-        for part in others.iter() {
-            first.bias_gradient.iter_mut().zip(&part.bias_gradient).for_each(|(sum, &value)| *sum += value);
-        }
         let slabs = self.gradient[..d * m].chunks_mut(SLAB * m).zip(first.gradient.chunks_exact_mut(SLAB * m));
         let sum = |(slab, (rows, sums)): (usize, (&mut [f64], &mut [f64]))| {
             for part in others.iter() {
@@ -204,9 +192,9 @@ impl<'a, T: Element> CpuLoss<'a, T> {
         };
         let n_threads = if others.len() * d * m < PARALLEL { 1 } else { self.scratch.len() };
         team::lead(n_threads, |team| team.each(&mut vec![(); n_threads], slabs.enumerate(), |(), task| sum(task)));
-        self.gradient[d * m..].copy_from_slice(&first.bias_gradient);
-        let point = sum_of_points(&self.parts, n_heads).into_iter().next().unwrap_or_else(|| Point::zeros(n_heads));
-        Evaluation { point, gradient: self.gradient.clone() }
+        let sums = || self.parts.iter().map(|part| &part.sums);
+        Sums::bias_gradient(sums(), &mut self.gradient[d * m..]);
+        Evaluation { point: Sums::point(sums(), n_heads), gradient: self.gradient.clone() }
     }
 }
 
@@ -237,8 +225,7 @@ impl<T: Element> Shared<'_, T> {
         let Self { instructions, n_slabs, shape, .. } = *self;
         let m = shape.n_outputs();
         part.gradient.fill(0.0);
-        part.bias_gradient.fill(0.0);
-        part.reset(shape.n_heads);
+        part.sums.reset(shape.n_heads);
         let mut directions = direction.chunks_mut(self.tile_len * m);
         for (index, z) in z.chunks_mut(self.tile_len * m).enumerate() {
             let first = part.first + index * self.tile_len;
@@ -268,9 +255,9 @@ impl<T: Element> Shared<'_, T> {
                 let weights = self.weights_of(first);
                 instructions.run(Curvature { z, n_classes, n_heads, weights, residual });
             } else {
-                self.residual(first, t, z, direction, residual, &mut part.losses, &mut part.slopes);
+                self.residual(first, t, z, direction, residual, &mut part.sums.losses, &mut part.sums.slopes);
             }
-            part.add_bias_gradient(residual);
+            part.sums.add_bias_gradient(residual);
             instructions.run(Gradient { x, residual, n, m, gradient: &mut part.gradient });
         }
     }
@@ -308,34 +295,63 @@ impl<T: Element> Shared<'_, T> {
     }
 }
 
-impl Part {
-    fn add_bias_gradient(&mut self, residual: &[f64]) {
+impl Sums {
+    pub fn new(n_outputs: usize) -> Self {
+        Self { bias_gradient: vec![0.0; n_outputs], losses: Vec::new(), slopes: Vec::new() }
+    }
+
+    pub fn add_bias_gradient(&mut self, residual: &[f64]) {
         for row in residual.chunks_exact(self.bias_gradient.len()) {
             self.bias_gradient.iter_mut().zip(row).for_each(|(sum, r)| *sum += r);
         }
     }
 
-    /// Makes losses and slopes `n` zeros.
-    fn reset(&mut self, n: usize) {
+    /// Begins anew, with `n` losses and slopes.
+    pub fn reset(&mut self, n: usize) {
+        self.bias_gradient.fill(0.0);
         for sums in [&mut self.losses, &mut self.slopes] {
             sums.clear();
             sums.resize(n, 0.0);
         }
     }
-}
 
-/// Losses and slopes of all parts, by point.
-fn sum_of_points(parts: &[Part], n_heads: usize) -> Vec<Point> {
-    let n_values = parts.first().map_or(0, |part| part.losses.len());
-    let mut points = vec![Point::zeros(n_heads); n_values / n_heads];
-    for part in parts {
-        let of_points = part.losses.chunks_exact(n_heads).zip(part.slopes.chunks_exact(n_heads));
-        for (point, (losses, slopes)) in points.iter_mut().zip(of_points) {
-            point.losses.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
-            point.slopes.iter_mut().zip(slopes).for_each(|(sum, slope)| *sum += slope);
+    /// The gradient of the intercept of all parts.
+    pub fn bias_gradient<'p>(parts: impl Iterator<Item = &'p Self>, bias: &mut [f64]) {
+        bias.fill(0.0);
+        for part in parts {
+            bias.iter_mut().zip(&part.bias_gradient).for_each(|(sum, &value)| *sum += value);
         }
     }
-    points
+
+    /// Losses and slopes of all parts, by point.
+    pub fn points<'p>(parts: impl Iterator<Item = &'p Self>, n_heads: usize) -> Vec<Point> {
+        let mut points = Vec::new();
+        for part in parts {
+            points.resize_with(part.losses.len() / n_heads, || Point::zeros(n_heads));
+            let of_points = part.losses.chunks_exact(n_heads).zip(part.slopes.chunks_exact(n_heads));
+            for (point, (losses, slopes)) in points.iter_mut().zip(of_points) {
+                point.losses.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
+                point.slopes.iter_mut().zip(slopes).for_each(|(sum, slope)| *sum += slope);
+            }
+        }
+        points
+    }
+
+    /// Those of one point.
+    pub fn point<'p>(parts: impl Iterator<Item = &'p Self>, n_heads: usize) -> Point {
+        Self::points(parts, n_heads).into_iter().next().unwrap_or_else(|| Point::zeros(n_heads))
+    }
+}
+
+/// s of each sample, its weight over their sum; one for all where all are the same.
+pub(super) fn shares(weights: Option<&[f32]>, n_samples: usize) -> Vec<f64> {
+    match weights {
+        Some(weights) => {
+            let sum: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
+            weights.iter().map(|&weight| f64::from(weight) / sum).collect()
+        }
+        None => vec![1.0 / n_samples as f64],
+    }
 }
 
 impl<T: Element> Loss for CpuLoss<'_, T> {
@@ -368,18 +384,19 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
         check::lengths(self.shape, t.len() / n_heads, t)?;
         let m = self.shape.n_outputs();
         self.each_part(|shared, scratch, part, z, direction| {
-            part.reset(t.len());
+            part.sums.reset(t.len());
             let mut directions = direction.chunks(shared.tile_len * m);
             for (index, z) in z.chunks(shared.tile_len * m).enumerate() {
                 let (first, direction) = (part.first + index * shared.tile_len, directions.next().unwrap_or_default());
                 let residual = &mut scratch.residual[..z.len()];
-                let sums = part.losses.chunks_exact_mut(n_heads).zip(part.slopes.chunks_exact_mut(n_heads));
+                let Sums { losses, slopes, .. } = &mut part.sums;
+                let sums = losses.chunks_exact_mut(n_heads).zip(slopes.chunks_exact_mut(n_heads));
                 for (t, (losses, slopes)) in t.chunks_exact(n_heads).zip(sums) {
                     shared.residual(first, t, z, direction, residual, losses, slopes);
                 }
             }
         });
-        Ok(sum_of_points(&self.parts, n_heads))
+        Ok(Sums::points(self.parts.iter().map(|part| &part.sums), n_heads))
     }
 
     fn shift(&mut self, intercept: &[f64]) -> Result<Option<(Point, Vec<f64>)>> {
@@ -387,23 +404,20 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
         let m = self.shape.n_outputs();
         self.bias.copy_from_slice(intercept);
         self.each_part(|shared, scratch, part, z, _| {
-            part.reset(n_heads);
-            part.bias_gradient.fill(0.0);
+            part.sums.reset(n_heads);
             for (index, z) in z.chunks_mut(shared.tile_len * m).enumerate() {
                 z.chunks_exact_mut(m).for_each(|z| z.iter_mut().zip(shared.bias).for_each(|(z, b)| *z += b));
                 let first = part.first + index * shared.tile_len;
                 let residual = &mut scratch.residual[..z.len()];
-                let (losses, slopes) = (&mut part.losses, &mut part.slopes);
+                let Sums { losses, slopes, .. } = &mut part.sums;
                 shared.residual(first, &vec![0.0; n_heads], z, &[], residual, losses, slopes);
-                part.add_bias_gradient(residual);
+                part.sums.add_bias_gradient(residual);
             }
         });
         let mut gradient = vec![0.0; m];
-        for part in &self.parts {
-            gradient.iter_mut().zip(&part.bias_gradient).for_each(|(sum, &value)| *sum += value);
-        }
-        let point = sum_of_points(&self.parts, n_heads).into_iter().next().unwrap_or_else(|| Point::zeros(n_heads));
-        Ok(Some((point, gradient)))
+        let sums = || self.parts.iter().map(|part| &part.sums);
+        Sums::bias_gradient(sums(), &mut gradient);
+        Ok(Some((Sums::point(sums(), n_heads), gradient)))
     }
 
     fn advance(&mut self, t: &[f64]) -> Result<()> {
@@ -428,29 +442,29 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
 /// By sample and head, with o = z + t·zₚ: loss ℓ = log Σ_k exp(o_k − m) − Σ_j y_j·(o_j − m), m = max_k o_k; residual
 /// r_j = s·(p_j − y_j), p_j = exp(o_j − m) / Σ_k exp(o_k − m); slope Σ_j r_j·zₚ_j. The sums of s·ℓ and of the slopes are added
 /// to those of the head.
-struct Residual<'a> {
+pub(super) struct Residual<'a> {
     /// The number of the first sample.
-    first: usize,
-    t: &'a [f64],
+    pub first: usize,
+    pub t: &'a [f64],
     /// (samples × h·q), and so are direction, where there is one, and residual.
-    z: &'a [f64],
-    direction: &'a [f64],
-    targets: &'a Targets<'a>,
-    n_classes: usize,
+    pub z: &'a [f64],
+    pub direction: &'a [f64],
+    pub targets: &'a Targets<'a>,
+    pub n_classes: usize,
     /// s of each sample, or one for all.
-    weights: &'a [f64],
-    residual: &'a mut [f64],
-    losses: &'a mut [f64],
-    slopes: &'a mut [f64],
+    pub weights: &'a [f64],
+    pub residual: &'a mut [f64],
+    pub losses: &'a mut [f64],
+    pub slopes: &'a mut [f64],
 }
 
 /// r_j = s·p_j·(v_j − Σ_k p_k·v_k) by sample and head, P = softmax(Z); v is in the place of the residual.
-struct Curvature<'a> {
-    z: &'a [f64],
-    n_classes: usize,
-    n_heads: usize,
-    weights: &'a [f64],
-    residual: &'a mut [f64],
+pub(super) struct Curvature<'a> {
+    pub z: &'a [f64],
+    pub n_classes: usize,
+    pub n_heads: usize,
+    pub weights: &'a [f64],
+    pub residual: &'a mut [f64],
 }
 
 /// s of sample `index` of a tile.

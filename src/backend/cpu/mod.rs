@@ -17,6 +17,7 @@ mod narrow;
 mod product;
 mod row;
 mod softmax;
+mod sparse;
 mod stepper;
 mod team;
 #[cfg(test)]
@@ -31,12 +32,13 @@ use super::{
     Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Loss, Parameters, Session, Shape, Sink, State, Stepper,
     Supervision, check,
 };
-use crate::data::{Csr, Features, Stored, Values};
+use crate::data::{Features, Stored, Values};
 use crate::error::Result;
 use lanes::{Element, Instructions};
 use loss::CpuLoss;
 pub(crate) use moments::{Moments, moments, second_moments};
 pub(crate) use row::{logits_of_row, softmax_of_row};
+use sparse::SparseSession;
 use stepper::{CpuStepper, Data};
 use tiles::{Buffer, DotTile, Matrix, TILE, TileToRows, Weights};
 
@@ -108,8 +110,11 @@ impl Backend for Cpu {
             Values::F32(x) => Box::new(CpuSession::new(self, features, x, scale, supervision)),
             Values::F16(x) => Box::new(CpuSession::new(self, features, x, scale, supervision)),
             Values::U8(x) => Box::new(CpuSession::new(self, features, x, scale, supervision)),
-            Values::Sparse(_) => return Err(Csr::unsupported()),
             Values::Stored(_) => return Err(Stored::unsupported()),
+            Values::Sparse(x) => {
+                let session = SparseSession::new(self.instructions, x, features.n_features(), scale, supervision);
+                Box::new(session)
+            }
         })
     }
 }

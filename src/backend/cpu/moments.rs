@@ -2,9 +2,9 @@
 
 use super::double::{SLAB, SlabGradient, Widen};
 use super::lanes::{Element, Instructions};
-use super::team;
 use super::tiles::{Matrix, allocate};
-use crate::data::{Csr, Features, Values};
+use super::{sparse, team};
+use crate::data::{Features, Values};
 use crate::error::Result;
 
 /// Samples of a tile.
@@ -93,8 +93,8 @@ pub(crate) fn moments(features: &Features, scale: f32, weights: Option<&[f32]>) 
         Values::F32(x) => of(x, d, scale, weights),
         Values::F16(x) => of(x, d, scale, weights),
         Values::U8(x) => of(x, d, scale, weights),
-        Values::Sparse(_) => Err(Csr::unsupported()),
         Values::Stored(_) => moments_of_parts(features, scale, weights),
+        Values::Sparse(x) => sparse::moments(x, d, scale, weights),
     }
 }
 
@@ -129,9 +129,14 @@ fn moments_of_parts(features: &Features, scale: f32, weights: Option<&[f32]>) ->
 /// # Errors
 /// Out of memory.
 pub(crate) fn second_moments(features: &Features, scale: f32, mean: &[f64], weights: &[f64]) -> Result<Vec<f64>> {
-    fn of<T: Element>(x: &[T], d: usize, scale: f32, mean: &[f64], weights: &[f64]) -> Result<Vec<f64>> {
-        let (n, instructions) = (x.len() / d, Instructions::best());
-        let x = Matrix { x, d };
+    /// `widen` gives the features of so many samples from one on.
+    fn of(
+        d: usize,
+        mean: &[f64],
+        weights: &[f64],
+        mut widen: impl FnMut(usize, usize, &mut [f64]),
+    ) -> Result<Vec<f64>> {
+        let (n, instructions) = (weights.len(), Instructions::best());
         let n_slabs = d.div_ceil(SLAB);
         // Each slab of the result is summed by one thread over all samples, in their order.
         let mut slabs = allocate(0.0, n_slabs * d * SLAB, "second moments of the features")?;
@@ -142,7 +147,7 @@ pub(crate) fn second_moments(features: &Features, scale: f32, mean: &[f64], weig
             for first in (0..n).step_by(TILE) {
                 let count = TILE.min(n - first);
                 let tile = &mut tile[..n_slabs * count * SLAB];
-                instructions.run(Widen { x, first, n: count, scale: scale.into(), out: tile });
+                widen(first, count, tile);
                 for (slab, (x, mean)) in tile.chunks_exact_mut(count * SLAB).zip(mean.chunks(SLAB)).enumerate() {
                     for (row, x) in x.chunks_exact_mut(SLAB).enumerate() {
                         x.iter_mut().zip(mean).for_each(|(x, mean)| *x -= mean);
@@ -171,12 +176,18 @@ pub(crate) fn second_moments(features: &Features, scale: f32, mean: &[f64], weig
         }
         Ok(result)
     }
+    fn dense<T: Element>(x: &[T], d: usize, scale: f32, mean: &[f64], weights: &[f64]) -> Result<Vec<f64>> {
+        let x = Matrix { x, d };
+        of(d, mean, weights, |first, n, out| {
+            Instructions::best().run(Widen { x, first, n, scale: scale.into(), out });
+        })
+    }
     let d = features.n_features();
     match features.values() {
-        Values::F32(x) => of(x, d, scale, mean, weights),
-        Values::F16(x) => of(x, d, scale, mean, weights),
-        Values::U8(x) => of(x, d, scale, mean, weights),
-        Values::Sparse(_) => Err(Csr::unsupported()),
+        Values::F32(x) => dense(x, d, scale, mean, weights),
+        Values::F16(x) => dense(x, d, scale, mean, weights),
+        Values::U8(x) => dense(x, d, scale, mean, weights),
+        Values::Sparse(x) => of(d, mean, weights, |first, n, out| sparse::widen(x, first, n, scale.into(), out)),
         Values::Stored(_) => {
             let mut sums = allocate(0.0, d * d, "second moments of the features")?;
             features.parts(|rows, part| {

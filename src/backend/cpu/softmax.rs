@@ -27,6 +27,21 @@ pub(super) struct TileWeights {
     pub loss: Option<[f32; TILE]>,
 }
 
+impl TileWeights {
+    /// `share` times the weight of each of up to 32 samples, of which `all` has those of all; 0 past them.
+    pub fn new(all: Option<&[f32]>, rows: &[u32], share: f32) -> Self {
+        let mut residual = [0.0; TILE];
+        residual[..rows.len()].fill(share);
+        let Some(all) = all else { return Self { residual, loss: None } };
+        let mut loss = [0.0; TILE];
+        for ((loss, residual), &row) in loss.iter_mut().zip(&mut residual).zip(rows) {
+            *loss = all[row as usize];
+            *residual *= *loss;
+        }
+        Self { residual, loss: Some(loss) }
+    }
+}
+
 /// A tile and what is made of it.
 pub(super) struct SoftmaxTile<'a> {
     /// In: sums of X·W; out: the residual. (h·q × 32)

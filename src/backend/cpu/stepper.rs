@@ -25,15 +25,7 @@ pub(super) struct Data<'a, T> {
 impl<T> Data<'_, T> {
     /// `share` times the weight of each of up to 32 samples; 0 past them.
     pub fn weights_of(&self, rows: &[u32], share: f32) -> TileWeights {
-        let mut residual = [0.0; TILE];
-        residual[..rows.len()].fill(share);
-        let Some(all) = self.weights else { return TileWeights { residual, loss: None } };
-        let mut loss = [0.0; TILE];
-        for ((loss, residual), &row) in loss.iter_mut().zip(&mut residual).zip(rows) {
-            *loss = all[row as usize];
-            *residual *= *loss;
-        }
-        TileWeights { residual, loss: Some(loss) }
+        TileWeights::new(self.weights, rows, share)
     }
 }
 
@@ -144,13 +136,7 @@ impl<'a, T: Element> CpuStepper<'a, T> {
     fn run_steps(&mut self, team: &mut Team, plan: &Plan, rates: &[f32]) {
         self.tiled.losses.fill(0.0);
         let Self { instructions, data, order, n_steps, tiled, way, .. } = self;
-        // One chunk has all rows.
-        if let [permutation] = &plan.orders[..] {
-            let portions = order.chunks_mut(PORTION).zip((0..).step_by(PORTION));
-            team.each(&mut vec![(); team.n_threads()], portions, |(), (rows, first)| {
-                rows.iter_mut().zip(first..).for_each(|(row, position)| *row = permutation.row(position));
-            });
-        }
+        set_order(team, plan, order);
         let rows = |step: usize| plan.batches.get(step).map_or(&[][..], |batch| &order[batch.start..][..batch.len]);
         for (step, &rate) in rates.iter().enumerate() {
             *n_steps += 1;
@@ -161,6 +147,16 @@ impl<'a, T: Element> CpuStepper<'a, T> {
                 Way::Wide(wide) => wide.step(team, *instructions, data, tiled, step),
             }
         }
+    }
+}
+
+/// The order of the rows, of which one chunk has all.
+pub(super) fn set_order(team: &mut Team, plan: &Plan, order: &mut [u32]) {
+    if let [permutation] = &plan.orders[..] {
+        let portions = order.chunks_mut(PORTION).zip((0..).step_by(PORTION));
+        team.each(&mut vec![(); team.n_threads()], portions, |(), (rows, first)| {
+            rows.iter_mut().zip(first..).for_each(|(row, position)| *row = permutation.row(position));
+        });
     }
 }
 

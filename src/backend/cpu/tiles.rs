@@ -198,10 +198,10 @@ fn transpose_tile<L: Lanes, T: Element>(lanes: L, rows: &[*const T; TILE], first
 }
 
 /// Up to 32 `rows` of m values become a tile, (m × 32), which is not changed past them.
-struct RowsToTile<'a> {
-    rows: &'a [f32],
-    m: usize,
-    tile: &'a mut [f32],
+pub(super) struct RowsToTile<'a> {
+    pub rows: &'a [f32],
+    pub m: usize,
+    pub tile: &'a mut [f32],
 }
 
 impl Kernel for RowsToTile<'_> {

@@ -73,27 +73,46 @@ pub(super) fn update_bias(
     moments: &mut [f32],
     gradient: &[f32],
     heads: &[Head],
-    StepFactors { rate, corrections }: StepFactors,
+    factors: StepFactors,
 ) {
-    let q = bias.len() / heads.len();
     let (first, second) = moments.split_at_mut(bias.len());
-    for (index, head) in heads.iter().enumerate().filter(|(_, head)| head.intercept) {
+    update_row(bias, first, second, gradient, heads, factors, true);
+}
+
+/// Updates the weights of a feature, (h·q), from their scaled gradient, and their moments, (h·q) each, the second those of rules
+/// that have them; or the intercept.
+#[inline(always)]
+pub(super) fn update_row(
+    row: &mut [f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    gradient: &[f32],
+    heads: &[Head],
+    StepFactors { rate, corrections }: StepFactors,
+    is_intercept: bool,
+) {
+    let q = row.len() / heads.len();
+    for (index, head) in heads.iter().enumerate().filter(|(_, head)| head.intercept || !is_intercept) {
         let rate = head.learning_rate * rate;
+        let l2 = if is_intercept { 0.0 } else { head.l2 };
         let outputs = index * q..(index + 1) * q;
         let with_first =
-            bias[outputs.clone()].iter_mut().zip(&mut first[outputs.clone()]).zip(&gradient[outputs.clone()]);
+            row[outputs.clone()].iter_mut().zip(&mut first[outputs.clone()]).zip(&gradient[outputs.clone()]);
         match head.rule {
             Rule::Momentum { momentum, nesterov } => {
-                for ((b, v), &g) in with_first {
+                for ((w, v), &g) in with_first {
+                    let g = g + l2 * *w;
                     *v = momentum * *v + g;
-                    *b -= rate * if nesterov { g + momentum * *v } else { *v };
+                    *w -= rate * if nesterov { g + momentum * *v } else { *v };
                 }
             }
-            Rule::AdamW { beta_1, beta_2, epsilon, .. } => {
-                for (((b, m), &g), s) in with_first.zip(&mut second[outputs]) {
+            Rule::AdamW { beta_1, beta_2, epsilon, weight_decay } => {
+                let decay = if is_intercept { 0.0 } else { weight_decay };
+                for (((w, m), &g), s) in with_first.zip(&mut second[outputs]) {
+                    let g = g + l2 * *w;
                     *m = beta_1 * *m + (1.0 - beta_1) * g;
                     *s = beta_2 * *s + (1.0 - beta_2) * (g * g);
-                    *b -= rate * (*m * corrections[0] / ((*s * corrections[1]).sqrt() + epsilon));
+                    *w -= rate * (*m * corrections[0] / ((*s * corrections[1]).sqrt() + epsilon) + decay * *w);
                 }
             }
         }

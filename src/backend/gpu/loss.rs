@@ -11,21 +11,18 @@ use std::sync::atomic::Ordering;
 
 use wgpu::BufferUsages;
 
-use super::kernel::{Kernel, Tile};
+use super::kernel::Kernel;
 use super::labels::LabelLayout;
-use super::memory::{Buffer, pad_rows};
+use super::memory::Buffer;
+use super::products::{Dense, Products, Run, Shared, Sparse};
 use super::session::GpuSession;
-use super::step::{Step, padded_outputs, weights_bytes};
+use super::shards::Shards;
+use super::step::{Step, padded_outputs};
 use super::stepper::{FLOPS, STEP_STRIDE, write_steps};
-use super::{advance, along, gradient, hessian, logits, reduce};
+use super::{advance, along, hessian};
 use crate::backend::{Evaluation, Loss, Point, Shape, Supervision, check};
 use crate::error::Result;
 
-/// The logits of a block are no larger than this, in bytes.
-const BLOCK_BYTES: u64 = 64 << 20;
-/// A part of a gradient has no more samples than this where it can be: the loops of the kernel have a few rounds for each, of
-/// which Mesa's software Vulkan allows 65,535; and the fewer are added in single precision the better.
-const SAMPLES_PER_PART: usize = 16_384;
 /// Parts of a gradient come back as up to so many sums, of up to so many bytes together.
 const SUMS: usize = 16;
 const SUMS_BYTES: u64 = 2 << 20;
@@ -33,12 +30,23 @@ const SUMS_BYTES: u64 = 2 << 20;
 /// What stands in the buffer of steps, once for each block.
 #[derive(Clone, Copy)]
 enum Told {
-    /// What products are told, and all kernels that know no points of a line.
-    Product,
     /// What is told of one point.
     Point,
     /// What is told of several points, in each call anew.
     Points,
+    /// What products with a shard of W are told; of the first one also what knows no points of a line.
+    Product(usize),
+}
+
+impl Told {
+    /// Where it stands among what is told of a block.
+    fn number(self) -> usize {
+        match self {
+            Self::Point => 0,
+            Self::Points => 1,
+            Self::Product(shard) => 2 + shard,
+        }
+    }
 }
 
 /// Rows of a chunk, with their logits.
@@ -50,25 +58,23 @@ struct Block {
     _logits: Buffer,
     direction: Buffer,
     _sample_weights: Buffer,
-    /// The bindings of the kernels.
-    point_logits: wgpu::BindGroup,
-    direction_logits: wgpu::BindGroup,
-    vector_logits: wgpu::BindGroup,
+    /// The products.
+    point_logits: Vec<Run>,
+    direction_logits: Vec<Run>,
+    vector_logits: Vec<Run>,
+    gradient: Vec<Run>,
+    /// The bindings of the other kernels.
     along: wgpu::BindGroup,
     residual: wgpu::BindGroup,
     hessian: wgpu::BindGroup,
-    gradient: wgpu::BindGroup,
     advance: wgpu::BindGroup,
 }
 
-/// The kernels; `residual` is `along` for one point, with the residual.
+/// The kernels beside the products; `residual` is `along` for one point, with the residual.
 struct Kernels {
-    logits: Arc<Kernel>,
     along: Arc<Kernel>,
     residual: Arc<Kernel>,
     hessian: Arc<Kernel>,
-    gradient: Arc<Kernel>,
-    reduce: Arc<Kernel>,
     advance: Arc<Kernel>,
 }
 
@@ -87,8 +93,7 @@ pub(super) struct GpuLoss<'s> {
     session: &'s GpuSession<'s>,
     shape: Shape,
     kernels: Kernels,
-    logits_tile: Tile,
-    gradient_tile: Tile,
+    products: Box<dyn Products + 's>,
     blocks: Vec<Block>,
     samples_per_group: usize,
     n_groups: usize,
@@ -96,22 +101,16 @@ pub(super) struct GpuLoss<'s> {
     /// Whether there is a direction; without one its logits are zeros.
     has_direction: bool,
     steps: Buffer,
-    /// The parameters, the direction or the vector that a product is made with.
-    weights: Buffer,
+    shards: Shards,
+    /// The parameters, the direction or the vector that a product is made with, by shard.
+    weights: Vec<Buffer>,
     lengths: Buffer,
     /// Losses and slopes of the groups.
     sums: Buffer,
-    /// Sums of the parts of the gradient, and how they are made.
-    totals: Buffer,
-    reduce: wgpu::BindGroup,
+    /// Sums of the parts of the gradient, by shard.
+    totals: Vec<Buffer>,
     _shared: [Buffer; 2],
     readback: Buffer,
-}
-
-/// Ranges of about the same size, none larger than `most`.
-fn evenly(n: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = n.div_ceil(most).max(1);
-    (0..count).map(move |i| n * i / count..n * (i + 1) / count)
 }
 
 /// What a sample counts: its weight over the sum of all.
@@ -127,100 +126,87 @@ fn sample_weights(supervision: Supervision, n_samples: usize) -> Vec<f32> {
 
 impl<'s> GpuLoss<'s> {
     pub(super) fn new(session: &'s GpuSession<'s>, shape: Shape, supervision: Supervision) -> Result<Self> {
-        const OUTPUTS_ADVICE: &str = "use fewer classes or heads, or the device `cpu`";
         let gpu = session.gpu;
         let row_bytes = padded_outputs(shape) as u64 * 4;
-        gpu.check_binding("one sample's logits", row_bytes, OUTPUTS_ADVICE)?;
-        gpu.check_binding("the weights", weights_bytes(shape), OUTPUTS_ADVICE)?;
-
-        // No block is more than a submission should have of a product, nor larger than a kernel can see.
-        let gradient_tile = Tile::choose(gpu.info.kind, shape.n_features + 1, shape.n_outputs());
-        let for_memory = (BLOCK_BYTES.min(gpu.max_chunk()) / row_bytes) as usize;
-        let for_time = (FLOPS / product_flops(shape, 1)) as usize;
-        let for_parts = gradient::max_parts(gradient_tile, shape, usize::MAX).saturating_mul(SAMPLES_PER_PART);
-        let max_rows = for_memory.min(for_time).min(for_parts).max(1);
-        let rows_of_blocks: Vec<(usize, Range<usize>)> = (0..)
-            .zip(&session.ranges)
-            .flat_map(|(chunk, range)| evenly(range.len(), max_rows).map(move |rows| (chunk, rows)))
-            .collect();
-        let largest = rows_of_blocks.iter().map(|(_, rows)| rows.len()).max().unwrap_or(1);
-        let logits_tile = Tile::choose(gpu.info.kind, largest, shape.n_outputs());
+        gpu.check_binding("one sample's logits", row_bytes, "use fewer classes or heads, or the device `cpu`")?;
+        let shards = session.shards(shape, 1)?;
+        let products: Box<dyn Products> = match session.sparse {
+            Some(csr) => Box::new(Sparse::new(session, csr, shape, &shards)?),
+            None => Box::new(Dense::new(session, shape)?),
+        };
 
         let labels = LabelLayout::of(supervision);
         let variants = [
-            logits::variant(logits_tile, session.dtype, false),
             along::variant(shape, labels, false),
             along::variant(shape, labels, true),
             hessian::variant(shape),
-            gradient::variant(gradient_tile, session.dtype, false),
-            reduce::variant(),
             advance::variant(),
         ];
         gpu.compile(&variants)?;
-        let [logits, along, residual, hessian, gradient, reduce, advance] =
-            variants.map(|variant| gpu.kernel(&variant));
-        let kernels = Kernels {
-            logits: logits?,
-            along: along?,
-            residual: residual?,
-            hessian: hessian?,
-            gradient: gradient?,
-            reduce: reduce?,
-            advance: advance?,
-        };
+        let [along, residual, hessian, advance] = variants.map(|variant| gpu.kernel(&variant));
+        let kernels = Kernels { along: along?, residual: residual?, hessian: hessian?, advance: advance? };
 
         // What each block is told, but for the sums of parts, whose number comes of that of the parts.
+        let rows_of_blocks = products.blocks();
+        let largest = rows_of_blocks.iter().map(|(_, rows)| rows.len()).max().unwrap_or(1);
         let samples_per_group = along::samples_per_group(shape, session.n_samples());
         let (mut n_groups, mut n_parts) = (0, 0);
         let mut steps: Vec<(Step, Range<usize>)> = Vec::new();
-        for (_, rows) in &rows_of_blocks {
+        for (block, (_, rows)) in rows_of_blocks.iter().enumerate() {
             let groups = n_groups..n_groups + rows.len().div_ceil(samples_per_group);
             n_groups = groups.end;
-            let step = Step::new(shape, session.scale, rows.start, rows.len());
-            let step = Step { first_part: n_parts, ..gradient::in_parts(step, gradient_tile, shape) };
+            let step = products.step(block, Step::new(shape, session.scale, rows.start, rows.len()), n_parts);
             n_parts += step.n_parts;
             steps.push((step, groups));
         }
-        let n_sums = ((SUMS_BYTES / weights_bytes(shape)) as usize).min(SUMS).min(n_parts as usize).max(1);
+        let n_sums = ((SUMS_BYTES / shards.most_bytes()) as usize).min(SUMS).min(n_parts as usize).max(1);
 
         let sums_bytes = (n_groups * along::MAX_POINTS * shape.n_heads) as u64 * 8;
         gpu.check_binding("the losses of groups of samples", sums_bytes, "use fewer heads")?;
-        let totals_bytes = n_sums as u64 * weights_bytes(shape);
-        let weights = gpu.storage("the weights", weights_bytes(shape))?;
+        let of_shards = |what, n_arrays: usize| -> Result<Vec<Buffer>> {
+            let bytes = |shard| (n_arrays * shards.n_values(shard)) as u64 * 4;
+            (0..shards.count()).map(|shard| gpu.storage(what, bytes(shard))).collect()
+        };
+        let weights = of_shards("the weights", 1)?;
+        let totals = of_shards("the gradient", n_sums)?;
         let lengths = gpu.storage("the lengths", (along::MAX_POINTS * shape.n_heads) as u64 * 4)?;
         let sums = gpu.storage("the losses", sums_bytes)?;
-        let totals = gpu.storage("the gradient", totals_bytes)?;
         let scratch = gpu.storage("the residual", largest as u64 * row_bytes)?;
-        let max_parts = gradient::max_parts(gradient_tile, shape, largest) as u64;
-        let partials = gpu.storage("the parts of the gradient", max_parts * weights_bytes(shape))?;
+        let partials = gpu.storage("the parts of the gradient", products.partials_bytes())?;
+        let totals_bytes: u64 = totals.iter().map(|totals| totals.raw.size()).sum();
         let readback_bytes = sums_bytes.max((n_groups * shape.n_heads) as u64 * 8 + totals_bytes);
-        let steps_bytes = (3 * rows_of_blocks.len() * STEP_STRIDE) as u64;
+        let steps_bytes = ((2 + shards.count()) * rows_of_blocks.len() * STEP_STRIDE) as u64;
         let steps_buffer = gpu.buffer("the steps", steps_bytes, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
 
         let counts = sample_weights(supervision, session.n_samples());
+        let shared = Shared {
+            steps: &steps_buffer,
+            weights: &weights,
+            residual: &scratch,
+            partials: &partials,
+            totals: &totals,
+        };
         let mut blocks = Vec::new();
-        for ((chunk, rows), (step, groups)) in rows_of_blocks.into_iter().zip(steps) {
-            let first = session.ranges[chunk].start;
-            let chunk = &session.chunks[chunk];
-            let (features, labels) = (&chunk.features, &chunk.labels);
+        for (block, ((chunk, rows), (step, groups))) in rows_of_blocks.iter().zip(steps).enumerate() {
+            let first = session.ranges[*chunk].start;
+            let labels = &session.chunks[*chunk].labels;
             let logits = gpu.storage("the logits", rows.len() as u64 * row_bytes)?;
             let direction = gpu.storage("the logits of a direction", rows.len() as u64 * row_bytes)?;
             let sample_weights =
                 gpu.storage_of("the weights of samples", &counts[first + rows.start..first + rows.end])?;
-            // Without an order, its binding is not read.
-            let product = |outputs| kernels.logits.bind(gpu, &steps_buffer, &[features, &weights, &weights, outputs]);
             let line = [labels, &sample_weights, &lengths, &logits, &direction, &scratch, &sums];
+            let step = Step { n_sums: n_sums as u32, ..step };
             blocks.push(Block {
                 n_samples: rows.len(),
                 groups,
-                step: Step { n_sums: n_sums as u32, ..step },
-                point_logits: product(&logits)?,
-                direction_logits: product(&direction)?,
-                vector_logits: product(&scratch)?,
+                step,
+                point_logits: products.logits(block, &shared, &logits)?,
+                direction_logits: products.logits(block, &shared, &direction)?,
+                vector_logits: products.logits(block, &shared, &scratch)?,
+                gradient: products.gradient(block, &shared, step)?,
                 along: kernels.along.bind(gpu, &steps_buffer, &line)?,
                 residual: kernels.residual.bind(gpu, &steps_buffer, &line)?,
                 hessian: kernels.hessian.bind(gpu, &steps_buffer, &[&sample_weights, &logits, &scratch])?,
-                gradient: kernels.gradient.bind(gpu, &steps_buffer, &[features, &weights, &scratch, &partials])?,
                 advance: kernels.advance.bind(gpu, &steps_buffer, &[&lengths, &direction, &logits])?,
                 _logits: logits,
                 direction,
@@ -228,26 +214,27 @@ impl<'s> GpuLoss<'s> {
             });
         }
         let loss = Self {
-            reduce: kernels.reduce.bind(gpu, &steps_buffer, &[&partials, &totals])?,
             readback: gpu.readback("losses and gradient", readback_bytes)?,
             session,
             shape,
             kernels,
-            logits_tile,
-            gradient_tile,
+            products,
             blocks,
             samples_per_group,
             n_groups,
             n_sums,
             has_direction: false,
             steps: steps_buffer,
+            shards,
             weights,
             lengths,
             sums,
             totals,
             _shared: [scratch, partials],
         };
-        loss.write_steps(Told::Product, |block| block.step)?;
+        for shard in 0..loss.shards.count() {
+            loss.write_steps(Told::Product(shard), |block| loss.shards.step(shard, block.step))?;
+        }
         loss.write_steps(Told::Point, |block| loss.points(block, 1))?;
         gpu.flush()?;
         Ok(loss)
@@ -265,15 +252,18 @@ impl<'s> GpuLoss<'s> {
 
     fn write_steps(&self, told: Told, step: impl Fn(&Block) -> Step) -> Result<()> {
         let steps = write_steps(self.blocks.iter().map(step));
-        let offset = told as u64 * steps.len() as u64;
+        let offset = told.number() as u64 * steps.len() as u64;
         self.session.gpu.write("the steps", &self.steps, offset, &steps)
     }
 
-    /// What the next products with X are made with.
+    /// What the next products with X are made with, on the device.
     fn write_weights(&self, values: &[f64]) -> Result<()> {
         check::values_of(self.shape, values)?;
-        let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
-        self.session.gpu.write("the weights", &self.weights, 0, &pad_rows(&values, self.shape.n_outputs()))
+        for (shard, weights) in self.weights.iter().enumerate() {
+            let of_shard = self.shards.gather(shard, values, |value| value as f32);
+            self.session.gpu.write("the weights", weights, 0, &of_shard)?;
+        }
+        Ok(())
     }
 
     fn write_lengths(&self, t: &[f64]) -> Result<()> {
@@ -281,41 +271,17 @@ impl<'s> GpuLoss<'s> {
         self.session.gpu.write("the lengths", &self.lengths, 0, &t)
     }
 
-    /// A product X·W of a block.
-    fn product<'a>(&'a self, block: usize, bindings: &'a wgpu::BindGroup) -> Work<'a> {
-        let n_samples = self.blocks[block].n_samples;
-        Work {
-            kernel: &self.kernels.logits,
-            bindings,
-            told: Told::Product,
+    /// Kernels of a product of a block.
+    fn product<'a>(&self, block: usize, runs: &'a [Run]) -> impl Iterator<Item = Work<'a>> {
+        runs.iter().map(move |run| Work {
+            kernel: &run.kernel,
+            bindings: &run.bindings,
+            told: Told::Product(run.shard),
             block,
-            n_workgroups: logits::n_workgroups(self.logits_tile, self.shape, n_samples),
-            flops: product_flops(self.shape, n_samples),
-            is_product: true,
-        }
-    }
-
-    /// The product Xᵀ·R of a block, and its parts added to the sums.
-    fn parts_of_gradient(&self, block: usize) -> [Work<'_>; 2] {
-        let of_block = &self.blocks[block];
-        let product = Work {
-            kernel: &self.kernels.gradient,
-            bindings: &of_block.gradient,
-            told: Told::Product,
-            block,
-            n_workgroups: gradient::n_workgroups(self.gradient_tile, self.shape, of_block.n_samples),
-            flops: product_flops(self.shape, of_block.n_samples),
-            is_product: true,
-        };
-        let reduce = Work {
-            kernel: &self.kernels.reduce,
-            bindings: &self.reduce,
-            n_workgroups: reduce::n_workgroups(self.shape, self.n_sums),
-            flops: f64::from(of_block.step.n_parts) * self.shape.n_parameters() as f64,
-            is_product: false,
-            ..product
-        };
-        [product, reduce]
+            n_workgroups: run.n_workgroups,
+            flops: run.flops,
+            is_product: run.is_product,
+        })
     }
 
     /// A kernel with about `flops` for each logit of a block.
@@ -338,15 +304,16 @@ impl<'s> GpuLoss<'s> {
         let (of_block, kernels) = (&self.blocks[block], &self.kernels);
         let kernel = match told {
             Told::Points => (&*kernels.along, &of_block.along),
-            Told::Point | Told::Product => (&*kernels.residual, &of_block.residual),
+            Told::Point | Told::Product(_) => (&*kernels.residual, &of_block.residual),
         };
         let n_workgroups = along::n_workgroups(self.shape, of_block.n_samples, self.samples_per_group);
         self.elementwise(kernel, told, block, n_workgroups, n_points * FLOPS_OF_LOGIT)
     }
 
-    /// Hands the device `work`, in as many submissions as its arithmetic asks for, and with the last of them the copies of
-    /// the first bytes of buffers to the readback buffer, one after the other.
-    fn submit(&self, work: &[Work], copies: &[(&Buffer, u64)]) -> Result<()> {
+    /// Hands the device `work`, in as many submissions as its arithmetic asks for; before the first of them some buffers
+    /// are set to zero, and with the last go the copies of the first bytes of buffers to the readback buffer, one after the
+    /// other.
+    fn submit(&self, work: &[Work], zeros: &[Buffer], copies: &[(&Buffer, u64)]) -> Result<()> {
         let gpu = self.session.gpu;
         let mut rest = work;
         loop {
@@ -359,9 +326,12 @@ impl<'s> GpuLoss<'s> {
             let n = rest.iter().take_while(fits).count().max(1).min(rest.len());
             let (now, later) = rest.split_at(n);
             gpu.submit("the loss", |encoder| {
+                if rest.len() == work.len() {
+                    zeros.iter().for_each(|buffer| encoder.clear_buffer(&buffer.raw, 0, None));
+                }
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 for work in now {
-                    let offset = (work.told as usize * self.blocks.len() + work.block) * STEP_STRIDE;
+                    let offset = (work.told.number() * self.blocks.len() + work.block) * STEP_STRIDE;
                     work.kernel.dispatch(&mut pass, work.bindings, offset as u32, work.n_workgroups);
                 }
                 drop(pass);
@@ -387,10 +357,14 @@ impl<'s> GpuLoss<'s> {
     fn read(&self, work: &[Work], n_points: usize, gradient: bool) -> Result<(Vec<Point>, Vec<f64>)> {
         let n_heads = self.shape.n_heads;
         let n_values = self.n_groups * n_points * n_heads * 2;
-        let n_totals = if gradient { self.n_sums * (weights_bytes(self.shape) / 4) as usize } else { 0 };
-        let copies = [(&self.sums, n_values as u64 * 4), (&self.totals, n_totals as u64 * 4)];
-        let copies: Vec<_> = copies.into_iter().filter(|(_, bytes)| *bytes > 0).collect();
-        self.submit(work, &copies)?;
+        let totals = if gradient { &self.totals[..] } else { &[] };
+        let of_totals = |shard: usize| self.n_sums * self.shards.n_values(shard);
+        let n_totals: usize = (0..totals.len()).map(of_totals).sum();
+        let copies = totals.iter().enumerate().map(|(shard, totals)| (totals, of_totals(shard) as u64 * 4));
+        let copies: Vec<_> =
+            [(&self.sums, n_values as u64 * 4)].into_iter().chain(copies).filter(|(_, bytes)| *bytes > 0).collect();
+        let zeros = if self.products.begins_with_zeros() { totals } else { &[] };
+        self.submit(work, zeros, &copies)?;
         let values: Vec<f32> = self.session.gpu.map(&self.readback, n_values + n_totals)?;
         let (sums, totals) = values.split_at(n_values);
 
@@ -405,34 +379,31 @@ impl<'s> GpuLoss<'s> {
         Ok((points, gradient))
     }
 
-    /// The sum of sums of the gradient, without the padding of their rows.
+    /// The sum of sums of the gradient of all shards, without the padding of their rows.
     fn sum_of(&self, totals: &[f32]) -> Vec<f64> {
-        let (m, padded) = (self.shape.n_outputs(), padded_outputs(self.shape));
         let mut gradient = vec![0.0; self.shape.n_parameters()];
-        for total in totals.chunks_exact((self.shape.n_features + 1) * padded) {
-            for (sums, values) in gradient.chunks_exact_mut(m).zip(total.chunks_exact(padded)) {
-                sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += f64::from(value));
+        let mut rest = totals;
+        for shard in 0..self.shards.count() {
+            let n_values = self.shards.n_values(shard);
+            let (of_shard, others) = rest.split_at(self.n_sums * n_values);
+            for total in of_shard.chunks_exact(n_values) {
+                self.shards.scatter(shard, total, &mut gradient, |sum, value| *sum += f64::from(value));
             }
+            rest = others;
         }
         gradient
     }
 
     /// The loss and its gradient at the lengths that the device has, after `first` of each block.
-    fn evaluate<'a>(&'a self, first: impl Fn(usize) -> Option<Work<'a>>) -> Result<Evaluation> {
-        let work: Vec<_> = (0..self.blocks.len())
-            .flat_map(|block| {
-                let [product, reduce] = self.parts_of_gradient(block);
-                first(block).into_iter().chain([self.line(block, Told::Point, 1), product, reduce])
-            })
-            .collect();
+    fn evaluate<'a>(&'a self, first: impl Fn(&'a Block) -> &'a [Run]) -> Result<Evaluation> {
+        let of_block = |(block, runs): (usize, &'a Block)| {
+            let line = [self.line(block, Told::Point, 1)];
+            self.product(block, first(runs)).chain(line).chain(self.product(block, &runs.gradient))
+        };
+        let work: Vec<_> = self.blocks.iter().enumerate().flat_map(of_block).collect();
         let (mut points, gradient) = self.read(&work, 1, true)?;
         Ok(Evaluation { point: points.remove(0), gradient })
     }
-}
-
-/// Floating point operations of a product with that many rows of X.
-fn product_flops(shape: Shape, n_samples: usize) -> f64 {
-    2.0 * n_samples as f64 * (shape.n_features + 1) as f64 * shape.n_outputs() as f64
 }
 
 impl Loss for GpuLoss<'_> {
@@ -449,7 +420,7 @@ impl Loss for GpuLoss<'_> {
             })?;
             self.has_direction = false;
         }
-        self.evaluate(|block| Some(self.product(block, &self.blocks[block].point_logits)))
+        self.evaluate(|block| &block.point_logits)
     }
 
     fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation> {
@@ -457,13 +428,13 @@ impl Loss for GpuLoss<'_> {
         self.write_weights(direction)?;
         self.write_lengths(t)?;
         self.has_direction = true;
-        self.evaluate(|block| Some(self.product(block, &self.blocks[block].direction_logits)))
+        self.evaluate(|block| &block.direction_logits)
     }
 
     fn gradient(&mut self, t: &[f64]) -> Result<Evaluation> {
         check::lengths(self.shape, 1, t)?;
         self.write_lengths(t)?;
-        self.evaluate(|_| None)
+        self.evaluate(|_| &[])
     }
 
     fn along(&mut self, t: &[f64]) -> Result<Vec<Point>> {
@@ -486,23 +457,25 @@ impl Loss for GpuLoss<'_> {
         let work = |block: usize| {
             let of_block = &self.blocks[block];
             let n_workgroups = advance::n_workgroups(self.shape, of_block.n_samples);
-            self.elementwise((&self.kernels.advance, &of_block.advance), Told::Product, block, n_workgroups, 2)
+            self.elementwise((&self.kernels.advance, &of_block.advance), Told::Product(0), block, n_workgroups, 2)
         };
-        self.submit(&(0..self.blocks.len()).map(work).collect::<Vec<_>>(), &[])
+        self.submit(&(0..self.blocks.len()).map(work).collect::<Vec<_>>(), &[], &[])
     }
 
     fn hessian_vector(&mut self, vector: &[f64]) -> Result<Vec<f64>> {
         /// Arithmetic for a logit, two exponentials and a few more.
         const FLOPS_OF_LOGIT: usize = 50;
         self.write_weights(vector)?;
-        let work: Vec<_> = (0..self.blocks.len())
-            .flat_map(|block| {
-                let of_block = &self.blocks[block];
+        let work: Vec<_> = self
+            .blocks
+            .iter()
+            .enumerate()
+            .flat_map(|(block, of_block)| {
                 let kernel = (&*self.kernels.hessian, &of_block.hessian);
                 let n_workgroups = hessian::n_workgroups(self.shape, of_block.n_samples);
-                let hessian = self.elementwise(kernel, Told::Product, block, n_workgroups, FLOPS_OF_LOGIT);
-                let [product, reduce] = self.parts_of_gradient(block);
-                [self.product(block, &of_block.vector_logits), hessian, product, reduce]
+                let hessian = self.elementwise(kernel, Told::Product(0), block, n_workgroups, FLOPS_OF_LOGIT);
+                let gradient = self.product(block, &of_block.gradient);
+                self.product(block, &of_block.vector_logits).chain([hessian]).chain(gradient)
             })
             .collect();
         Ok(self.read(&work, 0, true)?.1)

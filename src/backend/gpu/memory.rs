@@ -61,6 +61,11 @@ impl Gpu {
         self.max_binding().min(self.options.max_chunk.unwrap_or(u64::MAX))
     }
 
+    /// The most bytes of W in a shard.
+    pub(super) fn max_shard(&self) -> u64 {
+        self.max_binding().min(self.options.max_shard.unwrap_or(u64::MAX))
+    }
+
     /// An error when `what`, of `bytes`, is more than a kernel can see.
     pub(super) fn check_binding(&self, what: &str, bytes: u64, advice: &'static str) -> Result<()> {
         let limit = self.max_binding();
@@ -79,8 +84,8 @@ impl Gpu {
 
     /// A buffer of `bytes` for `what`.
     pub(super) fn buffer(&self, what: &str, bytes: u64, usage: BufferUsages) -> Result<Buffer> {
-        // An empty binding is not allowed, and copies are of whole words.
-        let size = bytes.max(4).next_multiple_of(4);
+        // A binding has at least one element, none of which has more than 16 bytes; copies are of whole words.
+        let size = bytes.max(16).next_multiple_of(4);
         let before = self.memory.used.fetch_add(size, Ordering::Relaxed);
         let made = if self.memory.limit.is_some_and(|limit| before + size > limit) {
             Err(self.out_of_memory(what, bytes))
@@ -147,6 +152,25 @@ impl Gpu {
     pub(super) fn flush(&self) -> Result<()> {
         self.submit("a copy to the device", |_| {})?;
         self.wait()
+    }
+
+    /// Rows of sparse features: where each begins, and column and value of all.
+    pub(super) fn upload_sparse(&self, csr: &Csr, rows: Range<usize>) -> Result<[Buffer; 2]> {
+        const WHAT: &str = "the features";
+        let offsets = &csr.offsets()[rows.start..=rows.end];
+        let (first, last) = (offsets[0], offsets[rows.len()]);
+        let range = (first - csr.offsets()[0]) as usize..(last - csr.offsets()[0]) as usize;
+        let entries = self.storage(WHAT, range.len() as u64 * 8)?;
+        let mut offset = 0;
+        let pieces =
+            csr.columns()[range.clone()].chunks(WRITE_BYTES / 8).zip(csr.values()[range].chunks(WRITE_BYTES / 8));
+        for (columns, values) in pieces {
+            let both: Vec<[u32; 2]> = columns.iter().zip(values).map(|(&c, value)| [c, value.to_bits()]).collect();
+            self.write(WHAT, &entries, offset, &both)?;
+            offset += size_of_val(&*both) as u64;
+        }
+        let offsets: Vec<u32> = offsets.iter().map(|offset| (offset - first) as u32).collect();
+        Ok([self.storage_of("the rows of the features", &offsets)?, entries])
     }
 
     /// Rows of X with whole blocks of features, in the precision they have.

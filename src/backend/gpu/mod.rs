@@ -1,8 +1,8 @@
 //! The GPU backend: wgpu, and the kernels of shaders/.
 //!
 //! One file for one shader, of the same name: what its variants are, and how many workgroups it needs. `step` is what
-//! all of them are told; `kernel` compiles and dispatches; `memory` makes, fills and reads buffers; `session`, `stepper` and
-//! `loss` put the kernels in order. `adapters` chooses a device and `self_check` tries it out.
+//! all of them are told; `kernel` compiles and dispatches; `memory` makes, fills and reads buffers; `session`, `stepper`,
+//! `sparse_stepper` and `loss` put the kernels in order. `shards` and `transposed` are what sparse features need beside. `adapters` chooses a device and `self_check` tries it out.
 
 mod adapters;
 mod advance;
@@ -25,18 +25,28 @@ mod loss;
 mod memory;
 mod narrow_residual;
 mod narrow_update;
+mod products;
 mod reduce;
 mod self_check;
 mod session;
+mod shards;
 mod shuffle;
 mod single;
 mod softmax;
+mod sparse_catch_up;
+mod sparse_gradient;
+mod sparse_logits;
+mod sparse_reduce;
+mod sparse_stepper;
+mod sparse_update;
 mod step;
 mod stepper;
+mod transposed;
 mod tuning;
 mod update;
 mod variants;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,12 +57,15 @@ pub(super) use adapters::{list, open_best, open_every, open_named};
 pub use cooperative::{Matrices, MatrixUnits};
 pub use gradient::in_parts;
 pub use kernel::{Tile, Variant};
+pub use shards::Width;
 pub use single::Single;
+pub use sparse_logits::Lanes;
 pub use step::Step;
+pub use transposed::Transposed;
 pub use update::{AdamWHead, MomentumHead};
 
 use super::{Backend, Ceilings, DeviceInfo, DeviceKind, Session, Supervision};
-use crate::data::Features;
+use crate::data::{Features, Values};
 use crate::error::{Error, Result};
 use cache::Cache;
 use kernel::Kernel;
@@ -67,6 +80,8 @@ pub struct Options {
     /// Hold no more than this many bytes of features in a chunk, or one row; and of losses between two readings, or one
     /// step's.
     pub max_chunk: Option<u64>,
+    /// Hold no more than this many bytes of W in a shard, or one column, where features are sparse.
+    pub max_shard: Option<u64>,
     /// Use no more than this many bytes of device memory.
     pub max_memory: Option<u64>,
     /// Use matrix units, where there are some, for the products of steps with many outputs: faster, with inputs rounded
@@ -87,6 +102,8 @@ pub struct Gpu {
     memory: Memory,
     cache: Cache,
     kernels: Mutex<Vec<(Variant, Arc<Kernel>)>>,
+    /// What tells the adapter from others, as long as its kernels of sparse features have to be tried out.
+    untried: Mutex<Option<String>>,
     /// What was done so far, for tests.
     pub counts: Counts,
     #[cfg(test)]
@@ -118,7 +135,9 @@ impl Gpu {
     /// that can be noted.
     fn open(adapter: &wgpu::Adapter, options: Options, cache: Option<&Path>) -> Result<Self> {
         let mut gpu = Self::open_with(adapter, options, cache)?;
-        self_check::once(&mut gpu, &format!("{:?}", adapter.get_info()))?;
+        let adapter = format!("{:?}", adapter.get_info());
+        self_check::once(&mut gpu, &adapter)?;
+        gpu.untried = Mutex::new(Some(adapter));
         Ok(gpu)
     }
 
@@ -184,6 +203,7 @@ impl Gpu {
             memory,
             cache,
             kernels: Mutex::default(),
+            untried: Mutex::default(),
             counts: Counts::default(),
             #[cfg(test)]
             failures: failure::Failures::default(),
@@ -226,6 +246,19 @@ impl Gpu {
         }
     }
 
+    /// Tries out the kernels of sparse features before they are first used, which most never are.
+    fn try_sparse(&self) -> Result<()> {
+        let untried = || self.untried.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is tried out comes here again, and finds nothing to do.
+        let adapter = untried().take();
+        let Some(adapter) = adapter else { return Ok(()) };
+        let tried = self_check::sparse_once(self, &adapter);
+        if tried.is_err() {
+            *untried() = Some(adapter);
+        }
+        tried
+    }
+
     fn fault(&self, problem: String) -> Error {
         Error::Device { device: self.info.name.clone(), problem }
     }
@@ -233,6 +266,12 @@ impl Gpu {
     fn out_of_memory(&self, what: &str, bytes: u64) -> Error {
         Error::OutOfMemory { device: self.info.name.clone(), what: what.to_owned(), bytes }
     }
+}
+
+/// Ranges of about the same size, none larger than `most`.
+fn evenly(n: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = n.div_ceil(most).max(1);
+    (0..count).map(move |i| n * i / count..n * (i + 1) / count)
 }
 
 impl Drop for Gpu {
@@ -254,12 +293,19 @@ impl Backend for Gpu {
         self.measure_ceilings()
     }
 
+    fn chunk_rows(&self, features: &Features, supervision: Option<Supervision>) -> usize {
+        session::SampleBytes::of(features, supervision).most_rows(self)
+    }
+
     fn session<'a>(
         &'a self,
         features: &'a Features<'a>,
         scale: f32,
         supervision: Option<Supervision<'a>>,
     ) -> Result<Box<dyn Session + 'a>> {
+        if matches!(features.values(), Values::Sparse(_)) {
+            self.try_sparse()?;
+        }
         Ok(Box::new(GpuSession::new(self, features, scale, supervision)?))
     }
 }

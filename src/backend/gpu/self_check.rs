@@ -15,11 +15,14 @@ use super::{Gpu, narrow_residual};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Evaluation, Head, Parameters, Point, Rule, Session, Shape, Stepper};
 use crate::batch::Plan;
-use crate::data::{Features, Targets};
+use crate::data::{Csr, Features, Targets};
 use crate::error::{Error, Result};
 
 /// What is noted of a device that passed.
 const PASSED: &str = "passed_self_check";
+
+/// What is noted of a device whose kernels of sparse features passed.
+const SPARSE_PASSED: &str = "sparse_passed_self_check";
 
 /// What is noted of a device whose matrix units passed.
 const MATRIX_UNITS_PASSED: &str = "matrix_units_passed_self_check";
@@ -54,6 +57,14 @@ pub(super) fn once(gpu: &mut Gpu, adapter: &str) -> Result<()> {
         gpu.matrix_units.clear();
     }
     Ok(())
+}
+
+/// The same for the kernels of sparse features, when such are first given.
+pub(super) fn sparse_once(gpu: &Gpu, adapter: &str) -> Result<()> {
+    match remember(gpu, &format!("sparse features on {adapter}"), SPARSE_PASSED, compare_sparse_with_cpu)? {
+        Some(detail) => Err(Error::SelfCheck { device: gpu.info.name.clone(), detail }),
+        None => Ok(()),
+    }
 }
 
 /// What `compare` finds, or found before: in this process under `key`, or in another, which noted that nothing was wrong.
@@ -120,6 +131,26 @@ impl Trial {
         ])
     }
 
+    /// Sparse features: every third value, with one sample and one feature that have none; features of more samples than a
+    /// segment of their gradient has.
+    fn sparse() -> Result<Self> {
+        let (n, d, q) = (400, 90, 10);
+        let is_stored = |i: usize, k: usize| i != 17 && k != 31 && (i + k * k).is_multiple_of(3);
+        let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+        for i in 0..n {
+            columns.extend((0..d as u32).filter(|&k| is_stored(i, k as usize)));
+            values.extend((values.len()..columns.len()).map(value));
+            offsets.push(values.len() as u64);
+        }
+        Ok(Self {
+            shape: Shape { n_features: d, n_classes: q, n_heads: 2 },
+            batch_size: 128,
+            features: Features::new(Csr::new(offsets, columns, values)?, n, d)?,
+            scale: 0.5,
+            targets: Targets::Classes((0..n as u32).map(|i| i * 7 % q as u32).collect()),
+        })
+    }
+
     fn start(&self) -> Parameters {
         let shape = self.shape;
         Parameters { shape, values: (0..shape.n_parameters()).map(|i| value(i + 12345)).collect() }
@@ -163,6 +194,26 @@ impl Trial {
         Ok([f32s(&points), f32s(&gradient), f32s(&loss.hessian_vector(&parameters(99))?)])
     }
 
+    /// What differs from the CPU, when something does; `another` has the parameters after an epoch in another way.
+    fn differs(&self, gpu: &Gpu, another: Option<Vec<f32>>) -> Result<Option<String>> {
+        let cpu = Cpu::new();
+        let (here, there) = (self.train(gpu)?, self.train(&cpu)?);
+        let (loss_here, loss_there) = (self.evaluate(gpu)?, self.evaluate(&cpu)?);
+        let another = another.iter().map(|weights| ("weights", weights, &there.0));
+        let compared = [("weights", &here.0, &there.0), ("logits", &here.1, &there.1)].into_iter().chain(another);
+        let whats = ["losses", "the gradient", "a product with the Hessian"];
+        let of_loss = whats.into_iter().zip(loss_here.iter().zip(&loss_there));
+        let of_loss = of_loss.map(|(what, (here, there))| (what, here, there));
+        for (what, here, there) in compared.chain(of_loss) {
+            if let Some(difference) = difference(here, there, TOLERANCE) {
+                let Shape { n_features, n_classes, .. } = self.shape;
+                let found = format!("{what} for {n_features} features and {n_classes} classes: {difference}");
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// The parameters after one epoch, and the logits with them.
     fn train(&self, backend: &dyn Backend) -> Result<(Vec<f32>, Vec<f32>)> {
         let start = self.start();
@@ -187,29 +238,22 @@ fn value(i: usize) -> f32 {
 
 /// What differs in small trainings here and on the CPU, when something does.
 fn compare_with_cpu(gpu: &Gpu) -> Result<Option<String>> {
-    let cpu = Cpu::new();
     for trial in Trial::all()? {
-        let (here, there) = (trial.train(gpu)?, trial.train(&cpu)?);
         // What the table says for large batches and many classes, too.
         let large = Tuning::of(gpu.info.kind, Shape { n_classes: 1 << 20, ..trial.shape }, 1 << 20);
         let tuning =
             Tuning { residual: narrow_residual::Sharing::choose(gpu.info.kind, trial.shape, 1 << 20), ..large };
-        let with_large = trial.train_with(gpu, tuning)?;
-        let compared =
-            [("weights", &here.0, &there.0), ("logits", &here.1, &there.1), ("weights", &with_large, &there.0)];
-        let (loss_here, loss_there) = (trial.evaluate(gpu)?, trial.evaluate(&cpu)?);
-        let whats = ["losses", "the gradient", "a product with the Hessian"];
-        let of_loss = whats.into_iter().zip(loss_here.iter().zip(&loss_there));
-        let of_loss = of_loss.map(|(what, (here, there))| (what, here, there));
-        for (what, here, there) in compared.into_iter().chain(of_loss) {
-            if let Some(difference) = difference(here, there, TOLERANCE) {
-                let Shape { n_features, n_classes, .. } = trial.shape;
-                let found = format!("{what} for {n_features} features and {n_classes} classes: {difference}");
-                return Ok(Some(found));
-            }
+        let found = trial.differs(gpu, Some(trial.train_with(gpu, tuning)?))?;
+        if found.is_some() {
+            return Ok(found);
         }
     }
     Ok(None)
+}
+
+/// The same for sparse features, of which there is one way.
+fn compare_sparse_with_cpu(gpu: &Gpu) -> Result<Option<String>> {
+    Trial::sparse()?.differs(gpu, None)
 }
 
 /// What a step on matrix units changes, compared with the CPU. Logits are not: prediction does not use them.

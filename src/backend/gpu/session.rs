@@ -9,20 +9,46 @@ use super::kernel::{Kernel, Tile};
 use super::labels::LabelLayout;
 use super::loss::GpuLoss;
 use super::memory::{Buffer, unpad_rows};
+use super::shards::Shards;
+use super::sparse_logits::{self, Lanes, SOFTWARE_ROW};
+use super::sparse_stepper::SparseStepper;
 use super::step::{BLOCK, Step, padded_outputs, weights_bytes};
-use super::stepper::GpuStepper;
-use super::{Gpu, classes, logits, tuning};
-use crate::backend::{Head, Loss, Parameters, Session, Shape, Sink, State, Stepper, Supervision, Tried, check};
-use crate::data::{Dtype, Features, Targets};
-use crate::error::Result;
+use super::stepper::{GpuStepper, STEP_STRIDE, write_steps};
+use super::{Gpu, classes, evenly, logits, tuning};
+use crate::backend::{
+    DeviceKind, Head, Loss, Parameters, Session, Shape, Sink, State, Stepper, Supervision, Tried, check,
+};
+use crate::data::{Csr, Dtype, Features, Targets, Values};
+use crate::error::{Error, Result};
 
 /// Logits come back in blocks of about this many bytes.
 const LOGITS_BYTES: u64 = 16 << 20;
 
+/// Column and value of a sparse feature.
+const ENTRY_BYTES: u64 = 8;
+
+/// Cuts `rows` of sparse features in ranges of about as many rows, none with more than `max_rows` of them, or more than
+/// `max_values` values unless it is a single row.
+pub(super) fn cut(csr: &Csr, rows: Range<usize>, max_rows: usize, max_values: usize) -> Vec<Range<usize>> {
+    let offsets = &csr.offsets()[rows.start..=rows.end];
+    let mut most = max_rows.min(rows.len()).max(1);
+    loop {
+        let fits =
+            |range: &Range<usize>| range.len() <= 1 || offsets[range.end] - offsets[range.start] <= max_values as u64;
+        if evenly(rows.len(), most).all(|range| fits(&range)) {
+            return evenly(rows.len(), most).map(|range| rows.start + range.start..rows.start + range.end).collect();
+        }
+        // A single row fits.
+        most = most * 7 / 8;
+    }
+}
+
 /// Rows that the device holds together.
 pub(super) struct Chunk {
-    /// X, rows padded to whole blocks.
+    /// X, rows padded to whole blocks; of sparse features column and bits of all values.
     pub(super) features: Buffer,
+    /// Where each row of sparse features begins, and where the last one ends; nothing where they are dense.
+    pub(super) offsets: Buffer,
     /// As [`LabelLayout`] says; nothing where there are no targets.
     pub(super) labels: Buffer,
 }
@@ -61,6 +87,8 @@ pub(super) struct GpuSession<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) scale: f32,
     pub(super) dtype: Dtype,
+    /// The features, if they are sparse.
+    pub(super) sparse: Option<&'a Csr<'a>>,
     pub(super) supervision: Option<Supervision<'a>>,
     pub(super) ranges: Vec<Range<usize>>,
     pub(super) chunks: Vec<Chunk>,
@@ -70,22 +98,41 @@ pub(super) struct GpuSession<'a> {
 impl<'a> GpuSession<'a> {
     pub(super) fn new(
         gpu: &'a Gpu,
-        features: &Features,
+        features: &'a Features<'a>,
         scale: f32,
         supervision: Option<Supervision<'a>>,
     ) -> Result<Self> {
         let (n_samples, n_features) = (features.n_samples(), features.n_features());
         let dtype = features.values().dtype();
+        let sparse = match features.values() {
+            Values::Sparse(csr) => Some(csr),
+            _ => None,
+        };
+        let longest = sparse.map_or(0, |csr| (0..n_samples).map(|row| csr.row(row).0.len()).max().unwrap_or(0));
         let sample = SampleBytes::of(features, supervision);
-        gpu.check_binding("one sample's features", sample.features, "use fewer features or the device `cpu`")?;
+        let row_bytes = if sparse.is_some() { longest as u64 * ENTRY_BYTES } else { sample.features };
+        gpu.check_binding("one sample's features", row_bytes, "use fewer features or the device `cpu`")?;
+        if gpu.info.kind == DeviceKind::SoftwareGpu && longest > SOFTWARE_ROW {
+            return Err(Error::DeviceLimit {
+                device: gpu.info.name.clone(),
+                what: "one sample's features".to_owned(),
+                needed: row_bytes,
+                limit: SOFTWARE_ROW as u64 * ENTRY_BYTES,
+                allows: "can go through in a loop",
+                advice: "use the device `cpu`",
+            });
+        }
         gpu.check_binding("one sample's soft labels", sample.labels, "use fewer classes or the device `cpu`")?;
-        let SampleBytes { layout: labels, n_classes, .. } = sample;
 
         // Chunks of about the same size, so that none has only a few rows, which would weigh too much in a batch.
-        let max_rows = sample.most_rows(gpu);
-        let n_chunks = n_samples.div_ceil(max_rows);
-        let ranges: Vec<_> =
-            (0..n_chunks).map(|chunk| n_samples * chunk / n_chunks..n_samples * (chunk + 1) / n_chunks).collect();
+        let ranges: Vec<_> = match sparse {
+            Some(csr) => {
+                let max_rows = (gpu.max_chunk() / sample.labels).saturating_sub(1).max(1) as usize;
+                cut(csr, 0..n_samples, max_rows, (gpu.max_chunk() / ENTRY_BYTES) as usize)
+            }
+            None => evenly(n_samples, sample.most_rows(gpu)).collect(),
+        };
+        let SampleBytes { layout: labels, n_classes, .. } = sample;
         let chunks = ranges
             .iter()
             .map(|rows| {
@@ -93,25 +140,61 @@ impl<'a> GpuSession<'a> {
                     Some(supervision) => labels.upload(gpu, supervision, n_classes, rows.clone())?,
                     None => gpu.storage("the labels", 0)?,
                 };
-                Ok(Chunk { features: gpu.upload_features(features, rows.clone())?, labels })
+                let [offsets, features] = match sparse {
+                    Some(csr) => gpu.upload_sparse(csr, rows.clone())?,
+                    None => [gpu.storage("no offsets", 0)?, gpu.upload_features(features, rows.clone())?],
+                };
+                Ok(Chunk { features, offsets, labels })
             })
             .collect::<Result<_>>()?;
         gpu.flush()?;
-        Ok(Self { gpu, scale, dtype, supervision, ranges, chunks, n_features })
+        Ok(Self { gpu, scale, dtype, sparse, supervision, ranges, chunks, n_features })
     }
 
     pub(super) fn n_samples(&self) -> usize {
         self.ranges.last().map_or(0, |rows| rows.end)
     }
 
+    /// How W is held: as few shards as there can be of sparse features, one of dense ones.
+    pub(super) fn shards(&self, shape: Shape, n_arrays: usize) -> Result<Shards> {
+        if self.sparse.is_some() {
+            return Shards::new(self.gpu, shape, n_arrays);
+        }
+        self.check_weights(shape)?;
+        Ok(Shards::whole(shape))
+    }
+
+    /// How threads share the logits of sparse features.
+    pub(super) fn lanes(&self, csr: &Csr, shards: &Shards) -> Lanes {
+        let n_values = (0..csr.n_rows()).map(|row| csr.row(row).0.len());
+        let (mean, longest) = (csr.values().len() / csr.n_rows().max(1), n_values.max().unwrap_or(0));
+        Lanes::choose(self.gpu.info.kind, (mean, longest), shards.most_columns(), shards.width)
+    }
+
+    /// Binds what the logits of rows in their own order are made of.
+    pub(super) fn bind_logits(
+        &self,
+        kernel: &Kernel,
+        steps: &Buffer,
+        chunk: usize,
+        weights: &Buffer,
+        outputs: &Buffer,
+    ) -> Result<wgpu::BindGroup> {
+        let Chunk { features, offsets, .. } = &self.chunks[chunk];
+        // Without an order, its binding is not read.
+        match self.sparse {
+            Some(_) => kernel.bind(self.gpu, steps, &[offsets, features, offsets, weights, outputs]),
+            None => kernel.bind(self.gpu, steps, &[features, weights, weights, outputs]),
+        }
+    }
+
+    fn check_weights(&self, shape: Shape) -> Result<()> {
+        self.gpu.check_binding("the weights", weights_bytes(shape), "use fewer classes or heads, or the device `cpu`")
+    }
+
     /// The parameters on the device, rows padded to whole blocks.
     pub(super) fn upload_parameters(&self, parameters: &Parameters) -> Result<Buffer> {
-        let shape = parameters.shape;
-        self.gpu.check_binding(
-            "the weights",
-            weights_bytes(shape),
-            "use fewer classes or heads, or the device `cpu`",
-        )?;
+        self.check_weights(parameters.shape)?;
         self.gpu.upload_weights(parameters)
     }
 }
@@ -121,9 +204,12 @@ struct Forward {
     shape: Shape,
     block_rows: usize,
     kernel: Arc<Kernel>,
-    tile: Tile,
-    step: Buffer,
-    weights: Buffer,
+    shards: Shards,
+    /// Workgroups for a shard and a number of rows.
+    n_workgroups: Box<dyn Fn(usize, usize) -> usize>,
+    /// One for each shard.
+    steps: Buffer,
+    weights: Vec<Buffer>,
     outputs: Buffer,
 }
 
@@ -134,15 +220,32 @@ impl Forward {
         gpu.check_binding("one sample's logits", row_bytes, "use fewer classes or heads, or the device `cpu`")?;
         let largest = session.ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let block_rows = ((LOGITS_BYTES.min(gpu.max_binding()) / row_bytes) as usize).clamp(1, largest);
+        let shards = session.shards(shape, 1)?;
+        let (variant, n_workgroups): (_, Box<dyn Fn(usize, usize) -> usize>) = match session.sparse {
+            Some(csr) => {
+                let (lanes, of_shards) = (session.lanes(csr, &shards), shards.clone());
+                let n_workgroups = move |shard, n_rows| {
+                    sparse_logits::n_workgroups(of_shards.width, lanes, of_shards.n_columns(shard), n_rows)
+                };
+                (sparse_logits::variant(shards.width, lanes, false), Box::new(n_workgroups))
+            }
+            None => {
+                let tile = Tile::choose(gpu.info.kind, block_rows, shape.n_outputs());
+                let n_workgroups = move |_, n_rows| logits::n_workgroups(tile, shape, n_rows);
+                (logits::variant(tile, session.dtype, false), Box::new(n_workgroups))
+            }
+        };
+        let weights = (0..shards.count())
+            .map(|shard| gpu.storage_of("the weights", &shards.gather(shard, &parameters.values, |value| value)));
         let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
-        let tile = Tile::choose(gpu.info.kind, block_rows, shape.n_outputs());
         Ok(Self {
             shape,
             block_rows,
-            kernel: gpu.kernel(&logits::variant(tile, session.dtype, false))?,
-            tile,
-            step: gpu.buffer("the step", size_of::<Step>() as u64, usage)?,
-            weights: session.upload_parameters(parameters)?,
+            kernel: gpu.kernel(&variant)?,
+            n_workgroups,
+            steps: gpu.buffer("the steps", (shards.count() * STEP_STRIDE) as u64, usage)?,
+            weights: weights.collect::<Result<_>>()?,
+            shards,
             outputs: gpu.storage("the logits", block_rows as u64 * row_bytes)?,
         })
     }
@@ -151,20 +254,24 @@ impl Forward {
     fn submit(
         &self,
         session: &GpuSession,
-        chunk: &Chunk,
+        chunk: usize,
         start: usize,
         n_rows: usize,
         more: impl FnOnce(&mut wgpu::ComputePass),
     ) -> Result<()> {
-        let Self { shape, kernel, tile, step, weights, outputs, .. } = self;
+        let Self { shape, kernel, steps, outputs, .. } = self;
         let gpu = session.gpu;
-        // Without an order, its binding is not read.
-        let bindings = kernel.bind(gpu, step, &[&chunk.features, weights, weights, outputs])?;
+        let bindings = self.weights.iter().map(|weights| session.bind_logits(kernel, steps, chunk, weights, outputs));
+        let bindings = bindings.collect::<Result<Vec<_>>>()?;
         let of_block = Step { losses_start: start as u32, ..Step::new(*shape, session.scale, start, n_rows) };
-        gpu.write("the step", step, 0, &[of_block])?;
+        let of_shards = (0..self.shards.count()).map(|shard| self.shards.step(shard, of_block));
+        gpu.write("the steps", steps, 0, &write_steps(of_shards))?;
         gpu.submit("logits", |encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            kernel.dispatch(&mut pass, &bindings, 0, logits::n_workgroups(*tile, *shape, n_rows));
+            for (shard, bindings) in bindings.iter().enumerate() {
+                let n_workgroups = (self.n_workgroups)(shard, n_rows);
+                kernel.dispatch(&mut pass, bindings, (shard * STEP_STRIDE) as u32, n_workgroups);
+            }
             more(&mut pass);
         })?;
         Ok(())
@@ -181,7 +288,7 @@ impl Session for GpuSession<'_> {
         check::parameters(parameters, self.n_features)?;
         let forward = Forward::new(self, parameters)?;
         let readback = gpu.readback("the logits", forward.outputs.raw.size())?;
-        for (range, chunk) in self.ranges.iter().zip(&self.chunks) {
+        for (chunk, range) in self.ranges.iter().enumerate() {
             for start in (0..range.len()).step_by(forward.block_rows) {
                 let n_rows = forward.block_rows.min(range.len() - start);
                 forward.submit(self, chunk, start, n_rows, |_| {})?;
@@ -204,9 +311,9 @@ impl Session for GpuSession<'_> {
         let classes = gpu.storage("the classes", bytes)?;
         let readback = gpu.readback("the classes", bytes)?;
         let kernel = gpu.kernel(&classes::variant(shape))?;
-        let bindings = kernel.bind(gpu, &forward.step, &[&forward.outputs, &classes])?;
+        let bindings = kernel.bind(gpu, &forward.steps, &[&forward.outputs, &classes])?;
         let mut into = into;
-        for (range, chunk) in self.ranges.iter().zip(&self.chunks) {
+        for (chunk, range) in self.ranges.iter().enumerate() {
             for start in (0..range.len()).step_by(forward.block_rows) {
                 let n_rows = forward.block_rows.min(range.len() - start);
                 forward.submit(self, chunk, start, n_rows, |pass| {
@@ -222,7 +329,11 @@ impl Session for GpuSession<'_> {
 
     fn stepper<'s>(&'s mut self, start: &State, heads: &[Head], batch_size: usize) -> Result<Box<dyn Stepper + 's>> {
         let supervision = check::training(start, heads, self.supervision, self.n_features, self.n_samples())?;
-        Ok(Box::new(GpuStepper::new(self, supervision, start, heads, batch_size.max(1))?))
+        let batch_size = batch_size.max(1);
+        Ok(match self.sparse {
+            Some(csr) => Box::new(SparseStepper::new(self, csr, supervision, start, heads, batch_size)?),
+            None => Box::new(GpuStepper::new(self, supervision, start, heads, batch_size)?),
+        })
     }
 
     fn loss<'s>(&'s mut self, shape: Shape) -> Result<Box<dyn Loss + 's>> {
@@ -232,6 +343,10 @@ impl Session for GpuSession<'_> {
     }
 
     fn tune(&mut self, start: &Parameters, heads: &[Head], batch_size: usize) -> Result<Vec<Tried>> {
+        // For sparse features there is one way.
+        if self.sparse.is_some() {
+            return Ok(Vec::new());
+        }
         tuning::tune(self, start, heads, batch_size.max(1))
     }
 }

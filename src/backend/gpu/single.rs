@@ -1,20 +1,25 @@
 //! One kernel alone, for tests and benchmarks.
 
+use std::ops::Range;
+
 use wgpu::BufferUsages;
 
 use super::cooperative::MatrixUnits;
 use super::kernel::{Tile, Variant};
 use super::labels::LabelLayout;
 use super::memory::{Buffer, pad_rows, unpad_rows};
-use super::step::{Step, padded_outputs};
+use super::shards::Width;
+use super::sparse_logits::{self, Lanes};
+use super::step::{BLOCK, Step, padded_outputs};
+use super::transposed::Transposed;
 use super::update::RuleKind;
 use super::{
     Gpu, advance, along, classes, gradient, gradient_cooperative, hessian, logits, logits_cooperative, narrow_residual,
-    narrow_update, reduce, shuffle, softmax, update,
+    narrow_update, reduce, shuffle, softmax, sparse_catch_up, sparse_gradient, sparse_reduce, sparse_update, update,
 };
 use crate::backend::{DeviceKind, Head, Parameters, Shape, StepFactors, Supervision};
 use crate::batch::Permutation;
-use crate::data::{Features, Targets};
+use crate::data::{Csr, Features, Targets, Values};
 use crate::error::Result;
 
 /// A kernel with its buffers filled, ready to run.
@@ -412,6 +417,190 @@ impl<'g> Single<'g> {
         })
     }
 
+    /// Logits of sparse features for a shard of W: of all rows of X, or of those that `order` names, (n × h·q), zero outside of
+    /// the shard's columns.
+    ///
+    /// # Errors
+    /// Those of the device; a setting where the features are not sparse.
+    pub fn sparse_logits(
+        gpu: &'g Gpu,
+        features: &Features,
+        scale: f32,
+        parameters: &Parameters,
+        order: Option<&[u32]>,
+        columns: Range<usize>,
+        (width, lanes): (Width, Lanes),
+    ) -> Result<Self> {
+        let Values::Sparse(csr) = features.values() else { return Err(Csr::unsupported()) };
+        let (shape, n_columns) = (parameters.shape, columns.len());
+        let n = order.map_or(features.n_samples(), <[u32]>::len);
+        let [offsets, entries] = gpu.upload_sparse(csr, 0..features.n_samples())?;
+        let buffers = vec![
+            offsets,
+            entries,
+            gpu.storage_of("order", order.unwrap_or(&[]))?,
+            gpu.storage_of("weights", &pick_columns(&parameters.values, shape.n_outputs(), &columns))?,
+            gpu.storage("outputs", (n * padded_outputs(shape) * 4) as u64)?,
+        ];
+        Ok(Self {
+            gpu,
+            variant: sparse_logits::variant(width, lanes, order.is_some()),
+            step: of_columns(Step::new(shape, scale, 0, n), &columns),
+            buffers,
+            n_workgroups: sparse_logits::n_workgroups(width, lanes, n_columns, n),
+            results: vec![(4, n, shape.n_outputs())],
+        })
+    }
+
+    /// The gradient of a shard in segments, (segments × columns), those from `first_segment` on, for a residual (n × h·q).
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn sparse_gradient(
+        gpu: &'g Gpu,
+        shape: Shape,
+        lists: &Transposed,
+        first_segment: usize,
+        residual: &[f32],
+        columns: Range<usize>,
+        width: Width,
+    ) -> Result<Self> {
+        let (n_segments, n_columns) = (lists.n_segments() - first_segment, columns.len());
+        let n = residual.len() / shape.n_outputs();
+        let step = of_columns(Step::new(shape, 1.0, 0, n), &columns);
+        Ok(Self {
+            gpu,
+            variant: sparse_gradient::variant(width),
+            step: Step { first_segment: first_segment as u32, n_segments: n_segments as u32, ..step },
+            buffers: vec![
+                gpu.storage_of("segments", &lists.segments)?,
+                gpu.storage_of("members", &lists.members)?,
+                gpu.storage_of("residual", &pad_rows(residual, shape.n_outputs()))?,
+                gpu.storage("partials", (n_segments * n_columns * 4) as u64)?,
+            ],
+            n_workgroups: sparse_gradient::n_workgroups(width, n_columns, n_segments),
+            results: vec![(3, n_segments, n_columns)],
+        })
+    }
+
+    /// Sums (sums × (d + 1) × columns) with the segments of a shard's gradient (segments × columns) added, as block
+    /// `first_part`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    #[expect(clippy::too_many_arguments, reason = "all that the kernel sees")]
+    pub fn sparse_reduce(
+        gpu: &'g Gpu,
+        shape: Shape,
+        scale: f32,
+        lists: &Transposed,
+        partials: &[f32],
+        totals: &[f32],
+        first_part: usize,
+        columns: Range<usize>,
+    ) -> Result<Self> {
+        let (n_columns, n_listed) = (columns.len(), lists.listed.len());
+        let n_rows = totals.len() / n_columns;
+        let step = Step {
+            n_listed: n_listed as u32,
+            first_part: first_part as u32,
+            n_sums: (n_rows / (shape.n_features + 1)) as u32,
+            ..of_columns(Step::new(shape, scale, 0, 1), &columns)
+        };
+        Ok(Self {
+            gpu,
+            variant: sparse_reduce::variant(),
+            step,
+            buffers: vec![
+                gpu.storage_of("listed", &lists.listed)?,
+                gpu.storage_of("partials", partials)?,
+                gpu.storage_of("totals", totals)?,
+            ],
+            n_workgroups: sparse_reduce::n_workgroups(n_columns, n_listed),
+            results: vec![(2, n_rows, n_columns)],
+        })
+    }
+
+    /// Weights and moments of a shard after step t with the segments of its gradient (segments × columns), from the segment
+    /// and the feature of the list `first` on.
+    ///
+    /// # Errors
+    /// Those of the device.
+    #[expect(clippy::too_many_arguments, reason = "all that the kernel sees")]
+    pub fn sparse_update(
+        gpu: &'g Gpu,
+        parameters: &Parameters,
+        moments: &[f32],
+        scale: f32,
+        lists: &Transposed,
+        partials: &[f32],
+        first: (usize, usize),
+        heads: &[Head],
+        (rate, t): (f32, u64),
+        columns: Range<usize>,
+    ) -> Result<Self> {
+        let (shape, n_columns, rule) = (parameters.shape, columns.len(), RuleKind::of(heads));
+        let m = shape.n_outputs();
+        let step = Step {
+            first_segment: first.0 as u32,
+            first_listed: first.1 as u32,
+            n_listed: (lists.listed.len() - first.1) as u32,
+            ..of_columns(Step::new(shape, scale, 0, 1), &columns)
+        };
+        let n_updated = if sparse_update::is_lazy(rule) { step.n_listed as usize } else { shape.n_features + 1 };
+        Ok(Self {
+            gpu,
+            variant: sparse_update::variant(rule),
+            step: step.with_factors(StepFactors::new(rate, heads, t)),
+            buffers: vec![
+                gpu.storage_of("listed", &lists.listed)?,
+                gpu.storage_of("partials", partials)?,
+                update::upload_heads(gpu, heads)?,
+                gpu.storage_of("weights", &pick_columns(&parameters.values, m, &columns))?,
+                gpu.storage_of("moments", &pick_columns(moments, m, &columns))?,
+            ],
+            n_workgroups: sparse_update::n_workgroups(n_columns, n_updated),
+            results: vec![(3, shape.n_features + 1, n_columns), (4, moments.len() / m, n_columns)],
+        })
+    }
+
+    /// Weights and velocities of a shard after steps with these rates, when each feature of the list has had as many as it
+    /// says.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn sparse_catch_up(
+        gpu: &'g Gpu,
+        parameters: &Parameters,
+        moments: &[f32],
+        listed: &[[u32; 4]],
+        heads: &[Head],
+        rates: &[f32],
+        columns: Range<usize>,
+    ) -> Result<Self> {
+        let (shape, n_columns) = (parameters.shape, columns.len());
+        let (powers, n_leaves) = sparse_catch_up::powers(heads, rates);
+        let step = Step {
+            n_listed: listed.len() as u32,
+            n_done: rates.len() as u32,
+            n_leaves: n_leaves as u32,
+            ..of_columns(Step::new(shape, 1.0, 0, 1), &columns)
+        };
+        Ok(Self {
+            gpu,
+            variant: sparse_catch_up::variant(),
+            step,
+            buffers: vec![
+                gpu.storage_of("listed", listed)?,
+                gpu.storage_of("powers", &powers)?,
+                gpu.storage_of("weights", &pick_columns(&parameters.values, shape.n_outputs(), &columns))?,
+                gpu.storage_of("moments", &pick_columns(moments, shape.n_outputs(), &columns))?,
+            ],
+            n_workgroups: sparse_catch_up::n_workgroups(n_columns, listed.len()),
+            results: vec![(2, shape.n_features + 1, n_columns), (3, shape.n_features + 1, n_columns)],
+        })
+    }
+
     /// The rows of a permutation, as bits.
     ///
     /// # Errors
@@ -458,11 +647,24 @@ impl<'g> Single<'g> {
 
     fn read(&self, buffer: &Buffer, rows: usize, width: usize) -> Result<Vec<f32>> {
         let gpu = self.gpu;
-        let whole_width = buffer.raw.size() as usize / size_of::<f32>() / rows;
+        let padded = width.next_multiple_of(BLOCK);
+        let whole_width = if buffer.raw.size() as usize / size_of::<f32>() < rows * padded { width } else { padded };
         let readback = gpu.readback("results", buffer.raw.size())?;
         let values = gpu.read(buffer, &readback, rows * whole_width)?;
         Ok(if whole_width == width { values } else { unpad_rows(values, width) })
     }
+}
+
+/// A step for some columns.
+fn of_columns(step: Step, columns: &Range<usize>) -> Step {
+    Step { first_column: columns.start as u32, n_columns: columns.len() as u32, ..step }
+}
+
+/// Some columns of rows of `width`; those past the end are zero.
+fn pick_columns(values: &[f32], width: usize, columns: &Range<usize>) -> Vec<f32> {
+    let of_row =
+        |row: &[f32]| columns.clone().map(|column| row.get(column).copied().unwrap_or(0.0)).collect::<Vec<_>>();
+    values.chunks_exact(width).flat_map(of_row).collect()
 }
 
 /// The labels of all samples, and what is in them.

@@ -27,6 +27,14 @@ pub struct Step {
     pub n_sums: u32,
     pub correction_1: f32,
     pub correction_2: f32,
+    pub first_column: u32,
+    pub n_columns: u32,
+    pub first_segment: u32,
+    pub n_segments: u32,
+    pub first_listed: u32,
+    pub n_listed: u32,
+    pub n_done: u32,
+    pub n_leaves: u32,
     pub padding: u32,
 }
 
@@ -72,6 +80,14 @@ impl Step {
             n_sums: 1,
             correction_1: 1.0,
             correction_2: 1.0,
+            first_column: 0,
+            n_columns: padded_outputs(shape) as u32,
+            first_segment: 0,
+            n_segments: 0,
+            first_listed: 0,
+            n_listed: 0,
+            n_done: 0,
+            n_leaves: 0,
             padding: 0,
         }
     }

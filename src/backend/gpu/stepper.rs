@@ -23,7 +23,7 @@ use crate::data::Dtype;
 use crate::error::Result;
 
 /// Steps in one submission at most: enough that their cost is not the submission's.
-const STEPS: usize = 256;
+pub(super) const STEPS: usize = 256;
 /// Arithmetic in one submission at most, unless one step has more, so that a slow device is not taken for a hanging one:
 /// systems give it about two seconds.
 pub(super) const FLOPS: f64 = 2e10;
@@ -31,7 +31,7 @@ pub(super) const FLOPS: f64 = 2e10;
 pub(super) const STEP_STRIDE: usize = 256;
 
 /// Losses held before they are read.
-const LOSSES_BYTES: u64 = 32 << 20;
+pub(super) const LOSSES_BYTES: u64 = 32 << 20;
 
 pub(super) struct GpuStepper<'s> {
     session: &'s GpuSession<'s>,
@@ -55,19 +55,19 @@ pub(super) struct GpuStepper<'s> {
 }
 
 /// What makes the order of each epoch.
-struct Shuffle {
+pub(super) struct Shuffle {
     kernel: Arc<Kernel>,
     /// A step for each chunk, which never changes.
     _steps: Buffer,
     /// The keys of the chunks' permutations.
     keys: Buffer,
-    orders: Vec<Buffer>,
+    pub(super) orders: Vec<Buffer>,
     /// For each chunk.
     bindings: Vec<wgpu::BindGroup>,
 }
 
 impl Shuffle {
-    fn new(gpu: &Gpu, shape: Shape, ranges: &[Range<usize>]) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, shape: Shape, ranges: &[Range<usize>]) -> Result<Self> {
         let kernel = gpu.kernel(&shuffle::variant())?;
         let first_key = |chunk: usize| chunk * KEYS;
         let steps = ranges.iter().enumerate().map(|(chunk, rows)| Step::new(shape, 1.0, first_key(chunk), rows.len()));
@@ -86,7 +86,7 @@ impl Shuffle {
     }
 
     /// Has the device make the orders of a plan.
-    fn submit(&self, gpu: &Gpu, plan: &Plan) -> Result<()> {
+    pub(super) fn submit(&self, gpu: &Gpu, plan: &Plan) -> Result<()> {
         let keys: Vec<[u32; 2]> = plan.orders.iter().flat_map(|order| order.keys()).copied().collect();
         gpu.write("the keys of the order", &self.keys, 0, &keys)?;
         gpu.submit("the order of the samples", |encoder| {
@@ -148,6 +148,17 @@ fn wide_products(gpu: &Gpu, tuning: Tuning, shape: Shape, dtype: Dtype) -> [(Var
 fn n_losses(shape: Shape, n_samples: usize) -> usize {
     let n = if is_narrow(shape.n_outputs()) { n_samples } else { softmax::n_groups(shape, n_samples) };
     n.saturating_mul(shape.n_heads)
+}
+
+/// Adds the first `n` of `losses` on the device to `sums`, by head.
+pub(super) fn add_losses(gpu: &Gpu, losses: &Buffer, readback: &Buffer, n: usize, sums: &mut [f64]) -> Result<()> {
+    let losses: Vec<f32> = gpu.read(losses, readback, n)?;
+    for losses in losses.chunks_exact(sums.len()) {
+        for (sum, &loss) in sums.iter_mut().zip(losses) {
+            *sum += f64::from(loss);
+        }
+    }
+    Ok(())
 }
 
 impl<'s> GpuStepper<'s> {
@@ -222,7 +233,7 @@ impl<'s> GpuStepper<'s> {
         };
         let mut dispatches = kernels.into_iter().map(dispatch).collect::<Result<Vec<_>>>()?;
         let shuffle = Shuffle::new(gpu, shape, &session.ranges)?;
-        for (order, Chunk { features, labels }) in shuffle.orders.iter().zip(&session.chunks) {
+        for (order, Chunk { features, labels, .. }) in shuffle.orders.iter().zip(&session.chunks) {
             let buffers = if is_narrow(shape.n_outputs()) {
                 vec![
                     vec![features, order, labels, &weights, &outputs, &losses],
@@ -312,13 +323,7 @@ impl<'s> GpuStepper<'s> {
 
     /// Adds the first `n` losses on the device to `sums`, by head.
     fn add_losses(&self, n: usize, sums: &mut [f64]) -> Result<()> {
-        let losses: Vec<f32> = self.session.gpu.read(&self.losses, &self.losses_readback, n)?;
-        for losses in losses.chunks_exact(sums.len()) {
-            for (sum, &loss) in sums.iter_mut().zip(losses) {
-                *sum += f64::from(loss);
-            }
-        }
-        Ok(())
+        add_losses(self.session.gpu, &self.losses, &self.losses_readback, n, sums)
     }
 }
 

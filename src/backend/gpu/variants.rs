@@ -3,7 +3,7 @@
 use super::kernel::Variant;
 use super::{
     advance, along, ceilings, classes, gradient, hessian, logits, narrow_residual, narrow_update, reduce, shuffle,
-    softmax, update,
+    softmax, sparse_catch_up, sparse_gradient, sparse_logits, sparse_reduce, sparse_update, update,
 };
 
 impl Variant {
@@ -23,6 +23,11 @@ impl Variant {
             hessian::variants(),
             advance::variants(),
             reduce::variants(),
+            sparse_logits::variants(),
+            sparse_gradient::variants(),
+            sparse_reduce::variants(),
+            sparse_update::variants(),
+            sparse_catch_up::variants(),
             ceilings::variants(),
             logits_cooperative::variants(),
             gradient_cooperative::variants(),
