@@ -31,7 +31,8 @@
 //!
 //! # Where to look
 //! - Data: [`Features`] (f32, f16 or u8), [`Labels`] (numbers, names, or distributions), [`Dataset`]; with the feature
-//!   `files` also readers of CSV, svmlight, IDX and `.npy` in [`data`]. [`Dataset::with_weights`] and [`ClassWeight`] say how much
+//!   `files` also readers of CSV, svmlight, IDX, `.npy`, `.npz` and safetensors in [`data`], with `arrow` of Parquet and
+//!   Arrow. [`Dataset::with_weights`] and [`ClassWeight`] say how much
 //!   samples and classes count.
 //! - Training: [`SoftmaxRegression`] is the estimator; [`SoftmaxRegression::fit_with`] tells of each epoch and can be
 //!   stopped; [`Fit`] is the result. [`Lbfgs`] and [`NewtonCg`] reach the minimum, which a [`Certificate`] tells;
@@ -48,6 +49,7 @@
 //! # Features of the crate
 //! - `gpu` (default): training and prediction on Vulkan, Metal and DX12 through wgpu.
 //! - `files`: readers of data files.
+//! - `arrow`: also of Parquet and Arrow files; includes `files`.
 //! - `cli` (default): the program `softreg`; includes `files`.
 //!
 //! Without any, there are training on the CPU, prediction and model files.

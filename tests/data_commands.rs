@@ -221,6 +221,7 @@ fn converted_data_trains_as_the_original() {
     assert_eq!(trained(&folder, &["z.npy", "--labels", "labels.npy"]), trained(&folder, &words[..3]));
 
     run(&folder, &[&["convert"], &of_csv[..], &["--out", "all.safetensors"]].concat()).ok();
+    assert_eq!(trained(&folder, &["all.safetensors"]), trained(&folder, &of_csv));
     let bytes = folder.read("all.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     for (name, shape) in [("features", &[60, 2][..]), ("labels", &[60]), ("weights", &[60])] {

@@ -75,17 +75,18 @@ Examples:
   softreg train x.npy --labels y.txt --test test_x.npy \\
       --test-labels test_y.txt --l2 1e-6 --epochs 100")]
 pub struct Train {
-    /// Training data: CSV with a header (or with tabs or semicolons), svmlight, IDX or .npy, told apart by content; each may be
-    /// packed by gzip or Zstandard; or the name of a data set that `softreg download` got, which has test data too. Default: the
-    /// built-in digits
+    /// Training data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told
+    /// apart by content; each may be packed by gzip or Zstandard; or a folder of such files, or a pattern (`part-*.npy`, in
+    /// quotes); or the name of a data set that `softreg download` got, which has test data too. Default: the built-in digits
     pub features: Option<PathBuf>,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes.
-    /// Default: those that svmlight has
+    /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
+    /// one-hot, or probabilities of the classes. Default: those that svmlight, .npz and safetensors have
     #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
-    /// The column of FEATURES, a CSV file, that holds the labels
+    /// The column of FEATURES that holds the labels; in .npz and safetensors the array, by default the one called labels, label,
+    /// y, targets or target
     #[arg(long, value_name = "NAME", requires = "features")]
     pub label_column: Option<String>,
 
@@ -106,7 +107,7 @@ pub struct Train {
     #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "weight_column")]
     pub sample_weight: Option<PathBuf>,
 
-    /// The column of FEATURES and of --test, CSV files, that holds the weights of the samples
+    /// The column of FEATURES and of --test that holds the weights of the samples
     #[arg(long, value_name = "NAME", requires = "features")]
     pub weight_column: Option<String>,
 
@@ -333,16 +334,17 @@ pub struct Evaluate {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
 
-    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX or .npy, told apart by content; each may be packed by
-    /// gzip or Zstandard; or the name of a downloaded data set, of which it is the test part (`mnist/train` is the other)
+    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by
+    /// content, in one file or several; each may be packed by gzip or Zstandard; or the name of a downloaded data set, of which
+    /// it is the test part (`mnist/train` is the other)
     pub features: PathBuf,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes.
-    /// Default: those that svmlight has
+    /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
+    /// one-hot, or probabilities of the classes. Default: those that svmlight, .npz and safetensors have
     #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
-    /// The column of FEATURES, a CSV file, that holds the labels
+    /// The column, or in .npz and safetensors the array, of FEATURES that holds the labels
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
 
@@ -357,7 +359,7 @@ pub struct Evaluate {
     #[arg(long, value_name = "PATH", conflicts_with = "weight_column")]
     pub sample_weight: Option<PathBuf>,
 
-    /// The column of FEATURES, a CSV file, that holds the weights of the samples
+    /// The column of FEATURES that holds the weights of the samples
     #[arg(long, value_name = "NAME")]
     pub weight_column: Option<String>,
 
@@ -382,8 +384,9 @@ pub struct Predict {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
 
-    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX or .npy, told apart by content; each may be packed by
-    /// gzip or Zstandard. Of a CSV file the columns are taken that the model was trained on; there may be others
+    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by
+    /// content, in one file or several; each may be packed by gzip or Zstandard. Of a file with names the columns are taken that
+    /// the model was trained on; there may be others
     pub features: PathBuf,
 
     #[command(flatten)]
@@ -485,6 +488,11 @@ pub struct Info {
 /// How files are read.
 #[derive(Debug, Args)]
 pub struct Format {
+    /// The columns of FEATURES that are features, by default all others, or those that a model knows by name; in .npz and
+    /// safetensors the array, by default the one called features, X, x or data, or the only matrix
+    #[arg(long, value_name = "NAME,…", requires = "features", value_delimiter = ',')]
+    pub feature_columns: Option<Vec<String>>,
+
     /// Count a category that is new to a model as none of those that it knows; it is an error otherwise
     #[arg(long)]
     pub ignore_unknown: bool,
@@ -499,6 +507,7 @@ impl Format {
     /// Features for a model.
     pub fn source(&self, features: &Path, model: &Model, device: &Device) -> Source {
         Source {
+            feature_columns: self.feature_columns.clone(),
             feature_names: model.feature_names().map(<[String]>::to_vec),
             n_features: Some(model.n_features()),
             zero_based: self.zero_based.or(model.zero_based()),
@@ -512,17 +521,24 @@ impl Format {
 /// Data of which labels and weights may be known.
 #[derive(Debug, Args)]
 pub struct Data {
-    /// Data: CSV with a header, IDX or .npy, told apart by content; or the name of a downloaded data set, of which it is the
-    /// training part (`mnist/test` is the other)
+    /// Data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told apart by
+    /// content, in one file or several; each may be packed by gzip or Zstandard; or the name of a downloaded data set, of which
+    /// it is the training part (`mnist/test` is the other)
     pub features: PathBuf,
 
-    /// Labels of FEATURES: a file of text (one name a line), IDX or .npy; a matrix is one-hot, or probabilities of the classes
+    /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
+    /// one-hot, or probabilities of the classes. Default: those that svmlight, .npz and safetensors have
     #[arg(long, value_name = "PATH", conflicts_with = "label_column")]
     pub labels: Option<PathBuf>,
 
-    /// The column of FEATURES, a CSV file, that holds the labels
+    /// The column, or in .npz and safetensors the array, of FEATURES that holds the labels
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
+
+    /// The columns of FEATURES that are features, by default all others; in .npz and safetensors the array, by default the one
+    /// called features, X, x or data, or the only matrix
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub feature_columns: Option<Vec<String>>,
 
     /// Names of the classes, one a line: of the columns of --labels that are a matrix; else of all labels that there may be
     #[arg(long, value_name = "PATH")]
@@ -532,7 +548,7 @@ pub struct Data {
     #[arg(long, value_name = "PATH", conflicts_with = "weight_column")]
     pub sample_weight: Option<PathBuf>,
 
-    /// The column of FEATURES, a CSV file, that holds the weights of the samples
+    /// The column of FEATURES that holds the weights of the samples
     #[arg(long, value_name = "NAME")]
     pub weight_column: Option<String>,
 }
@@ -542,6 +558,7 @@ impl Data {
         Source {
             labels: self.labels.clone(),
             label_column: self.label_column.clone(),
+            feature_columns: self.feature_columns.clone(),
             weights: self.sample_weight.clone(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
@@ -787,6 +804,7 @@ impl Train {
     pub fn source(&self, init: Option<&Model>) -> Option<Source> {
         let features = self.features.as_deref()?;
         let source = Source {
+            feature_columns: self.format.feature_columns.clone(),
             zero_based: self.format.zero_based,
             ignore_unknown_categories: self.format.ignore_unknown,
             memory: self.device.memory_limit,
@@ -832,6 +850,7 @@ impl Train {
             features: features.to_owned(),
             labels: labels.cloned(),
             label_column: self.label_column.clone().filter(|_| labels.is_none()),
+            feature_columns: self.format.feature_columns.clone(),
             weights: weights.cloned(),
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),

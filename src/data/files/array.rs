@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::input::Input;
 use crate::data::{Features, Labels};
@@ -20,6 +20,7 @@ pub(super) enum Kind {
     I32,
     I64,
     F16,
+    BF16,
     F32,
     F64,
 }
@@ -36,6 +37,18 @@ pub(super) enum Numbers {
 }
 
 impl Numbers {
+    #[cfg(feature = "arrow")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::U8(values) => values.len(),
+            Self::F16(values) => values.len(),
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+            Self::Integers(values) => values.len(),
+            Self::Names(values) => values.len(),
+        }
+    }
+
     /// `n` values of type `kind`.
     pub fn read(input: &mut Input, kind: Kind, big_endian: bool, n: usize) -> Result<Self> {
         macro_rules! values {
@@ -63,6 +76,7 @@ impl Numbers {
                 Self::Integers(values)
             }
             Kind::F16 => Self::F16(values!(f16, f16::from)),
+            Kind::BF16 => Self::F32(values!(bf16, bf16::to_f32)),
             Kind::F32 => Self::F32(values!(f32, f32::from)),
             Kind::F64 => Self::F64(values!(f64, f64::from)),
         })
@@ -151,6 +165,26 @@ impl Array {
 }
 
 impl Array {
+    /// A label for each sample, of which whole numbers are numbers of `classes`; else as `into_labels`.
+    pub fn into_labels_of(self, path: &Path, classes: &[String]) -> Result<Labels<'static>> {
+        let indices: Vec<i64> = match (&*self.shape, self.numbers) {
+            ([_] | [_, 1], Numbers::U8(values)) => values.into_iter().map(i64::from).collect(),
+            ([_] | [_, 1], Numbers::Integers(values)) => values,
+            (_, numbers) => {
+                let labels = Self { numbers, ..self }.into_labels(path, Some(classes))?;
+                return labels.with_classes(classes).map_err(|error| error.in_file(path));
+            }
+        };
+        let index = |(row, index): (usize, i64)| {
+            u32::try_from(index).map_err(|_| {
+                let problem = format!("the label {index} is no number of one of the {} classes", classes.len());
+                Error::malformed(Place::file(path).at_row(row + 1), problem)
+            })
+        };
+        let indices = indices.into_iter().enumerate().map(index).collect::<Result<Vec<u32>>>()?;
+        Labels::from_indices(indices, classes.to_vec()).map_err(|error| error.in_file(path))
+    }
+
     /// A number for each sample.
     pub fn into_weights(self, path: &Path) -> Result<Vec<f64>> {
         let Self { shape, numbers } = self;

@@ -13,8 +13,8 @@ use super::categories::Names;
 use super::input::Input;
 use super::number;
 use super::text::{BLOCK, Fault, Text, closing};
-use super::{Categorical, MAX_CATEGORIES, MAX_FEATURES, Source, Table};
-use crate::data::{Csr, Features, SampleWeights, Values, check_unique};
+use super::{Categorical, MAX_CATEGORIES, MAX_FEATURES, Source, Table, list};
+use crate::data::{Csr, Features, Values, check_unique};
 use crate::error::{Error, Place, Result};
 
 /// Of separators that stand as often, the first.
@@ -29,12 +29,13 @@ const MAX_DENSE: (usize, usize) = (1000, 1 << 28);
 /// The code of a category that a model does not know.
 const UNKNOWN: u32 = u32::MAX;
 
-pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
+pub(super) fn read(input: Input<'static>, source: &Source) -> Result<Table> {
     read_in_blocks(input, source, BLOCK)
 }
 
 /// `block` is about how many bytes are parsed at once.
-fn read_in_blocks(input: Input, source: &Source, block: usize) -> Result<Table> {
+fn read_in_blocks(input: Input<'static>, source: &Source, block: usize) -> Result<Table> {
+    let path = input.path().to_owned();
     let mut text = Text::new(input, block)?;
     let (header, delimiter) = header(&mut text)?;
     let columns = Columns::choose(&header, delimiter, source, &mut text)?;
@@ -42,7 +43,7 @@ fn read_in_blocks(input: Input, source: &Source, block: usize) -> Result<Table> 
     let mut rows = Rows::new(&columns);
     text.parse(Some(delimiter), |text| columns.parse(text), |block| rows.append(block, &columns, &place))?;
 
-    let in_file = |error: Error| error.in_file(&source.features);
+    let in_file = |error: Error| error.in_file(&path);
     let Rows { n_rows, values, weights, labels, categories } = rows;
     let (features, feature_names) = if columns.one_hot.is_empty() {
         let features = Features::new(values, n_rows, columns.n_numbers).map_err(in_file)?;
@@ -56,10 +57,7 @@ fn read_in_blocks(input: Input, source: &Source, block: usize) -> Result<Table> 
         Some(_) => Some(labels.into_labels().map_err(in_file)?),
         None => None,
     };
-    let weights = match columns.weight {
-        Some(_) => Some(SampleWeights::from(weights).checked(n_rows).map_err(in_file)?.into_owned()),
-        None => None,
-    };
+    let weights = columns.weight.map(|_| weights);
     let categorical = columns.one_hot.iter().map(|one_hot| columns.names[one_hot.column].clone()).collect();
     let feature_names = Some(feature_names);
     Ok(Table { source: source.clone(), features, labels, weights, feature_names, categorical, zero_based: None })
@@ -353,11 +351,20 @@ impl Columns {
                 is_text
             }
         };
-        for (column, is_text) in is_text.into_iter().enumerate() {
-            if chosen.roles[column] != Role::Nothing {
-                continue;
+        let taken = match &source.feature_columns {
+            Some(wanted) => {
+                check_unique("feature", wanted)?;
+                wanted.iter().map(|name| find(name, "")).collect::<Result<_>>()?
             }
-            if is_text {
+            None => {
+                (0..names.len()).filter(|&column| matches!(chosen.roles[column], Role::Nothing)).collect::<Vec<_>>()
+            }
+        };
+        for column in taken {
+            if chosen.roles[column] != Role::Nothing {
+                return Err(not_both(column));
+            }
+            if is_text[column] {
                 chosen.features.push(Feature::Categories(chosen.one_hot.len()));
                 chosen.roles[column] = Role::Category(chosen.one_hot.len());
                 chosen.one_hot.push(OneHot { column, known: None });
@@ -722,15 +729,6 @@ impl Layout {
             values.par_chunks_mut(d).enumerate().for_each(fill);
         }
         Features::new(Values::from(values), n_rows, d)
-    }
-}
-
-/// The first names of many.
-fn list(names: &[String]) -> String {
-    let shown = names.iter().take(10).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(10) {
-        0 => shown,
-        more => format!("{shown}, … and {more} more"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A file that is being read, unpacked when it is gzip or Zstandard.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,19 +34,26 @@ struct Counts {
 }
 
 impl Reading {
-    /// The bytes of the file of features that are read, packed as they are.
+    /// The bytes of the files of features that are read, packed as they are.
     pub fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// The bytes that the file has; 0 before it is opened, and where that is not known, as of a pipe.
+    /// The bytes that the files have; 0 before they are opened, and where that is not known, as of a pipe.
     pub fn total(&self) -> u64 {
         self.0.total.load(Ordering::Relaxed)
+    }
+
+    /// That these files are about to be read.
+    pub(super) fn begin(&self, files: &[PathBuf]) {
+        let length = |path: &PathBuf| std::fs::metadata(path).ok().filter(|it| it.is_file()).map(|it| it.len());
+        let total = files.iter().map(length).sum::<Option<u64>>().unwrap_or(0);
+        self.0.total.store(total, Ordering::Relaxed);
     }
 }
 
 /// A reader whose bytes are counted.
-struct Counted<R>(R, Reading);
+pub(super) struct Counted<R>(R, Reading);
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -56,21 +63,29 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
+impl<R: Seek> Seek for Counted<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
 /// How many bytes may come of `packed` ones: more is taken for a file that is made to fill the memory.
 pub(super) fn most_unpacked(packed: u64) -> u64 {
     packed.saturating_mul(1000).saturating_add(64 << 20)
 }
 
-pub(super) struct Input {
+pub(super) struct Input<'a> {
     path: PathBuf,
-    reader: Box<dyn BufRead + Send>,
+    reader: Box<dyn BufRead + Send + 'a>,
     /// How its bytes are packed, if they are.
     packing: Option<&'static str>,
     /// Bytes that are left, where that is known.
     left: Option<u64>,
+    /// The same file from its start, where it is one that is not packed.
+    file: Option<Counted<File>>,
 }
 
-impl Input {
+impl<'a> Input<'a> {
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_with(path, None, &Reading::default())
     }
@@ -80,18 +95,17 @@ impl Input {
         let failed = |source| Error::io("read", path, source);
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        let left = metadata.is_file().then_some(metadata.len());
-        reading.0.total.store(left.unwrap_or(0), Ordering::Relaxed);
-        Self::new(path, Counted(file, reading.clone()), left, max_unpacked)
+        if !metadata.is_file() {
+            return Self::new(path, Counted(file, reading.clone()), None, max_unpacked);
+        }
+        let again = file.try_clone().map_err(failed)?;
+        let input = Self::new(path, Counted(file, reading.clone()), Some(metadata.len()), max_unpacked)?;
+        let file = input.packing.is_none().then(|| Counted(again, reading.clone()));
+        Ok(Self { file, ..input })
     }
 
-    fn new(
-        path: &Path,
-        content: impl Read + Send + 'static,
-        left: Option<u64>,
-        max_unpacked: Option<u64>,
-    ) -> Result<Self> {
-        let mut reader: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(BUFFER, content));
+    fn new(path: &Path, content: impl Read + Send + 'a, left: Option<u64>, max_unpacked: Option<u64>) -> Result<Self> {
+        let mut reader: Box<dyn BufRead + Send + 'a> = Box::new(BufReader::with_capacity(BUFFER, content));
         let start = reader.fill_buf().map_err(|source| Error::io("read", path, source))?;
         let packing = if start.starts_with(&[0x1f, 0x8b]) {
             Some("gzip")
@@ -110,7 +124,31 @@ impl Input {
             }
             None => reader,
         };
-        Ok(Self { path: path.to_owned(), reader, packing, left: left.filter(|_| packing.is_none()) })
+        Ok(Self { path: path.to_owned(), reader, packing, left: left.filter(|_| packing.is_none()), file: None })
+    }
+
+    /// A part of a file, of `length` bytes; `packing` is how they are packed in it, and `content` unpacks them.
+    pub fn part(path: &Path, content: impl Read + Send + 'a, length: u64, packing: Option<&'static str>) -> Self {
+        let reader = Box::new(BufReader::with_capacity(BUFFER, content));
+        Self { path: path.to_owned(), reader, packing, left: Some(length), file: None }
+    }
+
+    /// The whole content, of which nothing has been taken yet, for formats that are not read from the start to the end. What is
+    /// packed is unpacked into memory.
+    pub fn whole(mut self) -> Result<Whole> {
+        if let Some(mut file) = self.file.take() {
+            file.rewind().map_err(|source| Error::io("read", &self.path, source))?;
+            return Ok(Whole::File(file));
+        }
+        let mut bytes = Vec::new();
+        match self.read_to_end(&mut bytes) {
+            Ok(_) => Ok(Whole::Memory(bytes)),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Some of the bytes to come, at least one unless there are none.
@@ -188,7 +226,7 @@ impl Input {
         self.malformed(format!("it ends after {found} of the {n} values that its header promises; is the file whole?"))
     }
 
-    /// Bytes that are left, of a file that is not packed.
+    /// Bytes that are left, where that is known.
     pub fn left(&self) -> Option<u64> {
         self.left
     }
@@ -229,13 +267,40 @@ impl Input {
     }
 }
 
-impl Read for Input {
+impl Read for Input<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.reader.read(into)?;
         self.left = self.left.map(|left| left.saturating_sub(n as u64));
         Ok(n)
     }
 }
+
+/// The content of a file, any part of which can be read.
+pub(super) enum Whole {
+    File(Counted<File>),
+    Memory(Vec<u8>),
+}
+
+impl Whole {
+    /// How many bytes there are.
+    pub fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => Ok(file.0.metadata()?.len()),
+            Self::Memory(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+
+    pub fn into_reader(self) -> Box<dyn ReadSeek + Send> {
+        match self {
+            Self::File(file) => Box::new(BufReader::new(file)),
+            Self::Memory(bytes) => Box::new(Cursor::new(bytes)),
+        }
+    }
+}
+
+pub(super) trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
 
 /// At most `most` bytes, of which `left` are left, and an error where there are more.
 struct Limited<R> {

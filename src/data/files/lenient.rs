@@ -26,16 +26,16 @@ pub(super) fn read(source: &Source) -> Result<Rough> {
         Format::Idx => from_array(idx::read(&mut input)?, &input)?,
         Format::Npy => from_array(npy::read(&mut input)?, &input)?,
         Format::Text => from_csv(input, source)?,
-        Format::Svmlight => return Err(input.malformed("it is not read leniently")),
+        _ => return Err(input.malformed("it is not read leniently")),
     };
     let n_samples = rough.n_samples;
     if let Some(path) = &source.labels {
-        let labels = read_labels(path, &mut Input::open(path)?, None)?;
+        let labels = read_labels(path, source, None)?;
         check_length(source, path, "labels", n_samples, labels.n_samples())?;
         rough = rough.with_labels(&labels);
     }
     if let Some(path) = &source.weights {
-        let weights = read_weights(path, &mut Input::open(path)?)?;
+        let weights = read_weights(path, source)?;
         check_length(source, path, "weights", n_samples, weights.len())?;
         rough.weights = Some(SampleWeights::from(weights).checked(n_samples)?.into_owned());
     }

@@ -37,7 +37,8 @@ pub(super) fn stored(path: &Path, memory: u64) -> Result<Option<Features<'static
     Features::new(stored, n_samples, n_features).map(Some)
 }
 
-fn header(input: &mut Input) -> Result<Header> {
+/// What comes before the values.
+pub(super) fn header(input: &mut Input) -> Result<Header> {
     const WHAT: &str = "the .npy header";
     let mut start = [0; MAGIC.len() + 2];
     input.bytes(&mut start, WHAT)?;
@@ -84,7 +85,7 @@ pub(super) fn read(input: &mut Input) -> Result<Array> {
         ('f', 2) => Kind::F16,
         ('f', 4) => Kind::F32,
         ('f', 8) => Kind::F64,
-        ('U', size) | ('S', size) if size > 0 && shape.len() == 1 => {
+        ('U', size) | ('S', size) if size > 0 && shape.len() < 2 => {
             let numbers = Numbers::Names(names(input, n, kind == 'U', big_endian, size)?);
             input.end()?;
             return Ok(Array { shape, numbers });
@@ -147,11 +148,11 @@ fn names(input: &mut Input, n: usize, unicode: bool, big_endian: bool, size: usi
     text.chunks_exact(size).enumerate().map(name).collect()
 }
 
-struct Header {
+pub(super) struct Header {
     /// Whether big-endian, the letter of the type, and its size.
     kind: (bool, char, usize),
     fortran_order: bool,
-    shape: Vec<usize>,
+    pub shape: Vec<usize>,
 }
 
 impl Header {

@@ -40,18 +40,19 @@ fn without_comment(line: &[u8]) -> &[u8] {
     memchr::memchr(b'#', line).map_or(line, |at| &line[..at])
 }
 
-pub(super) fn read(input: Input, source: &Source) -> Result<Table> {
+pub(super) fn read(input: Input<'static>, source: &Source) -> Result<Table> {
     read_in_blocks(input, source, BLOCK)
 }
 
 /// `block` is about how many bytes are parsed at once.
-fn read_in_blocks(input: Input, source: &Source, block: usize) -> Result<Table> {
+fn read_in_blocks(input: Input<'static>, source: &Source, block: usize) -> Result<Table> {
+    let path = input.path().to_owned();
     let text = Text::new(input, block)?;
     let place = text.place();
     let mut rows = Rows { offsets: vec![0], ..Rows::default() };
     text.parse(None, parse, |block| rows.append(block, &place))?;
 
-    let in_file = |error: Error| error.in_file(&source.features);
+    let in_file = |error: Error| error.in_file(&path);
     let (is_zero_based, n_features) = rows.count_from(source).map_err(in_file)?;
     let Rows { offsets, columns, values, labels, .. } = rows;
     let n_rows = offsets.len() - 1;

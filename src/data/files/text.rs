@@ -14,7 +14,7 @@ const MAX_RECORD: usize = 1 << 30;
 
 /// A text file: what was read and not yet parsed, which begins with a record.
 pub(super) struct Text {
-    input: Input,
+    input: Input<'static>,
     block: usize,
     buffer: Vec<u8>,
     is_whole: bool,
@@ -31,7 +31,7 @@ pub(super) struct Fault {
 
 impl Text {
     /// `block` is about how many bytes are parsed at once.
-    pub fn new(input: Input, block: usize) -> Result<Self> {
+    pub fn new(input: Input<'static>, block: usize) -> Result<Self> {
         let mut text = Self { input, block: block.max(1), buffer: Vec::new(), is_whole: false, n_rows: 0, n_lines: 0 };
         while text.buffer.len() < 3 && text.more()? {}
         if text.buffer.starts_with("\u{feff}".as_bytes()) {

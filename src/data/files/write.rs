@@ -269,15 +269,8 @@ mod tests {
     use super::*;
 
     fn table(values: &[f32], n: usize, labels: Option<Labels<'static>>) -> Table {
-        Table {
-            features: Features::new(values.to_vec(), n, values.len() / n).unwrap(),
-            labels,
-            weights: None,
-            feature_names: None,
-            categorical: Vec::new(),
-            zero_based: None,
-            source: Source::new("x"),
-        }
+        let features = Features::new(values.to_vec(), n, values.len() / n).unwrap();
+        Table { labels, ..Table::of_features(features, &Source::new("x")) }
     }
 
     fn written(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Vec<u8> {
