@@ -192,7 +192,8 @@ impl Stored {
 
     fn read_all<T: bytemuck::Pod>(&self, n: usize) -> Result<Vec<T>> {
         let mut values = vec![T::zeroed(); n];
-        self.read(&[0..self.n_rows()], bytemuck::cast_slice_mut(&mut values))?;
+        let all = 0..self.n_rows();
+        self.read(std::slice::from_ref(&all), bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
     }
 

@@ -47,7 +47,7 @@ const MOST_LENGTHS: usize = 30;
 /// The curvature of the classes is taken anew in each of the first iterations, then every few.
 const REFRESHED: usize = 5;
 /// So many iterations in a row whose models promise less than the tolerance are the end.
-const PROMISES: usize = 2;
+const PROMISES: usize = 3;
 /// The largest derivative that is left, as a share of l1, where there is no other penalty: the duality gap follows it.
 const VIOLATION: f64 = 1e-5;
 const FRUITLESS: usize = 4;
@@ -362,7 +362,7 @@ impl Model {
 
 /// Either model; gradients, steps and parameters are laid out as the parameters.
 enum Models {
-    Whole(Model),
+    Whole(Box<Model>),
     Screened(Screened),
 }
 
@@ -571,7 +571,7 @@ pub(super) fn minimise(
             let (pairs, rows, solved) = (Vec::new(), Vec::new(), Vec::new());
             let mut model = Model { d, q, gram, l2, classes, support, pairs, most_pairs: memory, rows, solved };
             learned.pairs.into_iter().for_each(|(step, change)| model.push(step, change));
-            Inheritance { model: Models::Whole(model), tau: 1.0, price: 0, since: 0 }
+            Inheritance { model: Models::Whole(Box::new(model)), tau: 1.0, price: 0, since: 0 }
         }
         _ => {
             let model = Screened::new(gram.to_vec(), l2, classes, q, memory);
