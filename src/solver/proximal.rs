@@ -605,6 +605,12 @@ pub(super) fn minimise(
         let promised = -(slope + objective.penalty().l1_norm(&end, q) - norm);
         let gain_of_model = promised - 0.5 * state.tau * model_curvature;
         if !(promised > 0.0 && promised.is_finite()) {
+            // The pairs may be what is wrong.
+            if state.model.has_pairs() && n_fruitless <= FRUITLESS {
+                state.model.forget();
+                n_fruitless += 1;
+                continue;
+            }
             break StopReason::Converged;
         }
         let is_near =
