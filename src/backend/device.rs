@@ -292,7 +292,7 @@ impl Device {
         supervision: Option<Supervision<'a>>,
     ) -> Result<Box<dyn Session + 'a>> {
         let backend = &*self.backend;
-        let n_bytes = (features.values().len() * features.values().dtype().size()) as u64;
+        let n_bytes = features.n_samples() as u64 * features.sample_bytes() as u64;
         let memory = match (features.values(), self.memory) {
             (Values::Stored(stored), memory) => Some(stored.memory().min(memory.unwrap_or(u64::MAX))),
             (_, memory) => memory.filter(|&memory| memory < n_bytes),

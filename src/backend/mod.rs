@@ -22,6 +22,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 pub use device::{Device, DeviceInfo, DeviceKind, DeviceOptions};
+pub(crate) use streamed::part_bytes;
 
 use crate::batch::Plan;
 use crate::data::{Features, Targets, argmax};

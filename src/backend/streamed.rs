@@ -36,6 +36,11 @@ const LARGEST: u64 = 256 << 20;
 const BLOCK: usize = 256 << 10;
 const BLOCKS: usize = 512;
 
+/// Bytes of a part.
+pub(crate) fn part_bytes(memory: u64) -> u64 {
+    (memory / SHARE).min(LARGEST)
+}
+
 impl<'a> Streamed<'a> {
     pub fn new(
         backend: &'a dyn Backend,
@@ -56,8 +61,7 @@ impl<'a> Streamed<'a> {
         };
         streamed.total_weight = streamed.weight_of(0..features.n_samples());
         let rows = streamed.rows_of_part(0);
-        let row_bytes = features.n_features() * features.values().dtype().size();
-        streamed.block_rows = (BLOCK / row_bytes).min(rows / BLOCKS).max(1);
+        streamed.block_rows = (BLOCK / features.sample_bytes()).min(rows / BLOCKS).max(1);
         streamed.chunks = streamed.parts(0, streamed.block_rows);
         streamed
     }
@@ -65,9 +69,9 @@ impl<'a> Streamed<'a> {
     /// Rows of a part, when a sample takes `bytes` beside its features.
     fn rows_of_part(&self, bytes: usize) -> usize {
         let features = self.features;
-        let sample = (features.n_features() * features.values().dtype().size() + bytes) as u64;
+        let sample = (features.sample_bytes() + bytes) as u64;
         let most = self.backend.chunk_rows(features, self.supervision);
-        (((self.memory / SHARE).min(LARGEST) / sample) as usize).clamp(1, most.max(1))
+        ((part_bytes(self.memory) / sample) as usize).clamp(1, most.max(1))
     }
 
     /// Parts of about the same size, of whole blocks but for the last, when a sample takes `bytes` beside its features.
@@ -87,8 +91,8 @@ impl<'a> Streamed<'a> {
         }
     }
 
-    /// Calls `work` with the number of each of `parts`, in their order, and a session of its rows. Where the device works by itself, the next part is read
-    /// in the meantime.
+    /// Calls `work` with the number of each of `parts`, in their order, and a session of its rows. Where the device works by
+    /// itself, the next part is read in the meantime.
     fn each(
         &self,
         parts: &[Vec<Range<usize>>],

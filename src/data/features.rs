@@ -274,6 +274,16 @@ impl<'a> Features<'a> {
         Ok(Features { n_samples: rows.len(), n_features: self.n_features, values })
     }
 
+    /// Bytes of a sample, of sparse features in the mean: the columns of their values count too.
+    pub(crate) fn sample_bytes(&self) -> usize {
+        match &self.values {
+            Values::Sparse(csr) => {
+                (csr.values().len() * (size_of::<u32>() + size_of::<f32>())).div_ceil(self.n_samples).max(1)
+            }
+            values => self.n_features * values.dtype().size(),
+        }
+    }
+
     /// Where the rows from `start` on end that take up no more than `bytes`, or one row more than `start` where one takes more.
     pub(crate) fn end_of_rows(&self, start: usize, bytes: usize) -> usize {
         let most = match &self.values {

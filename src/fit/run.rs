@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 use super::{FeatureScale, Fit, SoftmaxRegression, scale_of_steps};
 use crate::backend::cpu::{Moments, moments};
-use crate::backend::{Device, DeviceKind, Parameters, Session, Shape, Supervision};
+use crate::backend::{Device, DeviceKind, Parameters, Session, Shape, Supervision, part_bytes};
 use crate::checkpoint::{
     self, Identity, hash_of, hash_of_data, hash_of_features, hash_of_names, hashes_of_supervision,
 };
 use crate::columns::Columns;
-use crate::data::Dataset;
+use crate::data::{Dataset, Values};
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
@@ -238,6 +238,10 @@ impl Run<'_> {
             "n_classes": shape.n_classes,
             "the hash of the classes' names": hash_of_names(data.classes()),
             "the hash of the features": hash_of_features(data.features())?,
+            "bytes that are in memory at a time": match data.features().values() {
+                Values::Stored(stored) => Some(part_bytes(stored.memory())),
+                _ => None,
+            },
             "the hash of the labels": labels,
             "the hash of the weights": weights,
             "the hash of the validation data": self.validation.map(hash_of_data).transpose()?,

@@ -294,7 +294,8 @@ impl Backend for Gpu {
     }
 
     fn chunk_rows(&self, features: &Features, supervision: Option<Supervision>) -> usize {
-        session::SampleBytes::of(features, supervision).most_rows(self)
+        // Offsets of sparse features have one more than there are rows.
+        session::SampleBytes::of(features, supervision).most_rows(self).saturating_sub(1).max(1)
     }
 
     fn session<'a>(

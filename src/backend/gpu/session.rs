@@ -53,7 +53,12 @@ pub(super) struct Chunk {
     pub(super) labels: Buffer,
 }
 
-/// What a sample takes on the device.
+/// The most values that a row has.
+fn longest_row(csr: &Csr) -> usize {
+    (0..csr.n_rows()).map(|row| csr.row(row).0.len()).max().unwrap_or(0)
+}
+
+/// What a sample takes on the device at most.
 pub(super) struct SampleBytes {
     features: u64,
     labels: u64,
@@ -68,13 +73,11 @@ impl SampleBytes {
             _ => 1,
         };
         let layout = supervision.map(LabelLayout::of).unwrap_or_default();
-        let width = features.n_features().next_multiple_of(BLOCK);
-        Self {
-            features: (width * features.values().dtype().size()) as u64,
-            labels: 4 * layout.width(n_classes) as u64,
-            layout,
-            n_classes,
-        }
+        let features = match features.values() {
+            Values::Sparse(csr) => longest_row(csr) as u64 * ENTRY_BYTES,
+            values => (features.n_features().next_multiple_of(BLOCK) * values.dtype().size()) as u64,
+        };
+        Self { features, labels: 4 * layout.width(n_classes) as u64, layout, n_classes }
     }
 
     /// Samples that fit into a chunk.
@@ -108,15 +111,14 @@ impl<'a> GpuSession<'a> {
             Values::Sparse(csr) => Some(csr),
             _ => None,
         };
-        let longest = sparse.map_or(0, |csr| (0..n_samples).map(|row| csr.row(row).0.len()).max().unwrap_or(0));
         let sample = SampleBytes::of(features, supervision);
-        let row_bytes = if sparse.is_some() { longest as u64 * ENTRY_BYTES } else { sample.features };
-        gpu.check_binding("one sample's features", row_bytes, "use fewer features or the device `cpu`")?;
-        if gpu.info.kind == DeviceKind::SoftwareGpu && longest > SOFTWARE_ROW {
+        gpu.check_binding("one sample's features", sample.features, "use fewer features or the device `cpu`")?;
+        let longest = sample.features / ENTRY_BYTES;
+        if sparse.is_some() && gpu.info.kind == DeviceKind::SoftwareGpu && longest > SOFTWARE_ROW as u64 {
             return Err(Error::DeviceLimit {
                 device: gpu.info.name.clone(),
                 what: "one sample's features".to_owned(),
-                needed: row_bytes,
+                needed: sample.features,
                 limit: SOFTWARE_ROW as u64 * ENTRY_BYTES,
                 allows: "can go through in a loop",
                 advice: "use the device `cpu`",
