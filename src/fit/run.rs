@@ -610,9 +610,9 @@ mod faults {
                 let device = Device::of(gpu.clone(), false);
                 let error = match with_checkpoints.clone().device(&device).fit(&data) {
                     Err(error) => error,
-                    // A batch solver that takes all anew now and then may be done before, or with that very call.
+                    // With checkpoints there may be fewer calls: it was done before.
                     Ok(fit) => {
-                        assert!(!solver.is_stochastic() && is_near(&fit, &expected));
+                        assert!(gpu.failures.calls.load(Relaxed) <= call && is_near(&fit, &expected));
                         continue;
                     }
                 };
