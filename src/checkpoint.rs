@@ -296,6 +296,7 @@ fn snapshot(metadata: &Value, tensors: &SafeTensors, shape: Shape) -> Result<Sna
             loss: values[0],
             validation_loss: Some(values[1]).filter(|loss| !loss.is_nan()),
             evaluations: values[2],
+            is_polish: false,
             n_samples,
             elapsed: Duration::try_from_secs_f64(values[3]).unwrap_or_default(),
         })
@@ -369,6 +370,7 @@ mod tests {
             loss: 1.0 / 3.0,
             evaluations: epoch as f64,
             validation_loss: (epoch > 1).then_some(0.1),
+            is_polish: false,
             n_samples: 5,
             elapsed: Duration::from_millis(300),
         };

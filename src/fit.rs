@@ -124,7 +124,8 @@ pub struct Fit {
     /// smoothing.
     pub train: Evaluation,
     /// The objective: Σ_i s_i·ℓ_i + (l2/2)·‖W‖² + l1·‖W‖₁, with W that of the scaled features, s all weights over their sum, and ℓ for
-    /// labels as they were smoothed. Without class weights and smoothing the first term is `train.log_loss`.
+    /// labels as they were smoothed. Without class weights and smoothing the first term is `train.log_loss`, but for rounding: of batch
+    /// solvers it is that of the certificate, in double precision, before the model's weights were rounded to single precision.
     pub objective: f64,
     /// The solver, the one that was chosen where that was left to the data.
     pub solver: Solver,
@@ -195,7 +196,8 @@ impl SoftmaxRegression {
     }
 
     /// The penalty's factor: the objective is the **mean** loss + (l2/2)·‖W‖², W that of the scaled features, the
-    /// intercept not penalised. scikit-learn's C corresponds to l2 = 1/(C·n_samples).
+    /// intercept not penalised. scikit-learn's C corresponds to l2 = 1/(C·n_samples), with weights of samples or classes to 1 over C
+    /// times their sum.
     #[must_use]
     pub fn l2(mut self, l2: f64) -> Self {
         self.l2 = l2;
@@ -204,7 +206,7 @@ impl SoftmaxRegression {
 
     /// The factor of an l1 penalty, l1·‖W‖₁ beside that of l2, W that of the scaled features, the intercept not penalised. Weights
     /// that are not worth it become exactly 0. scikit-learn's C and l1_ratio correspond to l1 = l1_ratio/(C·n_samples) and
-    /// l2 = (1 − l1_ratio)/(C·n_samples). For batch solvers.
+    /// l2 = (1 − l1_ratio)/(C·n_samples), with weights as for [`SoftmaxRegression::l2`]. For batch solvers.
     #[must_use]
     pub fn l1(mut self, l1: f64) -> Self {
         self.l1 = l1;

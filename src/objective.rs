@@ -1,7 +1,7 @@
 //! What training minimises: J = L + Σ_k (l2_k/2)·‖W_k‖² + Σ_k l1_k·‖W_k‖₁, L the weighted mean of the loss.
 //!
 //! The loss of a sample is ℓ = log Σ_k exp(o_k) − Σ_j y_j·o_j (cross-entropy, in nats). W_k is the row of W of feature k; the
-//! intercept is never penalised. scikit-learn's C corresponds to l2 = 1/(C·n_samples).
+//! intercept is never penalised. scikit-learn's C corresponds to l2 = 1/(C·n_samples), with weights to 1 over C times their sum.
 //!
 //! [`Objective`] is what batch solvers minimise: loss and penalty, on the host in `f64`, in coordinates in which the features
 //! have mean 0. The features themselves are never changed: with X̃ − 1·μᵀ in the place of X̃ the logits are the same for the
@@ -254,16 +254,22 @@ impl<'a> Objective<'a> {
         Ok(self.smooth(evaluation, parameters, direction, t))
     }
 
-    /// Evaluates at length `t` of the direction that was looked in: one product.
+    /// Evaluates at length `t` of the direction that was looked in: one product, where logits are kept.
     pub fn gradient(&mut self, parameters: &[f64], direction: &[f64], t: f64) -> Result<Smooth> {
-        self.counts.products += 1;
+        self.counts.products += if self.loss.keeps_logits() { 1 } else { 2 };
         let evaluation = self.loss.gradient(&[t])?;
         Ok(self.smooth(evaluation, parameters, direction, t))
     }
 
-    /// Value and slope at each of some lengths: no product.
+    /// Value and slope at each of some lengths: no product, where logits are kept.
     pub fn along(&mut self, lengths: &[f64]) -> Result<Vec<(f64, f64)>> {
         self.counts.along += lengths.len();
+        // Without logits, point and direction are computed anew; for one point their sum is.
+        self.counts.products += match lengths.len() {
+            _ if self.loss.keeps_logits() => 0,
+            0 | 1 => 2 * lengths.len(),
+            _ => 4,
+        };
         let points = self.loss.along(lengths)?;
         let smooth = |(point, &t): (Point, &f64)| {
             let (value, slope) = self.penalty_at(t);
@@ -279,7 +285,7 @@ impl<'a> Objective<'a> {
 
     /// The product of the Hessian of the smooth part at the present point with `vector`: two products.
     pub fn hessian_vector(&mut self, vector: &[f64]) -> Result<Vec<f64>> {
-        self.counts.products += 2;
+        self.counts.products += if self.loss.keeps_logits() { 2 } else { 4 };
         let product = self.loss.hessian_vector(&self.uncentred(vector))?;
         let mut product = self.centred_gradient(product);
         self.penalty.add_gradient(&mut product, vector, self.shape.n_outputs());

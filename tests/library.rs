@@ -172,8 +172,11 @@ fn one_hot_soft_labels_train_as_hard_ones_do() {
         SoftmaxRegression::new().fit(&data).unwrap()
     };
     let hard = SoftmaxRegression::new().fit(&digits).unwrap();
-    let soft = train(one_hot(0.0));
-    assert!((soft.train.log_loss - hard.train.log_loss).abs() < 1e-5 * hard.train.log_loss);
+    // All but one-hot: labels that are would become numbers of classes, as the hard ones are.
+    let soft = train(one_hot(1e-7));
+    assert!((soft.train.log_loss - hard.train.log_loss).abs() < 1e-3 * hard.train.log_loss);
+    let far = train(one_hot(1e-2));
+    assert!((far.train.log_loss - hard.train.log_loss).abs() > 1e-2 * hard.train.log_loss);
     // Smoothed labels have an entropy, which no model can go below.
     let smooth = train(one_hot(0.2));
     let entropy = -(0.82 * 0.82f64.ln() + 9.0 * 0.02 * 0.02f64.ln());
@@ -590,4 +593,23 @@ fn polishing_ends_at_the_minimum() {
     assert!(plain.objective / exact > 1.001 && plain.certificate.is_none());
     assert!((polished.objective / exact - 1.0).abs() < 1e-9 && polished.reason == StopReason::Converged);
     assert_eq!(polished.epochs.len(), 5);
+
+    // Who asks to stop gets what there is, at once.
+    let sgd = Sgd { epochs: Some(5), ..Sgd::default() };
+    let estimator = SoftmaxRegression::new().l2(1e-3).solver(sgd).polish(true);
+    let stop_at = |epoch: usize, is_polish: bool| {
+        let mut told = Vec::new();
+        let fit = estimator.fit_with(&digits, |progress| {
+            told.push((progress.is_polish, progress.epoch));
+            let is_there = (progress.is_polish, progress.epoch) == (is_polish, epoch);
+            if is_there { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (fit.unwrap(), told)
+    };
+    let (stopped, told) = stop_at(3, false);
+    assert_eq!((stopped.reason, told.len()), (StopReason::Caller, 3));
+    assert!(stopped.certificate.is_none());
+    let (stopped, told) = stop_at(2, true);
+    assert_eq!((stopped.reason, told.last()), (StopReason::Caller, Some(&(true, 2))));
+    assert!(stopped.objective < plain.objective && stopped.objective > polished.objective);
 }

@@ -346,6 +346,12 @@ pub trait Loss {
         false
     }
 
+    /// Whether logits are kept, so that points along a line take no product and a gradient only one. Otherwise each of them is an
+    /// evaluation anew.
+    fn keeps_logits(&self) -> bool {
+        true
+    }
+
     /// Goes to `parameters`; there is no direction then. Two products and one readback.
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation>;
 

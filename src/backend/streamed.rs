@@ -32,6 +32,9 @@ pub(super) struct Streamed<'a> {
 /// read faster.
 const SHARE: u64 = 2;
 const LARGEST: u64 = 256 << 20;
+/// On the CPU a part stays in its cache between being read and being used, but has no fewer rows than a few large batches.
+const CACHED: u64 = 32 << 20;
+const CACHED_ROWS: u64 = 1 << 13;
 /// Bytes of a block that are read together at most, and how many blocks a part has at least.
 const BLOCK: usize = 256 << 10;
 const BLOCKS: usize = 512;
@@ -71,7 +74,11 @@ impl<'a> Streamed<'a> {
         let features = self.features;
         let sample = (features.sample_bytes() + bytes) as u64;
         let most = self.backend.chunk_rows(features, self.supervision);
-        ((part_bytes(self.memory) / sample) as usize).clamp(1, most.max(1))
+        let part = match self.backend.info().kind {
+            DeviceKind::Cpu => part_bytes(self.memory).min(CACHED.max(CACHED_ROWS * sample)),
+            _ => part_bytes(self.memory),
+        };
+        ((part / sample) as usize).clamp(1, most.max(1))
     }
 
     /// Parts of about the same size, of whole blocks but for the last, when a sample takes `bytes` beside its features.
@@ -296,6 +303,10 @@ impl StreamedLoss<'_> {
 impl Loss for StreamedLoss<'_> {
     fn is_double(&self) -> bool {
         self.session.backend.info().kind == DeviceKind::Cpu
+    }
+
+    fn keeps_logits(&self) -> bool {
+        false
     }
 
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation> {

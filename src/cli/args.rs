@@ -252,7 +252,7 @@ pub struct Train {
     pub no_intercept: bool,
 
     /// Penalty: the objective is mean loss + l2/2·‖W‖², with W that of the scaled features and the intercept not
-    /// penalised. scikit-learn's C is 1/(l2·n_samples)
+    /// penalised. scikit-learn's C is 1/(l2·n_samples), with weights 1 over l2 times their sum
     #[arg(long, value_name = "F", value_parser = not_negative, allow_negative_numbers = true, default_value = "1e-5")]
     pub l2: f64,
 

@@ -95,6 +95,14 @@ impl Display {
     pub fn show(&self, progress: &Progress) {
         match self {
             Self::None => {}
+            Self::Bar { bar, .. } if progress.is_polish => {
+                bar.set_message(format!("polish, iteration {}: {}", progress.epoch, state_of_iteration(progress)));
+            }
+            _ if progress.is_polish => {
+                if progress.epoch.is_power_of_two() {
+                    output::message(&format!("polish    {:4}  {}", progress.epoch, state_of_iteration(progress)));
+                }
+            }
             Self::Bar { bar, is_batch } => {
                 bar.set_position(progress.epoch as u64);
                 bar.set_message(if *is_batch { state_of_iteration(progress) } else { state(progress) });

@@ -345,8 +345,9 @@ impl Run<'_> {
 
     fn samples_per_second(&self) -> f64 {
         let seconds = self.fit.training.max(Duration::from_nanos(1)).as_secs_f64();
-        let n_samples = self.n_samples() as f64;
-        self.evaluations().unwrap_or(self.fit.epochs.len() as f64) * n_samples / seconds
+        // Iterations of a batch solver are evaluations; those of a polish come on top of epochs.
+        let epochs = if self.is_batch() { 0 } else { self.fit.epochs.len() };
+        (epochs as f64 + self.evaluations().unwrap_or_default()) * self.n_samples() as f64 / seconds
     }
 
     fn report(&self, out: &mut dyn io::Write) -> io::Result<()> {

@@ -21,8 +21,8 @@ use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
 use crate::objective::Penalty;
 use crate::solver::{
-    Batch, Keeper, Kind, Limits, Observer, Outcome, Past, Progress, Solver, StochasticProblem, Task, Validate,
-    WriteCheckpoint,
+    Batch, Keeper, Kind, Limits, Observer, Outcome, Past, Progress, Solver, StochasticProblem, StopReason, Task,
+    Validate, WriteCheckpoint,
 };
 use crate::weighting::Weighting;
 
@@ -288,14 +288,16 @@ impl Run<'_> {
             }
         };
         let Outcome { mut parameters, epochs, mut reason, best_epoch } = observer.finish(reason, last);
+        let is_stopped = matches!(reason, StopReason::Caller | StopReason::TimeLimit);
         // On the CPU batch solvers are in double precision anyway.
-        if estimator.polish && !(optimum.is_some() && device.info().kind == DeviceKind::Cpu) {
+        let is_exact = optimum.is_some() && device.info().kind == DeviceKind::Cpu;
+        if estimator.polish && !is_stopped && !is_exact {
             let cpu = Device::cpu();
             let mut session = cpu.session(data.features(), scale, Some(supervision))?;
-            let mut silent = |_: &Progress| ControlFlow::Continue(());
+            let mut on_iteration = |progress: &Progress| on_epoch(&Progress { is_polish: true, ..progress.clone() });
             let limits = Limits { patience: None, ..estimator.limits };
             let mut nothing = Keeper::new(None);
-            let mut observer = Observer::new(limits, begin, None, &mut silent, &mut nothing);
+            let mut observer = Observer::new(limits, begin, None, &mut on_iteration, &mut nothing);
             let task = self.task(Some(&parameters));
             let found = Batch::polishing().minimise(&mut *session, &task, &mut Past::default(), &mut observer)?;
             let products = optimum.map_or(0, |(products, _)| products) + found.counts.products;

@@ -187,6 +187,8 @@ pub struct Progress {
     pub evaluations: f64,
     /// Mean loss in nats of the validation data after the epoch, where there is any.
     pub validation_loss: Option<f64>,
+    /// Whether it is an iteration of the polish, which counts its own.
+    pub is_polish: bool,
     /// Samples of an epoch.
     pub n_samples: usize,
     /// Time since training started.

@@ -681,6 +681,7 @@ pub(super) fn minimise(
             loss: smooth + norm,
             evaluations: objective.counts().evaluations(),
             validation_loss: None,
+            is_polish: false,
             n_samples,
             elapsed: begin.elapsed(),
         };

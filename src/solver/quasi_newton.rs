@@ -360,6 +360,7 @@ pub(super) fn minimise(
             loss: value,
             evaluations: objective.counts().evaluations(),
             validation_loss: None,
+            is_polish: false,
             n_samples,
             elapsed: begin.elapsed(),
         };

@@ -106,6 +106,7 @@ impl Stochastic {
                 loss,
                 evaluations: (epoch + 1) as f64,
                 validation_loss: None,
+                is_polish: false,
                 n_samples,
                 elapsed: before + begin.elapsed(),
             };

@@ -371,7 +371,9 @@ impl<'a, 'k> Observer<'a, 'k> {
     pub fn finish(self, reason: StopReason, last: Parameters) -> Outcome {
         let Self { epochs, best, .. } = self;
         let best_epoch = best.as_ref().map(|best| best.epoch);
-        Outcome { parameters: best.map_or(last, |best| best.parameters), epochs, reason, best_epoch }
+        // Those of the last epoch may have been improved since.
+        let earlier = best.filter(|best| best.epoch < epochs.len());
+        Outcome { parameters: earlier.map_or(last, |best| best.parameters), epochs, reason, best_epoch }
     }
 }
 
@@ -396,11 +398,14 @@ mod tests {
                 loss: 1.0,
                 evaluations: epoch as f64,
                 validation_loss: None,
+                is_polish: false,
                 n_samples: 1,
                 elapsed: time * epoch as u32,
             };
             if let Some(reason) = observer.after(progress, &mut || Ok(of_epoch(epoch))).unwrap() {
-                return observer.finish(reason, of_epoch(epoch));
+                // A batch solver improves its last parameters after it has told of them.
+                let improved = Parameters { shape, values: vec![epoch as f32 + 0.5; 2] };
+                return observer.finish(reason, improved);
             }
         }
         panic!("it goes on after the last epoch");
@@ -418,12 +423,13 @@ mod tests {
         ] {
             let outcome = run(patience(n), &losses, Duration::ZERO);
             assert_eq!((outcome.epochs.len(), outcome.best_epoch, outcome.reason), (epochs, Some(best), reason));
-            assert_eq!(outcome.parameters.values, [best as f32; 2]);
+            let improved = if best == epochs { 0.5 } else { 0.0 };
+            assert_eq!(outcome.parameters.values, [best as f32 + improved; 2]);
             assert_eq!(outcome.epochs[1].validation_loss, Some(4.0));
         }
         let outcome = run(Limits::default(), &[], Duration::ZERO);
         assert_eq!((outcome.epochs.len(), outcome.best_epoch, outcome.reason), (10, None, StopReason::Epochs));
-        assert_eq!(outcome.parameters.values, [10.0; 2]);
+        assert_eq!(outcome.parameters.values, [10.5; 2]);
     }
 
     #[test]

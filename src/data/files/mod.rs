@@ -260,9 +260,14 @@ pub fn read_with(source: &Source, reading: &Reading) -> Result<Table> {
 fn read_table(path: &Path, source: &Source, may_stay: bool, reading: &Reading) -> Result<Table> {
     let mut input = Input::open_with(path, source.max_unpacked, reading)?;
     let format = Format::of(&mut input)?;
+    // Only a file, and no pipe, can be opened once more.
+    let memory = match may_stay && input.left().is_some() {
+        true => source.memory.or_else(available_memory).map_or(u64::MAX, |memory| memory / 2),
+        false => u64::MAX,
+    };
     match format {
-        Format::Npz => return named::read(&mut Npz::open(input)?, source, path),
-        Format::Safetensors => return named::read(&mut Tensors::open(input)?, source, path),
+        Format::Npz => return named::read(&mut Npz::open(input)?, source, path, memory),
+        Format::Safetensors => return named::read(&mut Tensors::open(input)?, source, path, memory),
         #[cfg(feature = "arrow")]
         Format::Parquet | Format::Arrow => return columns::read(input, format, source),
         Format::Text => return csv::read(input, source),
@@ -278,10 +283,8 @@ fn read_table(path: &Path, source: &Source, may_stay: bool, reading: &Reading) -
             return Err(input.malformed(problem));
         }
     }
-    let memory = || source.memory.or_else(available_memory).unwrap_or(u64::MAX);
-    // Only a file, and no pipe, can be opened once more.
     let stored = match format {
-        Format::Npy if may_stay && input.left().is_some() => npy::stored(path, memory() / 2)?,
+        Format::Npy if memory < u64::MAX => npy::stored(path, memory)?,
         _ => None,
     };
     let features = match (format, stored) {

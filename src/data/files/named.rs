@@ -58,6 +58,11 @@ pub(super) trait Arrays {
     /// Reads array `index`.
     fn read(&mut self, index: usize) -> Result<Array>;
 
+    /// The features in array `index`, left in the file where they have more than `memory` bytes and need no conversion.
+    fn stored(&self, _index: usize, _memory: u64) -> Result<Option<Features<'static>>> {
+        Ok(None)
+    }
+
     /// The features where they are not one array but several, as those of a sparse matrix.
     fn matrix(&mut self) -> Option<Result<Features<'static>>> {
         None
@@ -106,8 +111,8 @@ fn choose(entries: &[Entry], role: Role, wanted: Option<&str>, taken: &[usize], 
     }
 }
 
-/// What a source takes of a file of several arrays.
-pub(super) fn read(arrays: &mut dyn Arrays, source: &Source, path: &Path) -> Result<Table> {
+/// What a source takes of a file of several arrays. Features with more than `memory` bytes may be left in it.
+pub(super) fn read(arrays: &mut dyn Arrays, source: &Source, path: &Path, memory: u64) -> Result<Table> {
     let entries = arrays.entries().to_vec();
     let feature_column = match source.feature_columns.as_deref() {
         Some([name]) => Some(name.as_str()),
@@ -127,7 +132,10 @@ pub(super) fn read(arrays: &mut dyn Arrays, source: &Source, path: &Path) -> Res
         _ => {
             let taken: Vec<usize> = labels.into_iter().chain(weights).collect();
             match choose(&entries, Role::Features, feature_column, &taken, path)? {
-                Some(index) => arrays.read(index)?.into_features(path)?,
+                Some(index) => match arrays.stored(index, memory)? {
+                    Some(features) => features,
+                    None => arrays.read(index)?.into_features(path)?,
+                },
                 None => return Err(Error::Empty { place: Place::file(path), what: "features" }),
             }
         }

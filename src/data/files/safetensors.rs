@@ -9,6 +9,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::array::{Array, Kind, Numbers};
 use super::input::{Input, ReadSeek};
 use super::named::{Arrays, Entry};
+use crate::data::{self, Features, Stored};
 use crate::error::{Error, Place, Result};
 
 /// What the format allows for the header.
@@ -115,6 +116,24 @@ impl Arrays for Tensors {
             .map_err(|source| Error::io("read", &self.path, source))?;
         let mut input = Input::part(&path, &mut self.reader, (end - begin) as u64, None);
         Ok(Array { shape: shape.clone(), numbers: Numbers::read(&mut input, kind, false, n)? })
+    }
+
+    fn stored(&self, index: usize, memory: u64) -> Result<Option<Features<'static>>> {
+        let info = self.entries.get(index).and_then(|entry| self.metadata.info(&entry.name));
+        let Some(TensorInfo { dtype, shape, data_offsets: (begin, end) }) = info else { return Ok(None) };
+        let dtype = match dtype {
+            Dtype::F32 => data::Dtype::F32,
+            Dtype::F16 => data::Dtype::F16,
+            Dtype::U8 => data::Dtype::U8,
+            _ => return Ok(None),
+        };
+        let [n_samples, ref rest @ ..] = **shape else { return Ok(None) };
+        if rest.is_empty() || (end - begin) as u64 <= memory {
+            return Ok(None);
+        }
+        let (offset, n_features) = (self.start + *begin as u64, rest.iter().product());
+        let stored = Stored::open(&self.path, offset, dtype, n_samples, n_features, memory)?;
+        Features::new(stored, n_samples, n_features).map(Some)
     }
 
     fn classes(&self) -> Result<Option<Vec<String>>> {
