@@ -1,6 +1,8 @@
 //! Training: [`SoftmaxRegression`] is the estimator, [`Fit`] what it gives.
 
+mod folds;
 mod run;
+mod sweep;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -14,6 +16,9 @@ use crate::metrics::Evaluation;
 use crate::model::Model;
 use crate::solver::{Certificate, Every, Lbfgs, Limits, Past, Progress, Solver, StopReason};
 use crate::weighting::ClassWeight;
+
+pub use folds::Folds;
+pub use sweep::{Candidate, Criterion, Head, Rule, Sweep, Swept};
 
 /// What every feature is multiplied by before training: the penalty is on the weights of features scaled so.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -408,6 +413,16 @@ impl SoftmaxRegression {
     /// As [`SoftmaxRegression::fit`]; [`Error::Setting`] for a factor that is not a finite number above 0, for a stochastic solver, and
     /// for checkpoints, which a path has none of.
     pub fn path(&self, data: &Dataset, factors: &[f64]) -> Result<Vec<Fit>> {
+        let mut fits = Vec::with_capacity(factors.len());
+        self.path_with(data, factors, |_, fit| {
+            fits.push(fit);
+            Ok(())
+        })?;
+        Ok(fits)
+    }
+
+    /// The same, and gives each fit, with the place of its factor, to `each` as it is there.
+    fn path_with(&self, data: &Dataset, factors: &[f64], mut each: impl FnMut(usize, Fit) -> Result<()>) -> Result<()> {
         let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
         if let Some(factor) = factors.iter().find(|factor| !(**factor > 0.0 && factor.is_finite())) {
             return setting("a factor of the penalties", factor.to_string(), "a finite number above 0");
@@ -428,12 +443,12 @@ impl SoftmaxRegression {
             _ => {}
         }
         let mut past = Past::default();
-        let fit = |&factor: &f64| {
+        for (index, &factor) in factors.iter().enumerate() {
             past.go_to(factor);
             (estimator.l1, estimator.l2) = (factor * self.l1, factor * self.l2);
-            estimator.fit_after(&mut past, data, &mut |_| ControlFlow::Continue(()))
-        };
-        factors.iter().map(fit).collect()
+            each(index, estimator.fit_after(&mut past, data, &mut |_| ControlFlow::Continue(()))?)?;
+        }
+        Ok(())
     }
 
     /// A fit after others on a path.

@@ -93,7 +93,9 @@ pub use serde_json;
 pub use backend::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 pub use data::{Dataset, Features, Labels};
 pub use error::{Error, ModelFileProblem, Place, Result};
-pub use fit::{FeatureScale, Fit, SoftmaxRegression, Validation};
+pub use fit::{
+    Candidate, Criterion, FeatureScale, Fit, Folds, Head, Rule, SoftmaxRegression, Sweep, Swept, Validation,
+};
 pub use metrics::Evaluation;
 pub use model::{Model, Predictor};
 pub use solver::{AdamW, Certificate, Every, Lbfgs, NewtonCg, Progress, Schedule, Sgd, Solver, StopReason, Warmup};

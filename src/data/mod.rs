@@ -24,6 +24,7 @@ pub use stored::Stored;
 pub use weights::SampleWeights;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::batch::Shuffle;
 use crate::error::{Error, Place, Result};
@@ -142,22 +143,44 @@ impl<'a> Dataset<'a> {
         // Another stream than that of the epochs, so that batches do not follow the division.
         Shuffle::new(seed, u64::MAX).shuffle(&mut order);
         let (test, train) = order.split_at_mut(n_test);
-        let part = |indices: &mut [u32]| {
-            indices.sort_unstable();
-            let of_part = |weights: &[f32]| indices.iter().map(|&row| weights[row as usize]).collect::<Vec<_>>();
-            let weights = self.weights.as_deref().map(of_part);
-            let part = Dataset {
-                features: self.features.select(indices)?,
-                labels: self.labels.select(indices)?,
-                weights: None,
-                feature_names: self.feature_names.clone(),
-            };
-            match weights {
-                Some(weights) => part.with_weights(weights),
-                None => Ok(part),
-            }
+        train.sort_unstable();
+        test.sort_unstable();
+        Ok((self.select(train)?, self.select(test)?))
+    }
+
+    /// A copy of the samples that `indices` names, in that order; of features that stay in their file nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when an index is past the end, [`Error::Empty`] when there are none, [`Error::Weight`] when the weights of all
+    /// are 0.
+    pub fn select(&self, indices: &[u32]) -> Result<Dataset<'static>> {
+        let selected = Dataset {
+            features: self.features.select(indices)?,
+            labels: self.labels.select(indices)?,
+            weights: None,
+            feature_names: self.feature_names.clone(),
         };
-        Ok((part(train)?, part(test)?))
+        let of_selected = |weights: &[f32]| indices.iter().map(|&row| weights[row as usize]).collect::<Vec<_>>();
+        match self.weights.as_deref().map(of_selected) {
+            Some(weights) => selected.with_weights(weights),
+            None => Ok(selected),
+        }
+    }
+
+    /// The samples in `rows`, whose features are a view.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Dataset<'_>> {
+        let indices: Vec<u32> = rows.clone().map(|row| row as u32).collect();
+        let weights = self.weights.as_deref().and_then(|weights| weights.get(rows.clone()));
+        let of_rows = Dataset {
+            features: self.features.rows(rows)?,
+            labels: self.labels.select(&indices)?,
+            weights: None,
+            feature_names: self.feature_names.clone(),
+        };
+        match weights {
+            Some(weights) => of_rows.with_weights(weights),
+            None => Ok(of_rows),
+        }
     }
 
     /// The feature matrix.

@@ -1,0 +1,462 @@
+//! Many models on the same data: a grid of penalties, each cross-validated, and a model of the best on all samples.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::{FeatureScale, Fit, Folds, SoftmaxRegression};
+use crate::backend::DeviceKind;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::metrics::Evaluation;
+use crate::model::Model;
+use crate::solver::{Lbfgs, Solver, StopReason};
+
+/// Chooses penalties by cross-validation: for each of a grid and for each fold a model of the other folds is fitted and evaluated on the
+/// fold; the penalty that does best, in the mean over the folds, is fitted on all samples.
+///
+/// The models of a fold are a path from the largest penalty to the smallest ([`SoftmaxRegression::path`]). On the CPU as many
+/// paths go on at once as there are threads. The samples are copied once, in the order of their folds, whose models differ in
+/// weights that are 0 for the fold left out. The fitted models do not depend on how many threads there are.
+///
+/// ```
+/// use softreg::{Folds, SoftmaxRegression, Sweep, data};
+/// let (train, test) = data::digits()?.split(0.2, 0)?;
+/// let swept = Sweep::new(SoftmaxRegression::new()).c([0.01, 0.1, 1.0]).folds(Folds::Stratified(3)).fit(&train)?;
+/// println!("C = {:?}: {}", swept.candidates[swept.chosen].c, swept.fit.model.evaluate(&test)?.accuracy);
+/// # assert!(swept.fit.model.evaluate(&test)?.accuracy > 0.9);
+/// # Ok::<(), softreg::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    estimator: SoftmaxRegression,
+    strengths: Strengths,
+    l1_ratios: Vec<f64>,
+    folds: Folds,
+    criterion: Criterion,
+    rule: Rule,
+}
+
+/// How strong the penalties are.
+#[derive(Debug, Clone)]
+enum Strengths {
+    /// λ = 1/(C·n), n the samples trained on, with weights their sum.
+    C(Vec<f64>),
+    /// λ itself.
+    Penalty(Vec<f64>),
+}
+
+/// By what a penalty is chosen: the mean over the folds of each fold's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Criterion {
+    /// The lowest log loss.
+    #[default]
+    LogLoss,
+    /// The highest accuracy.
+    Accuracy,
+}
+
+/// Which of the penalties is chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rule {
+    /// The best; of several the strongest.
+    #[default]
+    Best,
+    /// The strongest that is no more than one standard error worse than the best, with the same share of l1 (Breiman, Friedman, Olshen
+    /// and Stone 1984, "Classification and Regression Trees").
+    OneStandardError,
+}
+
+/// A penalty of the grid, and how well its models predict what they were not trained on.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// scikit-learn's C, where the grid is one of them.
+    pub c: Option<f64>,
+    /// The share of the l1 penalty.
+    pub l1_ratio: f64,
+    /// The penalties of a fit on all samples, see [`SoftmaxRegression::l2`] and [`SoftmaxRegression::l1`].
+    pub l2: f64,
+    /// The l1 penalty.
+    pub l1: f64,
+    /// The mean over the folds of the log loss in nats, and its standard error.
+    pub log_loss: f64,
+    /// The standard deviation of the folds' log losses over √k.
+    pub log_loss_error: f64,
+    /// The mean over the folds of the accuracy, and its standard error.
+    pub accuracy: f64,
+    /// The standard deviation of the folds' accuracies over √k.
+    pub accuracy_error: f64,
+}
+
+/// A model that was fitted without one of the folds.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Head {
+    /// Its place in [`Swept::candidates`].
+    pub candidate: usize,
+    /// The fold left out.
+    pub fold: usize,
+    /// The penalties.
+    pub l2: f64,
+    /// The l1 penalty.
+    pub l1: f64,
+    /// On the fold left out.
+    pub validation: Evaluation,
+    /// The objective on the others.
+    pub objective: f64,
+    /// Iterations of the solver.
+    pub n_iterations: usize,
+    /// Products X·W and Xᵀ·R, over all samples; two are an evaluation of loss and gradient.
+    pub products: usize,
+    /// Why training ended.
+    pub reason: StopReason,
+    /// How long it took, beside others.
+    pub training: Duration,
+}
+
+/// What a sweep found.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Swept {
+    /// Ordered by share of l1 as given, each from the strongest penalty to the weakest.
+    pub candidates: Vec<Candidate>,
+    /// All models, by fold and candidate.
+    pub heads: Vec<Head>,
+    /// The place of the chosen one in `candidates`.
+    pub chosen: usize,
+    /// Its fit on all samples.
+    pub fit: Fit,
+    /// How long the search took, without that fit.
+    pub search: Duration,
+}
+
+impl Sweep {
+    /// A sweep that fits as `estimator` does, but for its penalties. For batch solvers, of which L-BFGS is the default here whatever the
+    /// size of the data.
+    pub fn new(estimator: SoftmaxRegression) -> Self {
+        Self {
+            estimator,
+            // Those of scikit-learn's LogisticRegressionCV.
+            strengths: Strengths::C((0..10).map(|i| 10f64.powf(-4.0 + 8.0 * f64::from(i) / 9.0)).collect()),
+            l1_ratios: vec![0.0],
+            folds: Folds::default(),
+            criterion: Criterion::default(),
+            rule: Rule::default(),
+        }
+    }
+
+    /// The inverse strengths of the penalty, as scikit-learn has them: l2 = (1 − l1_ratio)/(C·n) and l1 = l1_ratio/(C·n), n the
+    /// samples of the training at hand, with weights their sum. 10 from 1e-4 to 1e4 unless it is called.
+    #[must_use]
+    pub fn c(mut self, values: impl Into<Vec<f64>>) -> Self {
+        self.strengths = Strengths::C(values.into());
+        self
+    }
+
+    /// The strengths λ of the penalty, whatever the number of samples: l2 = (1 − l1_ratio)·λ and l1 = l1_ratio·λ.
+    #[must_use]
+    pub fn penalties(mut self, values: impl Into<Vec<f64>>) -> Self {
+        self.strengths = Strengths::Penalty(values.into());
+        self
+    }
+
+    /// The shares of the l1 penalty, between 0 and 1; all penalties are tried with each. 0 unless it is called.
+    #[must_use]
+    pub fn l1_ratios(mut self, ratios: impl Into<Vec<f64>>) -> Self {
+        self.l1_ratios = ratios.into();
+        self
+    }
+
+    /// How the samples are divided. Five stratified folds unless it is called.
+    #[must_use]
+    pub fn folds(mut self, folds: Folds) -> Self {
+        self.folds = folds;
+        self
+    }
+
+    /// By what the penalty is chosen.
+    #[must_use]
+    pub fn criterion(mut self, criterion: Criterion) -> Self {
+        self.criterion = criterion;
+        self
+    }
+
+    /// Which penalty is chosen.
+    #[must_use]
+    pub fn rule(mut self, rule: Rule) -> Self {
+        self.rule = rule;
+        self
+    }
+
+    /// How many models are fitted before the last one.
+    pub fn n_heads(&self) -> usize {
+        self.strengths.values().len() * self.l1_ratios.len() * self.folds.n_folds()
+    }
+
+    /// Searches, and fits the best.
+    ///
+    /// # Errors
+    /// As [`SoftmaxRegression::path`]; [`Error::Setting`] for an empty grid, a strength that is not a finite number above 0, a share of l1
+    /// outside of 0..1, validation data of the estimator, and folds that cannot be ([`Folds::of`]).
+    pub fn fit(&self, data: &Dataset) -> Result<Swept> {
+        self.fit_with(data, |_| {})
+    }
+
+    /// The same, and tells of each model as it is there: in the order of a path, but paths of several folds may go on at once.
+    ///
+    /// # Errors
+    /// As [`Sweep::fit`].
+    pub fn fit_with(&self, data: &Dataset, on_head: impl FnMut(&Head) + Send) -> Result<Swept> {
+        let begin = Instant::now();
+        self.check()?;
+        let mut estimator = self.estimator.clone();
+        // That of a fold, whose largest byte may be another, would be another penalty.
+        estimator.feature_scale = FeatureScale::Factor(estimator.feature_scale.of(data.features())?.into());
+        let division = Division::new(&self.folds, data)?;
+        let n_folds = self.folds.n_folds();
+        let paths: Vec<Path> =
+            (0..self.l1_ratios.len()).flat_map(|ratio| (0..n_folds).map(move |fold| Path { fold, ratio })).collect();
+        let on_head = Mutex::new(on_head);
+        let tell = |head: &Head| {
+            if let Ok(mut on_head) = on_head.lock() {
+                on_head(head);
+            }
+        };
+        let work = |path: &Path| self.fit_path(&estimator, &division, *path, &tell);
+        let is_cpu = estimator.device.info().kind == DeviceKind::Cpu;
+        let done = if is_cpu { beside_each_other(&paths, work) } else { paths.iter().map(work).collect() };
+
+        let (mut heads, mut models) = (Vec::with_capacity(self.n_heads()), Vec::new());
+        for done in done {
+            let (of_path, first) = done?;
+            heads.extend(of_path);
+            models.extend(first);
+        }
+        heads.sort_by_key(|head| (head.fold, head.candidate));
+        let candidates = self.candidates(&heads, total_weight(data));
+        let chosen = self.choose(&candidates);
+        let search = begin.elapsed();
+        let Candidate { l2, l1, .. } = candidates[chosen];
+        (estimator.l2, estimator.l1) = (l2, l1);
+        if matches!(estimator.solver, Solver::Auto) {
+            estimator.solver = Lbfgs::default().into();
+        }
+        // A model of the same penalty, without the first fold, is near.
+        let fit = match models.get(chosen) {
+            Some(model) if estimator.init.is_none() => estimator.init(model).fit(data)?,
+            _ => estimator.fit(data)?,
+        };
+        Ok(Swept { candidates, heads, chosen, fit, search })
+    }
+
+    fn check(&self) -> Result<()> {
+        let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
+        let strengths = self.strengths.values();
+        if strengths.is_empty() || self.l1_ratios.is_empty() {
+            return setting("the grid of penalties", "empty".to_owned(), "at least one of each");
+        }
+        if let Some(value) = strengths.iter().find(|value| !(**value > 0.0 && value.is_finite())) {
+            return setting("a strength of the penalty", value.to_string(), "a finite number above 0");
+        }
+        if let Some(ratio) = self.l1_ratios.iter().find(|ratio| !(0.0..=1.0).contains(*ratio)) {
+            return setting("a share of l1", ratio.to_string(), "between 0 and 1");
+        }
+        if self.estimator.validation.is_some() {
+            return setting(
+                "the validation data of a sweep",
+                "given".to_owned(),
+                "left out: each fold is validated on",
+            );
+        }
+        Ok(())
+    }
+
+    /// λ of each strength where the weights sum to `total`, the largest first.
+    fn penalties_for(&self, total: f64) -> Vec<f64> {
+        let mut penalties: Vec<f64> = match &self.strengths {
+            Strengths::C(values) => values.iter().map(|c| 1.0 / (c * total)).collect(),
+            Strengths::Penalty(values) => values.clone(),
+        };
+        penalties.sort_by(|a, b| b.total_cmp(a));
+        penalties
+    }
+
+    /// The models of a path, and, of the first fold, what is in them.
+    fn fit_path(
+        &self,
+        estimator: &SoftmaxRegression,
+        division: &Division,
+        Path { fold, ratio }: Path,
+        tell: &dyn Fn(&Head),
+    ) -> Result<(Vec<Head>, Vec<Model>)> {
+        let train = division.without(fold)?;
+        let validation = division.of(fold)?;
+        let l1_ratio = self.l1_ratios[ratio];
+        let estimator = estimator.clone().l2(1.0 - l1_ratio).l1(l1_ratio);
+        let penalties = self.penalties_for(total_weight(&train));
+        let (mut heads, mut models) = (Vec::new(), Vec::new());
+        estimator.path_with(&train, &penalties, |index, fit| {
+            let penalty = penalties[index];
+            let head = Head {
+                candidate: ratio * penalties.len() + index,
+                fold,
+                l2: (1.0 - l1_ratio) * penalty,
+                l1: l1_ratio * penalty,
+                validation: fit.model.on(&estimator.device).evaluate(&validation)?,
+                objective: fit.objective,
+                n_iterations: fit.epochs.len(),
+                products: fit.products.unwrap_or_default(),
+                reason: fit.reason,
+                training: fit.training,
+            };
+            tell(&head);
+            heads.push(head);
+            if fold == 0 {
+                models.push(fit.model);
+            }
+            Ok(())
+        })?;
+        Ok((heads, models))
+    }
+
+    /// What the heads say of each penalty; the weights of all samples sum to `total`.
+    fn candidates(&self, heads: &[Head], total: f64) -> Vec<Candidate> {
+        let penalties = self.penalties_for(total);
+        let of_grid = self.l1_ratios.iter().flat_map(|&ratio| penalties.iter().map(move |&penalty| (ratio, penalty)));
+        let figures = |index: usize, figure: fn(&Evaluation) -> f64| {
+            mean_and_error(heads.iter().filter(|head| head.candidate == index).map(|head| figure(&head.validation)))
+        };
+        let candidate = |(index, (l1_ratio, penalty)): (usize, (f64, f64))| {
+            let (log_loss, log_loss_error) = figures(index, |evaluation| evaluation.log_loss);
+            let (accuracy, accuracy_error) = figures(index, |evaluation| evaluation.accuracy);
+            Candidate {
+                c: matches!(self.strengths, Strengths::C(_)).then(|| 1.0 / (penalty * total)),
+                l1_ratio,
+                l2: (1.0 - l1_ratio) * penalty,
+                l1: l1_ratio * penalty,
+                log_loss,
+                log_loss_error,
+                accuracy,
+                accuracy_error,
+            }
+        };
+        of_grid.enumerate().map(candidate).collect()
+    }
+
+    /// The place of the candidate to take.
+    fn choose(&self, candidates: &[Candidate]) -> usize {
+        // What is to be low, and its standard error.
+        let badness = |candidate: &Candidate| match self.criterion {
+            Criterion::LogLoss => (candidate.log_loss, candidate.log_loss_error),
+            Criterion::Accuracy => (-candidate.accuracy, candidate.accuracy_error),
+        };
+        // The first among equals, which is the strongest.
+        let by_badness = |a: &usize, b: &usize| badness(&candidates[*a]).0.total_cmp(&badness(&candidates[*b]).0);
+        let best = (0..candidates.len()).min_by(by_badness).unwrap_or_default();
+        match self.rule {
+            Rule::Best => best,
+            Rule::OneStandardError => {
+                let (value, error) = badness(&candidates[best]);
+                let n = self.strengths.values().len();
+                let of_ratio = best / n * n..=best;
+                of_ratio.into_iter().find(|&index| badness(&candidates[index]).0 <= value + error).unwrap_or(best)
+            }
+        }
+    }
+}
+
+impl Strengths {
+    fn values(&self) -> &[f64] {
+        match self {
+            Self::C(values) | Self::Penalty(values) => values,
+        }
+    }
+}
+
+/// The models of one fold and one share of l1.
+#[derive(Debug, Clone, Copy)]
+struct Path {
+    fold: usize,
+    ratio: usize,
+}
+
+/// The samples in the order of their folds.
+struct Division<'d> {
+    data: Dataset<'d>,
+    /// Where each fold begins, and the end.
+    starts: Vec<usize>,
+}
+
+impl<'d> Division<'d> {
+    fn new(folds: &Folds, data: &'d Dataset<'d>) -> Result<Self> {
+        let fold_of = folds.of(data.labels())?;
+        let mut starts = vec![0; folds.n_folds() + 1];
+        fold_of.iter().for_each(|&fold| starts[fold as usize + 1] += 1);
+        (1..starts.len()).for_each(|fold| starts[fold] += starts[fold - 1]);
+        let data = if fold_of.is_sorted() {
+            data.rows(0..data.n_samples())?
+        } else {
+            let mut order: Vec<u32> = (0..fold_of.len() as u32).collect();
+            order.sort_by_key(|&row| fold_of[row as usize]);
+            data.select(&order)?
+        };
+        Ok(Self { data, starts })
+    }
+
+    /// All samples, those of the fold with weight 0.
+    fn without(&self, fold: usize) -> Result<Dataset<'_>> {
+        let n = self.data.n_samples();
+        let mut weights = self.data.weights().map_or_else(|| vec![1.0; n], <[f32]>::to_vec);
+        weights[self.starts[fold]..self.starts[fold + 1]].fill(0.0);
+        self.data.rows(0..n)?.with_weights(weights)
+    }
+
+    /// The samples of the fold.
+    fn of(&self, fold: usize) -> Result<Dataset<'_>> {
+        self.data.rows(self.starts[fold]..self.starts[fold + 1])
+    }
+}
+
+/// The number of samples, or the sum of their weights.
+fn total_weight(data: &Dataset) -> f64 {
+    match data.weights() {
+        Some(weights) => weights.iter().map(|&weight| f64::from(weight)).sum(),
+        None => data.n_samples() as f64,
+    }
+}
+
+/// Mean, and standard deviation over the root of how many there are.
+fn mean_and_error(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+    let n = values.clone().count().max(1) as f64;
+    let mean = values.clone().sum::<f64>() / n;
+    let variance = values.map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, (variance / n).sqrt())
+}
+
+/// Does the work for each of `tasks`: of as many as there are threads each has one, with what is left over all threads help.
+fn beside_each_other<T: Sync, R: Send>(tasks: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Vec<Result<R>> {
+    let n_threads = rayon::current_num_threads();
+    let alone = |task: &T| match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
+        Ok(pool) => pool.install(|| work(task)),
+        // Then with all threads, as it would be without others.
+        Err(_) => work(task),
+    };
+    let mut results = Vec::with_capacity(tasks.len());
+    for tasks in tasks.chunks(n_threads) {
+        if tasks.len() < n_threads || n_threads == 1 {
+            results.extend(tasks.iter().map(&work));
+            continue;
+        }
+        let of_threads: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = tasks.iter().map(|task| scope.spawn(|| alone(task))).collect();
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        results.extend(of_threads.into_iter().map(|result| match result {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }));
+    }
+    results
+}
