@@ -98,6 +98,52 @@ fn json_has_its_keys_and_types() {
 }
 
 #[test]
+fn a_sweep_reports_each_penalty_and_saves_the_best() {
+    let folder = Folder::new();
+    let grid = ["--c", "0.1:10:3", "--l1-ratio", "0,0.5", "--cv", "3"];
+    let files = ["--json", "sweep.json", "--csv", "sweep.csv", "--out", "best.safetensors"];
+    let arguments = [&["sweep", "--device", "cpu"][..], &grid, &files].concat();
+    let run = folder.softreg(&arguments).ok();
+    let record: Value = serde_json::from_slice(&folder.read("sweep.json")).unwrap();
+    let (heads, candidates) = (record["heads"].as_array().unwrap(), record["candidates"].as_array().unwrap());
+    assert_eq!((heads.len(), candidates.len(), record["n_heads"].as_u64()), (18, 6, Some(18)));
+    let best = candidates.iter().map(|candidate| number(candidate, "validation_loss")).fold(f64::MAX, f64::min);
+    assert_eq!(number(&record["chosen"], "validation_loss"), best);
+    let of_heads: f64 = heads.iter().map(|head| number(head, "n_evaluations")).sum();
+    assert!(number(&record, "n_evaluations") > of_heads && number(&record, "test_accuracy") > 0.95);
+    assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
+    assert_eq!(run.stdout.lines().filter(|line| line.starts_with('*')).count(), 1);
+    let csv = String::from_utf8(folder.read("sweep.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 19);
+    assert!(csv.lines().all(|line| line.split(',').count() == csv.lines().next().unwrap().split(',').count()));
+    let info = folder.softreg(["info", "best.safetensors"]).ok();
+    assert!(info.stdout.contains("lbfgs"), "{}", info.stdout);
+
+    // Groups that are the folds of contiguous samples.
+    let groups: String = (0..1438).map(|i| format!("{}\n", i / 720)).collect();
+    folder.write("groups.txt", groups.as_bytes());
+    let one = |more: &[&str]| {
+        let arguments = [&["sweep", "--device", "cpu", "--c", "1", "--cv", "2", "--json", "-", "--quiet"], more].concat();
+        number(&folder.softreg(&arguments).ok().json()["chosen"], "validation_loss")
+    };
+    let grouped = one(&["--groups", "groups.txt"]);
+    assert!((grouped - one(&["--folds", "contiguous"])).abs() < 0.02 && grouped != one(&[]));
+    folder.write("groups.txt", b"1\n-2\n");
+    for (arguments, message) in [
+        (&["--groups", "groups.txt"][..], "row 2"),
+        (&["--c", "1:0:5"], "above 0"),
+        (&["--c", "1:2"], "LO:HI:COUNT"),
+        (&["--cv", "1"], "number of folds"),
+        (&["--l1-ratio", "2"], "between 0 and 1"),
+        (&["--c", "1", "--l2", "1"], "cannot be used with"),
+        (&["--csv", "a", "--json", "a"], "the same file"),
+    ] {
+        let failed = folder.softreg([&["sweep", "--device", "cpu"][..], arguments].concat());
+        assert!(!failed.status.success() && failed.stderr.contains(message), "{message}: {}", failed.stderr);
+    }
+}
+
+#[test]
 fn matrix_units_are_done_without_where_there_are_none() {
     let folder = Folder::new();
     let run = folder.softreg(["--device", "cpu", "--matrix-units", "--epochs", "3", "--json", "run.json"]).ok();

@@ -47,6 +47,8 @@ pub struct Cli {
 pub enum Command {
     /// Train a classifier and measure it
     Train(Train),
+    /// Choose the penalty by cross-validation, and train with the best
+    Sweep(Sweep),
     /// Measure a model on labelled data
     Evaluate(Evaluate),
     /// Predict the class of each sample
@@ -75,67 +77,8 @@ Examples:
   softreg train x.npy --labels y.txt --test test_x.npy \\
       --test-labels test_y.txt --l2 1e-6 --epochs 100")]
 pub struct Train {
-    /// Training data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told
-    /// apart by content; each may be packed by gzip or Zstandard; or a folder of such files, or a pattern (`part-*.npy`, in
-    /// quotes); or the name of a data set that `softreg download` got, which has test data too. Default: the built-in digits
-    pub features: Option<PathBuf>,
-
-    /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
-    /// one-hot, or probabilities of the classes. Default: those that svmlight, .npz and safetensors have
-    #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "label_column")]
-    pub labels: Option<PathBuf>,
-
-    /// The column of FEATURES that holds the labels; in .npz and safetensors the array, by default the one called labels, label,
-    /// y, targets or target
-    #[arg(long, value_name = "NAME", requires = "features")]
-    pub label_column: Option<String>,
-
-    /// Columns of FEATURES, a CSV file, that are text: each category becomes a feature `column=category`, 1 or 0. `auto` takes those
-    /// whose first value is not a number
-    #[arg(long, value_name = "NAME,…|auto", value_parser = categorical, requires = "features")]
-    pub categorical: Option<Categorical>,
-
     #[command(flatten)]
-    pub format: Format,
-
-    /// Names of the classes, one a line: of the columns of --labels that are a matrix (one-hot or probabilities); else of all
-    /// labels that there may be
-    #[arg(long, value_name = "PATH", requires = "features")]
-    pub classes: Option<PathBuf>,
-
-    /// How much each sample counts, at least 0: a file of text (one number a line) or .npy
-    #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "weight_column")]
-    pub sample_weight: Option<PathBuf>,
-
-    /// The column of FEATURES and of --test that holds the weights of the samples
-    #[arg(long, value_name = "NAME", requires = "features")]
-    pub weight_column: Option<String>,
-
-    /// How much the classes count, beside their samples: `balanced` (all the same in total) or weights by name, the others
-    /// are 1. A sample counts its weight times that of its class
-    #[arg(long, value_name = "balanced|NAME=W,…", value_parser = class_weight)]
-    pub class_weight: Option<ClassWeight>,
-
-    /// Train towards (1 - F)·label + F/n_classes, at least 0 and below 1
-    #[arg(long, value_name = "F", value_parser = below_1, allow_negative_numbers = true, default_value_t = 0.0)]
-    pub label_smoothing: f64,
-
-    /// Test data, in the form of FEATURES
-    #[arg(long, value_name = "FEATURES", requires = "features", conflicts_with = "test_split")]
-    pub test: Option<PathBuf>,
-
-    /// Labels of the test data, in the form of --labels
-    #[arg(long, value_name = "PATH", requires = "test")]
-    pub test_labels: Option<PathBuf>,
-
-    /// Weights of the test data, in the form of --sample-weight
-    #[arg(long, value_name = "PATH", requires = "test", conflicts_with = "weight_column")]
-    pub test_sample_weight: Option<PathBuf>,
-
-    /// Share of the samples, drawn at random, to keep for testing, between 0 and 1. Default: 0.2 for the built-in digits,
-    /// otherwise none
-    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
-    pub test_split: Option<f64>,
+    pub data: TrainingData,
 
     /// Validation data, in the form of FEATURES: measured after each epoch, and the model is that of the best
     #[arg(
@@ -307,6 +250,261 @@ pub struct Train {
     #[arg(long, short)]
     pub quiet: bool,
 }
+
+/// What is trained and tested on.
+#[derive(Debug, Args)]
+pub struct TrainingData {
+    /// Training data: CSV with a header (or with tabs or semicolons), svmlight, IDX, .npy, .npz, safetensors, Parquet or Arrow, told
+    /// apart by content; each may be packed by gzip or Zstandard; or a folder of such files, or a pattern (`part-*.npy`, in
+    /// quotes); or the name of a data set that `softreg download` got, which has test data too. Default: the built-in digits
+    pub features: Option<PathBuf>,
+
+    /// Labels of FEATURES: a file of text (one name a line), or an array or column in one of the other formats; a matrix is
+    /// one-hot, or probabilities of the classes. Default: those that svmlight, .npz and safetensors have
+    #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "label_column")]
+    pub labels: Option<PathBuf>,
+
+    /// The column of FEATURES that holds the labels; in .npz and safetensors the array, by default the one called labels, label,
+    /// y, targets or target
+    #[arg(long, value_name = "NAME", requires = "features")]
+    pub label_column: Option<String>,
+
+    /// Columns of FEATURES, a CSV file, that are text: each category becomes a feature `column=category`, 1 or 0. `auto` takes those
+    /// whose first value is not a number
+    #[arg(long, value_name = "NAME,…|auto", value_parser = categorical, requires = "features")]
+    pub categorical: Option<Categorical>,
+
+    #[command(flatten)]
+    pub format: Format,
+
+    /// Names of the classes, one a line: of the columns of --labels that are a matrix (one-hot or probabilities); else of all
+    /// labels that there may be
+    #[arg(long, value_name = "PATH", requires = "features")]
+    pub classes: Option<PathBuf>,
+
+    /// How much each sample counts, at least 0: a file of text (one number a line) or .npy
+    #[arg(long, value_name = "PATH", requires = "features", conflicts_with = "weight_column")]
+    pub sample_weight: Option<PathBuf>,
+
+    /// The column of FEATURES and of --test that holds the weights of the samples
+    #[arg(long, value_name = "NAME", requires = "features")]
+    pub weight_column: Option<String>,
+
+    /// How much the classes count, beside their samples: `balanced` (all the same in total) or weights by name, the others
+    /// are 1. A sample counts its weight times that of its class
+    #[arg(long, value_name = "balanced|NAME=W,…", value_parser = class_weight)]
+    pub class_weight: Option<ClassWeight>,
+
+    /// Train towards (1 - F)·label + F/n_classes, at least 0 and below 1
+    #[arg(long, value_name = "F", value_parser = below_1, allow_negative_numbers = true, default_value_t = 0.0)]
+    pub label_smoothing: f64,
+
+    /// Test data, in the form of FEATURES
+    #[arg(long, value_name = "FEATURES", requires = "features", conflicts_with = "test_split")]
+    pub test: Option<PathBuf>,
+
+    /// Labels of the test data, in the form of --labels
+    #[arg(long, value_name = "PATH", requires = "test")]
+    pub test_labels: Option<PathBuf>,
+
+    /// Weights of the test data, in the form of --sample-weight
+    #[arg(long, value_name = "PATH", requires = "test", conflicts_with = "weight_column")]
+    pub test_sample_weight: Option<PathBuf>,
+
+    /// Share of the samples, drawn at random, to keep for testing, between 0 and 1. Default: 0.2 for the built-in digits,
+    /// otherwise none
+    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
+    pub test_split: Option<f64>,
+}
+
+impl TrainingData {
+    /// The training data, with the columns of the model to start from, if it names them; none when it is the built-in
+    /// digits.
+    pub fn source(&self, init: Option<&Model>, device: &Device) -> Option<Source> {
+        let features = self.features.as_deref()?;
+        let source = Source {
+            feature_columns: self.format.feature_columns.clone(),
+            zero_based: self.format.zero_based,
+            ignore_unknown_categories: self.format.ignore_unknown,
+            memory: device.memory_limit,
+            ..Source::new(features)
+        };
+        Some(Source {
+            labels: self.labels.clone(),
+            label_column: self.label_column.clone(),
+            weights: self.sample_weight.clone(),
+            weight_column: self.weight_column.clone(),
+            classes: self.classes.clone(),
+            categorical: self.categorical.clone().unwrap_or_default(),
+            ..init.map_or(source, |model| self.format.source(features, model, device))
+        })
+    }
+
+    /// The test data, with the columns of the training data, and the indices counted as there.
+    pub fn test_source(&self, train: &Dataset, zero_based: Option<bool>, device: &Device) -> Option<Source> {
+        let test = self.test.clone().or_else(|| self.test_part())?;
+        let (labels, weights) = (self.test_labels.as_ref(), self.test_sample_weight.as_ref());
+        Some(self.other_source(&test, labels, weights, train, zero_based, device))
+    }
+
+    /// The test part of a data set that is trained on as it was downloaded.
+    fn test_part(&self) -> Option<PathBuf> {
+        known::test_part(self.features.as_deref()?).filter(|_| self.labels.is_none())
+    }
+
+    /// Other data in the form of the training data.
+    pub fn other_source(
+        &self,
+        features: &Path,
+        labels: Option<&PathBuf>,
+        weights: Option<&PathBuf>,
+        train: &Dataset,
+        zero_based: Option<bool>,
+        device: &Device,
+    ) -> Source {
+        Source {
+            features: features.to_owned(),
+            labels: labels.cloned(),
+            label_column: self.label_column.clone().filter(|_| labels.is_none()),
+            feature_columns: self.format.feature_columns.clone(),
+            weights: weights.cloned(),
+            weight_column: self.weight_column.clone(),
+            classes: self.classes.clone(),
+            feature_names: train.feature_names().map(<[String]>::to_vec),
+            n_features: Some(train.n_features()),
+            zero_based: self.format.zero_based.or(zero_based),
+            ignore_unknown_categories: self.format.ignore_unknown,
+            memory: device.memory_limit,
+            ..Source::default()
+        }
+    }
+
+    /// All files that are read.
+    pub fn paths(&self) -> [Option<&Path>; 7] {
+        let paths = [
+            &self.features,
+            &self.labels,
+            &self.classes,
+            &self.sample_weight,
+            &self.test,
+            &self.test_labels,
+            &self.test_sample_weight,
+        ];
+        paths.map(|path| path.as_deref())
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg sweep
+  softreg sweep x.npy --labels y.txt --c 1e-4:1e4:10 --cv 5 \\
+      --out best.safetensors
+  softreg sweep flowers.csv --label-column species --l2 1e-6:1e-1:16 \\
+      --l1-ratio 0,0.5,1 --one-standard-error --json sweep.json
+
+A model is fitted for each penalty and each fold, to the minimum, by L-BFGS; those
+of a fold one after the other, from the largest penalty to the smallest, each from
+where those before it lead to. On the CPU as many folds go on at once as there are
+cores. The penalty that does best on the folds left out is fitted on all samples,
+and that is the model.")]
+pub struct Sweep {
+    #[command(flatten)]
+    pub data: TrainingData,
+
+    /// Inverse strengths of the penalty as scikit-learn has them, from LO to HI in equal ratios, or a list: l2 = (1 - r)/(C·n) and l1
+    /// = r/(C·n), r of --l1-ratio, n the samples trained on, with weights their sum. Default: 1e-4:1e4:10
+    #[arg(long, value_name = "LO:HI:COUNT|C,…", value_parser = grid, conflicts_with = "l2")]
+    pub c: Option<Grid>,
+
+    /// Strengths of the penalty in the place of --c, whatever the number of samples: l2 = (1 - r)·F and l1 = r·F
+    #[arg(long, value_name = "LO:HI:COUNT|F,…", value_parser = grid)]
+    pub l2: Option<Grid>,
+
+    /// Shares of the l1 penalty, 0 to 1; each penalty is tried with each of them
+    #[arg(long, value_name = "R,…", value_delimiter = ',', value_parser = share, default_value = "0")]
+    pub l1_ratio: Vec<f64>,
+
+    /// How many folds
+    #[arg(long, value_name = "K", value_parser = count, default_value = "5")]
+    pub cv: usize,
+
+    /// How the samples are divided: stratified, so that each fold has its share of each class; contiguous, as they follow each other
+    #[arg(long, value_enum, default_value_t = FoldsName::Stratified, conflicts_with = "groups")]
+    pub folds: FoldsName,
+
+    /// A whole number for each sample, one a line or .npy: samples of one number are never in two folds
+    #[arg(long, value_name = "PATH")]
+    pub groups: Option<PathBuf>,
+
+    /// What is best: the lowest mean log loss of the folds, or the highest mean accuracy
+    #[arg(long, value_enum, default_value_t = CriterionName::LogLoss)]
+    pub criterion: CriterionName,
+
+    /// Take the strongest penalty that is no more than one standard error worse than the best
+    #[arg(long)]
+    pub one_standard_error: bool,
+
+    /// Iterations of a fit at most
+    #[arg(long, value_name = "N", value_parser = count, default_value = "1000")]
+    pub max_iterations: usize,
+
+    /// A fit ends when its objective is estimated to be within this share of its minimum
+    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true, default_value = "1e-8")]
+    pub tolerance: f64,
+
+    /// Train without an intercept
+    #[arg(long)]
+    pub no_intercept: bool,
+
+    /// Penalise the weights of standardised features, (x - mean)/deviation; the saved model takes features as they are
+    #[arg(long)]
+    pub standardize: bool,
+
+    /// What every feature is multiplied by in training, as for `softreg train`
+    #[arg(long, value_name = "auto|none|F", value_parser = feature_scale, allow_negative_numbers = true, default_value = "auto")]
+    pub feature_scale: FeatureScale,
+
+    /// Seed of --test-split
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+
+    #[command(flatten)]
+    pub device: Device,
+
+    /// Save the model of the best penalty as this file (safetensors). Default: it is not saved
+    #[arg(long, value_name = "MODEL.safetensors")]
+    pub out: Option<PathBuf>,
+
+    /// Write a line for each penalty and fold to this file, with commas between
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+
+    /// Write settings and results as one JSON object to this file; `-` is standard output, the report then goes to
+    /// standard error
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// No progress and no messages, only the report (with `--json -` only the JSON), warnings and errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FoldsName {
+    Stratified,
+    Contiguous,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CriterionName {
+    LogLoss,
+    Accuracy,
+}
+
+/// Values to try.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grid(pub Vec<f64>);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -799,68 +997,10 @@ impl Train {
             .find_map(|((option, is_given), name)| is_given.then_some((*option, name)))
     }
 
-    /// The training data, with the columns of the model to start from, if it names them; none when it is the built-in
-    /// digits.
-    pub fn source(&self, init: Option<&Model>) -> Option<Source> {
-        let features = self.features.as_deref()?;
-        let source = Source {
-            feature_columns: self.format.feature_columns.clone(),
-            zero_based: self.format.zero_based,
-            ignore_unknown_categories: self.format.ignore_unknown,
-            memory: self.device.memory_limit,
-            ..Source::new(features)
-        };
-        Some(Source {
-            labels: self.labels.clone(),
-            label_column: self.label_column.clone(),
-            weights: self.sample_weight.clone(),
-            weight_column: self.weight_column.clone(),
-            classes: self.classes.clone(),
-            categorical: self.categorical.clone().unwrap_or_default(),
-            ..init.map_or(source, |model| self.format.source(features, model, &self.device))
-        })
-    }
-
-    /// The test data, with the columns of the training data, and the indices counted as there.
-    pub fn test_source(&self, train: &Dataset, zero_based: Option<bool>) -> Option<Source> {
-        let (labels, weights) = (self.test_labels.as_ref(), self.test_sample_weight.as_ref());
-        let test = self.test.clone().or_else(|| self.test_part())?;
-        self.other_source(&test, labels, weights, train, zero_based)
-    }
-
-    /// The test part of a data set that is trained on as it was downloaded.
-    fn test_part(&self) -> Option<PathBuf> {
-        known::test_part(self.features.as_deref()?).filter(|_| self.labels.is_none())
-    }
-
     /// The validation data, with the columns of the training data, and the indices counted as there.
     pub fn validation_source(&self, train: &Dataset, zero_based: Option<bool>) -> Option<Source> {
-        self.other_source(self.validation.as_ref()?, self.validation_labels.as_ref(), None, train, zero_based)
-    }
-
-    fn other_source(
-        &self,
-        features: &Path,
-        labels: Option<&PathBuf>,
-        weights: Option<&PathBuf>,
-        train: &Dataset,
-        zero_based: Option<bool>,
-    ) -> Option<Source> {
-        Some(Source {
-            features: features.to_owned(),
-            labels: labels.cloned(),
-            label_column: self.label_column.clone().filter(|_| labels.is_none()),
-            feature_columns: self.format.feature_columns.clone(),
-            weights: weights.cloned(),
-            weight_column: self.weight_column.clone(),
-            classes: self.classes.clone(),
-            feature_names: train.feature_names().map(<[String]>::to_vec),
-            n_features: Some(train.n_features()),
-            zero_based: self.format.zero_based.or(zero_based),
-            ignore_unknown_categories: self.format.ignore_unknown,
-            memory: self.device.memory_limit,
-            ..Source::default()
-        })
+        let (path, labels) = (self.validation.as_ref()?, self.validation_labels.as_ref());
+        Some(self.data.other_source(path, labels, None, train, zero_based, &self.device))
     }
 }
 
@@ -882,6 +1022,25 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn not_negative(text: &str) -> Result<f64, String> {
     number_that(text, |x| x >= 0.0, "at least 0")
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number_that(text, |x| (0.0..=1.0).contains(&x), "between 0 and 1")
+}
+
+/// LO:HI:COUNT, or numbers with commas between.
+fn grid(text: &str) -> Result<Grid, String> {
+    let values = match *text.split(':').collect::<Vec<_>>() {
+        [values] => values.split(',').map(positive).collect::<Result<_, _>>()?,
+        [low, high, count] => {
+            let (low, high) = (positive(low)?, positive(high)?);
+            let count = self::count(count)?;
+            let position = |i: usize| i as f64 / (count - 1).max(1) as f64;
+            (0..count).map(|i| low * (high / low).powf(position(i))).collect()
+        }
+        _ => return Err("must be LO:HI:COUNT or numbers with commas between".to_owned()),
+    };
+    Ok(Grid(values))
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

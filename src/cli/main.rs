@@ -16,6 +16,7 @@ mod output;
 mod predict;
 mod progress;
 mod report;
+mod sweep;
 mod train;
 
 use std::ffi::OsString;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     start_logging();
     let result = match cli.command {
         Command::Train(args) => train::run(&args, start),
+        Command::Sweep(args) => sweep::run(&args, start),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Devices => devices::run(),

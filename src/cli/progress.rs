@@ -128,6 +128,36 @@ impl Display {
     }
 }
 
+/// How many of a known number of things are done.
+pub struct Count(Option<ProgressBar>);
+
+impl Count {
+    pub fn new(n: usize, what: &'static str, quiet: bool) -> Self {
+        if quiet || !has_bars() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new(n as u64);
+        if let Ok(style) = ProgressStyle::with_template("{pos}/{len} {msg} {wide_bar} {eta} left") {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
+        bar.tick();
+        Self(Some(bar))
+    }
+
+    pub fn one_more(&self) {
+        if let Self(Some(bar)) = self {
+            bar.inc(1);
+        }
+    }
+
+    pub fn finish(&self) {
+        if let Self(Some(bar)) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 fn is_batch(solver: &Solver) -> bool {
     matches!(solver, Solver::Lbfgs(_) | Solver::NewtonCg(_))
 }

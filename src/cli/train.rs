@@ -9,19 +9,15 @@ use anyhow::{Result, bail};
 use clap::CommandFactory;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
-use softreg::data::{self, Values};
+use softreg::data;
 use softreg::{
     Certificate, Dataset, Device, DeviceKind, Evaluation, FeatureScale, Fit, Model, Schedule, SoftmaxRegression,
     Solver, StopReason,
 };
 
-use crate::known::Part;
 use crate::progress::Display;
 use crate::report::{self, Stages, rounded};
 use crate::{args, input, interrupt, output};
-
-/// Of the built-in digits, when nothing else is asked for.
-const DIGITS_TEST_SPLIT: f64 = 0.2;
 
 /// `start` is when the program began.
 pub fn run(args: &args::Train, start: Instant) -> Result<()> {
@@ -45,23 +41,14 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
 
     let begin = Instant::now();
     let init = args.init.as_deref().map(Model::load).transpose()?;
-    let Data { train, validation, test, categorical, zero_based } = load(args, init.as_ref())?;
+    let (data, validation) = load(args, init.as_ref())?;
     stages.load = begin.elapsed();
-    tell(&format!("data       {}", describe(args, &train, test.as_ref())));
-    if !categorical.is_empty() {
-        tell(&format!("           {}: a feature for each category", report::first(&categorical, 5)));
-    }
-    if 2 * train.n_classes() > train.n_samples() {
-        let (n, q) = (train.n_samples(), train.n_classes());
-        output::message(&format!("warning: {q} classes in {n} samples; are the labels measurements, or row numbers?"));
-    }
-    if let Some(text) = without_samples(&train) {
-        tell(&format!("labels     {text}"));
-    }
+    data.tell(&args.data, args.quiet);
+    let input::Training { train, test, zero_based, .. } = data;
     if args.matrix_units && !device.uses_matrix_units(train.n_classes()) {
         tell(&report::no_matrix_units(&device));
     }
-    if args.out.is_none() && args.features.is_some() {
+    if args.out.is_none() && args.data.features.is_some() {
         tell("model      not saved; --out MODEL.safetensors saves it");
     }
 
@@ -73,8 +60,8 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         .polish(args.polish)
         .seed(args.seed)
         .feature_scale(args.feature_scale)
-        .class_weight(args.class_weight.clone().unwrap_or_default())
-        .label_smoothing(args.label_smoothing)
+        .class_weight(args.data.class_weight.clone().unwrap_or_default())
+        .label_smoothing(args.data.label_smoothing)
         .intercept(!args.no_intercept)
         .device(&device);
     if let Some(model) = &init {
@@ -196,19 +183,8 @@ fn stopped(fit: &Fit, checkpoint: &Path) -> interrupt::Interrupted {
 
 /// Finds out what cannot be written before anything is trained.
 fn check_outputs(args: &args::Train) -> Result<()> {
-    let paths = [
-        &args.features,
-        &args.labels,
-        &args.classes,
-        &args.sample_weight,
-        &args.penalty_factors,
-        &args.test,
-        &args.test_labels,
-        &args.test_sample_weight,
-        &args.validation,
-        &args.validation_labels,
-    ];
-    let inputs = paths.map(|path| path.as_deref());
+    let others = [&args.penalty_factors, &args.validation, &args.validation_labels].map(|path| path.as_deref());
+    let inputs = [&args.data.paths()[..], &others[..]].concat();
     if let Some(out) = &args.out {
         if output::is_stdout(out) || output::is_special(out) {
             bail!("cannot write the model to {}: --out must be a file", out.display());
@@ -232,86 +208,15 @@ fn check_outputs(args: &args::Train) -> Result<()> {
     Ok(())
 }
 
-struct Data {
-    train: Dataset<'static>,
-    validation: Option<Dataset<'static>>,
-    test: Option<Dataset<'static>>,
-    /// Columns of text that became features.
-    categorical: Vec<String>,
-    /// Whether the indices of svmlight data count from 0.
-    zero_based: Option<bool>,
-}
-
-/// All data, with the columns of the model to start from.
-fn load(args: &args::Train, init: Option<&Model>) -> Result<Data> {
-    let Some(source) = args.source(init) else {
-        let (train, test) = data::digits()?.split(args.test_split.unwrap_or(DIGITS_TEST_SPLIT), args.seed)?;
-        return Ok(Data { train, validation: None, test: Some(test), categorical: Vec::new(), zero_based: None });
-    };
-    let table = input::labelled(&source, "--labels", Part::Train, args.quiet)?;
-    let (categorical, zero_based) = (table.categorical.clone(), table.zero_based);
-    let data = table.into_dataset()?;
-    // Those that the new model will have.
-    let classes = init.map_or_else(|| data.classes().to_vec(), |model| model.classes_with(data.classes()));
-    let model = (&*classes, data.n_features());
-    let validation = args.validation_source(&data, zero_based);
+/// All data, with the columns of the model to start from; validation data apart.
+fn load(args: &args::Train, init: Option<&Model>) -> Result<(input::Training, Option<Dataset<'static>>)> {
+    let data = input::training(&args.data, &args.device, init, args.seed, args.quiet)?;
+    let classes = init.map_or_else(|| data.train.classes().to_vec(), |model| model.classes_with(data.train.classes()));
+    let model = (&*classes, data.train.n_features());
+    let validation = args.validation_source(&data.train, data.zero_based);
     let validation =
         validation.map(|source| input::labelled_for(&source, "--validation-labels", model, args.quiet)).transpose()?;
-    if let Some(fraction) = args.test_split {
-        let (train, test) = data.split(fraction, args.seed)?;
-        return Ok(Data { train, validation, test: Some(test), categorical, zero_based });
-    }
-    let test = args.test_source(&data, zero_based);
-    let test = test.map(|source| input::labelled_for(&source, "--test-labels", model, args.quiet)).transpose()?;
-    Ok(Data { train: data, validation, test, categorical, zero_based })
-}
-
-/// Which classes have no sample that counts, when there are such.
-fn without_samples(train: &Dataset) -> Option<String> {
-    let totals = train.class_totals();
-    let without: Vec<&String> =
-        train.classes().iter().zip(&totals).filter(|(_, total)| **total == 0.0).map(|(name, _)| name).collect();
-    let (which, have) = match &without[..] {
-        [] => return None,
-        [one] => (format!("class {:?}", report::printable(one, 40)), "has"),
-        several => {
-            let names: Vec<String> =
-                several.iter().take(5).map(|name| format!("{:?}", report::printable(name, 40))).collect();
-            let more = if several.len() > 5 { format!(", … ({} classes)", several.len()) } else { String::new() };
-            (format!("classes {}{more}", names.join(", ")), "have")
-        }
-    };
-    let counts = if train.weights().is_some() { " of a weight above 0" } else { "" };
-    Some(format!("{which} {have} no sample{counts} in the training data"))
-}
-
-fn describe(args: &args::Train, train: &Dataset, test: Option<&Dataset>) -> String {
-    let name = args.features.as_deref().map_or_else(|| "built-in digits".to_owned(), |path| path.display().to_string());
-    let n = HumanCount(train.n_samples() as u64);
-    let dtype = match report::density(train.features()) {
-        Some(density) => format!("sparse f32 ({} % stored)", rounded(100.0 * density)),
-        None => train.features().values().dtype().to_string(),
-    };
-    let weighted = if train.weights().is_some() { ", weighted" } else { "" };
-    let stored = match train.features().values() {
-        Values::Stored(_) => " (in the file, read part by part)",
-        _ => "",
-    };
-    let shape =
-        format!("{name}: {n} × {} {dtype}{stored}, {} classes{weighted}", train.n_features(), train.n_classes());
-    match test {
-        Some(test) => {
-            let n = HumanCount(test.n_samples() as u64);
-            let from = match (&args.test, args.test_split) {
-                (Some(path), _) => format!(" from {}", path.display()),
-                (None, Some(_)) => String::new(),
-                (None, None) if args.features.is_some() => ", its test part".to_owned(),
-                (None, None) => " (--test-split 0.2)".to_owned(),
-            };
-            format!("{shape}; {n} test samples{from}")
-        }
-        None => format!("{shape}; no test data (--test or --test-split)"),
-    }
+    Ok((data, validation))
 }
 
 /// All there is to report.
@@ -399,8 +304,8 @@ impl Run<'_> {
             Value::String(name) => Some(format!("class weights {name}")),
             _ => Some("class weights by name".to_owned()),
         };
-        let smoothing =
-            (args.label_smoothing > 0.0).then(|| format!("label smoothing {}", rounded(args.label_smoothing)));
+        let smoothing = (args.data.label_smoothing > 0.0)
+            .then(|| format!("label smoothing {}", rounded(args.data.label_smoothing)));
         let mut notes = Vec::new();
         let warmup = args.warmup.filter(|&epochs| epochs > 0.0);
         let schedule = args.schedule.unwrap_or_default();
@@ -461,7 +366,7 @@ impl Run<'_> {
         // In parts, since the macro has a limit.
         let mut record = json!({
             "softreg_version": env!("CARGO_PKG_VERSION"),
-            "features": path(&args.features).unwrap_or_else(|| "built-in digits".to_owned()),
+            "features": path(&args.data.features).unwrap_or_else(|| "built-in digits".to_owned()),
             "model": path(&args.out),
             "device": device.info().name,
             "backend": device.info().backend,
@@ -490,9 +395,9 @@ impl Run<'_> {
             "polish": args.polish,
             "intercept": !args.no_intercept,
             "feature_scale": fit.feature_scale,
-            "sample_weight": path(&args.sample_weight).or_else(|| args.weight_column.clone()),
+            "sample_weight": path(&args.data.sample_weight).or_else(|| args.data.weight_column.clone()),
             "class_weight": fit.model.training()["class_weight"],
-            "label_smoothing": args.label_smoothing,
+            "label_smoothing": args.data.label_smoothing,
             "seed": args.seed,
             "seconds_startup": stages.startup.as_secs_f64(),
             "seconds_load": stages.load.as_secs_f64(),
