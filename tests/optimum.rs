@@ -485,3 +485,69 @@ fn weights_past_single_precision_are_an_error() {
         }
     }
 }
+
+/// The covariance of many rows is taken of some of them. Features that are constant among those, here zero in each second row, are
+/// trained all the same: as well as when the rows stand so that others are taken.
+#[test]
+fn features_that_are_rare_are_trained_too() {
+    let (n, d, rare) = (5200, 650, [10, 11, 300, 648, 649]);
+    let mut random = Random::new(12);
+    let mut x = Vec::with_capacity(n * d);
+    for _ in 0..n {
+        let mut before = random.value();
+        x.extend((0..d).map(|_| {
+            let noise = random.value();
+            (noise + 0.5 * std::mem::replace(&mut before, noise)) * 0.5
+        }));
+    }
+    for (index, &k) in rare.iter().enumerate() {
+        change_column(&mut x, d, k, |i, _| if i % 2 == 1 && i / 2 % 65 == 7 * index { 1.0 } else { 0.0 });
+    }
+    let signal = |row: &[f32]| rare.iter().map(|&k| 2.0 * row[k]).sum::<f32>() + row[0] + row[1] - row[2];
+    let classes: Vec<u32> = x.chunks(d).map(|row| u32::from(signal(row) + 2.0 * random.value() > 0.0)).collect();
+    let fit = |estimator: SoftmaxRegression, x: &[f32], classes: &[u32]| {
+        estimator.fit(&dataset(x.to_vec(), d, classes, 2)).unwrap()
+    };
+    // The last row comes first.
+    let (mut turned, mut turned_classes) = (x.clone(), classes.clone());
+    turned.rotate_right(d);
+    turned_classes.rotate_right(1);
+    for solver in [Solver::from(Lbfgs::default()), NewtonCg::default().into()] {
+        for l2 in [0.0, 1e-9] {
+            let estimator = estimator(solver.clone()).l2(l2);
+            let [found, other] =
+                [(&x, &classes), (&turned, &turned_classes)].map(|(x, y)| fit(estimator.clone(), x, y));
+            let ratio = found.objective / other.objective - 1.0;
+            let what =
+                format!("{} {l2}: {ratio:e}, {:?} and {:?} products", solver.name(), found.products, other.products);
+            eprintln!("{what}, {:?}", found.certificate);
+            assert!(ratio.abs() < 3e-8 && found.reason == StopReason::Converged, "{what}");
+            assert!(rare.iter().all(|&k| found.model.weights()[[k, 0]] != 0.0), "{what}");
+            assert!(found.products.unwrap() < 2 * other.products.unwrap(), "{what}");
+        }
+    }
+    // The comparison notices one weight that is not trained.
+    change_column(&mut x, d, rare[3], |_, _| 0.0);
+    let without = fit(estimator(Lbfgs::default()).l2(0.0), &x, &classes).objective;
+    let with = fit(estimator(Lbfgs::default()).l2(0.0), &turned, &turned_classes).objective;
+    assert!(without > with * (1.0 + 1e-6), "{without} {with}");
+}
+
+/// Most features are constant: what is made ready goes by those that are not.
+#[test]
+fn constant_features_take_no_memory() {
+    let (n, d, varying) = (40, 300_000, 30);
+    let mut random = Random::new(6);
+    let classes: Vec<u32> = (0..n).map(|i| (i % 2) as u32).collect();
+    let few: Vec<f32> = (0..n * varying).map(|i| random.value() + (i / varying % 2) as f32 * 0.2).collect();
+    // Every ten thousandth feature, the others 1.
+    let value = |at: usize| if at % d % 10_000 == 5 { few[at / d * varying + at % d / 10_000] } else { 1.0 };
+    let wide: Vec<f32> = (0..n * d).map(value).collect();
+    for solver in [Solver::from(Lbfgs::default()), NewtonCg::default().into()] {
+        let estimator = estimator(solver).l2(1e-2);
+        let wide = estimator.fit(&dataset(wide.clone(), d, &classes, 2)).unwrap();
+        let few = estimator.fit(&dataset(few.clone(), varying, &classes, 2)).unwrap();
+        let ratio = wide.objective / few.objective - 1.0;
+        assert!(ratio.abs() < 3e-8 && wide.reason == StopReason::Converged, "{ratio:e} {}", wide.reason);
+    }
+}

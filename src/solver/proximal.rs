@@ -516,11 +516,12 @@ pub(super) struct Prepared<'a> {
 impl<'a> Prepared<'a> {
     pub fn new(curvature: Curvature<'a, 'a>, shape: Shape, past: &Past) -> Result<Self> {
         let Curvature { features, scale, weights, moments, .. } = curvature;
+        let d = shape.n_features;
         let gram = match &past.curvature {
             Some(Inheritance { model: Models::Whole(model), .. }) => model.gram.clone(),
-            _ if shape.n_features <= MOST_FEATURES => {
-                let rows = (GRAM_PRODUCTS / shape.n_features.pow(2)).max(GRAM_ROWS * shape.n_features);
-                gram(features, scale, weights, moments, rows)?.into()
+            _ if d <= MOST_FEATURES => {
+                let rows = (GRAM_PRODUCTS / d.pow(2)).max(GRAM_ROWS * d);
+                gram(&curvature, &(0..d).collect::<Vec<_>>(), rows)?.into()
             }
             _ => moments.variance.clone().into(),
         };

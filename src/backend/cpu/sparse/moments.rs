@@ -109,9 +109,13 @@ mod tests {
             assert!(found.variance[0] > 1e-3 && found.variance[4] > 1e-2);
 
             let shares = vec![1.0 / 300.0; 300];
-            let found = second_moments(&sparse, 0.5, &expected.mean, &shares).unwrap();
-            let expected = second_moments(&dense, 0.5, &expected.mean, &shares).unwrap();
-            assert_eq!(found, expected);
+            let found = second_moments(&sparse, 0.5, &expected.mean, &shares, &[0, 1, 2, 3, 4]).unwrap();
+            let whole = second_moments(&dense, 0.5, &expected.mean, &shares, &[0, 1, 2, 3, 4]).unwrap();
+            assert_eq!(found, whole);
+            // Of some columns.
+            let some = [&sparse, &dense]
+                .map(|features| second_moments(features, 0.5, &expected.mean, &shares, &[0, 4]).unwrap());
+            assert_eq!(some, [0; 2].map(|_| vec![whole[0], whole[4], whole[20], whole[24]]));
         }
         let unweighted = moments(&sparse, 0.5, None).unwrap();
         assert_ne!(unweighted.mean, moments(&sparse, 0.5, Some(&weights)).unwrap().mean);
