@@ -551,3 +551,72 @@ fn constant_features_take_no_memory() {
         assert!(ratio.abs() < 3e-8 && wide.reason == StopReason::Converged, "{ratio:e} {}", wide.reason);
     }
 }
+
+/// n samples of d features in clouds, `separation` from each other; `shares` of the classes.
+fn clouds(n: usize, d: usize, separation: f32, shares: &[usize], seed: u64) -> (Vec<f32>, Vec<u32>) {
+    let mut random = Random::new(seed);
+    let total: usize = shares.iter().sum();
+    let class = |i: usize| {
+        shares
+            .iter()
+            .scan(0, |sum, share| {
+                *sum += share;
+                Some(*sum)
+            })
+            .position(|s| i % total < s)
+    };
+    let classes: Vec<u32> = (0..n).map(|i| class(i).unwrap() as u32).collect();
+    let mut x = Vec::with_capacity(n * d);
+    for &class in &classes {
+        // Nearly normal, of variance 1.
+        let row = (0..d).map(|_| random.values(3).iter().sum::<f32>());
+        x.extend(row.enumerate().map(|(k, x)| if k == class as usize { x + separation } else { x }));
+    }
+    (x, classes)
+}
+
+/// However early it is stopped and however sure the classes are, the objective is above its minimum by no more than the gap.
+#[test]
+fn the_gap_is_a_bound_at_any_point() {
+    let (n, d) = (300, 5);
+    for (separation, l2, l1) in [
+        (1.0, 1e-3, 0.0),
+        (3.0, 1e-4, 0.0),
+        (6.0, 1e-3, 0.0),
+        (6.0, 1e-5, 0.0),
+        (10.0, 1e-5, 0.0),
+        (10.0, 1e-7, 0.0),
+        (3.0, 1e-4, 1e-4),
+        (6.0, 0.0, 1e-4),
+    ] {
+        for (shares, n_classes) in [(&[1, 1][..], 2), (&[1, 1, 1], 3), (&[90, 9, 1], 3), (&[1, 1, 1], 5), (&[10, 1], 3)]
+        {
+            let (x, classes) = clouds(n, d, separation, shares, 21);
+            let data = dataset(x, d, &classes, n_classes);
+            let fit = |max_iterations, tolerance| {
+                let solver = Lbfgs { max_iterations, tolerance, ..Lbfgs::default() };
+                estimator(solver).l2(l2).l1(l1).fit(&data).unwrap()
+            };
+            let exact = fit(3000, 1e-13);
+            let least = exact.objective;
+            let what = format!("{separation} apart, l2 {l2}, l1 {l1}, {shares:?} of {n_classes}");
+            let mut worst = 0.0f64;
+            for n_iterations in 1..=30 {
+                let certificate = fit(n_iterations, 1e-13).certificate.unwrap();
+                let (missing, gap) = (certificate.objective - least, certificate.gap.unwrap());
+                // Rounding of probabilities by ε counts as much as the largest logits.
+                assert!(missing <= gap + 1e-9 * least + 1e-14, "{what}, {n_iterations}: {missing:e} {gap:e}");
+                if missing > 1e-9 * least {
+                    worst = worst.max(missing / gap);
+                }
+            }
+            // It says something, in the end and before.
+            let gap = exact.certificate.unwrap().gap.unwrap() / least;
+            eprintln!(
+                "{what}: J {least:e}, gap {gap:e} of it at {}, before up to {worst} of the gap missing",
+                exact.reason
+            );
+            assert!(gap < if l2 > 0.0 { 1e-5 } else { 3e-2 } && worst > 1e-3, "{what}: {gap:e} {worst}");
+        }
+    }
+}

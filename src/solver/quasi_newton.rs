@@ -99,25 +99,25 @@ impl Pairs {
 }
 
 /// Directions with their products with the Hessian.
-type Products = Vec<(Vec<f64>, Vec<f64>)>;
+pub(super) type Products = Vec<(Vec<f64>, Vec<f64>)>;
 
-/// A solution of Newton's equations H·x = −g, and the directions on the way with their products with H.
-fn newton_direction(
-    objective: &mut Objective,
+/// A solution of Newton's equations H·x = −g by conjugate gradients, and the directions on the way with their products with H;
+/// `curved` is the product with H, `precondition` that with an approximation of its inverse.
+pub(super) fn newton_direction(
     gradient: &[f64],
-    pairs: &Pairs,
-    preconditioner: &Preconditioner,
+    mut curved: impl FnMut(&[f64]) -> Result<Vec<f64>>,
+    precondition: impl Fn(&[f64]) -> Vec<f64>,
     (share, most): (f64, usize),
 ) -> Result<(Vec<f64>, Products)> {
     let mut solution = vec![0.0; gradient.len()];
     let mut residual: Vec<f64> = gradient.iter().map(|g| -g).collect();
-    let mut preconditioned = pairs.apply(&residual, preconditioner);
+    let mut preconditioned = precondition(&residual);
     let mut direction = preconditioned.clone();
     let first = dot(&residual, &preconditioned);
     let mut product = first;
     let mut found = Vec::new();
     for _ in 0..most {
-        let curved = objective.hessian_vector(&direction)?;
+        let curved = curved(&direction)?;
         let curvature = dot(&direction, &curved);
         // Rounding may leave a direction without curvature.
         if !(curvature > 0.0 && curvature.is_finite() && product > 0.0) {
@@ -127,7 +127,7 @@ fn newton_direction(
         add(&mut solution, length, &direction);
         add(&mut residual, -length, &curved);
         found.push((direction.clone(), curved));
-        preconditioned = pairs.apply(&residual, preconditioner);
+        preconditioned = precondition(&residual);
         let next = dot(&residual, &preconditioned);
         if next <= share * share * first {
             break;
@@ -306,7 +306,9 @@ pub(super) fn minimise(
             is_near(decrement) && dot(&gradient, &preconditioner.apply(&gradient)) <= OUTSIDE * tolerance * value;
         if confirm || method == Method::NewtonCg {
             let effort = if confirm { OF_CONFIRMATION } else { OF_STEP };
-            let (solution, found) = newton_direction(objective, &gradient, &pairs, preconditioner, effort)?;
+            let curved = |direction: &[f64]| objective.hessian_vector(direction);
+            let precondition = |residual: &[f64]| pairs.apply(residual, preconditioner);
+            let (solution, found) = newton_direction(&gradient, curved, precondition, effort)?;
             // The pairs of L-BFGS are those of its steps.
             if method == Method::NewtonCg {
                 let n_old = found.len().saturating_sub(pairs.most);
