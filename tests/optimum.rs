@@ -620,3 +620,25 @@ fn the_gap_is_a_bound_at_any_point() {
         }
     }
 }
+
+/// What is the same in all samples that count has no weight, whatever stands in those that do not.
+#[test]
+fn a_column_may_vary_in_rows_without_weight_alone() {
+    let (d, n) = (5, 3000);
+    let (mut x, classes) = overlapping(n, d, 14);
+    change_column(&mut x, d, 4, |i, _| if i == 0 { 7.3 } else { 3.1 });
+    let weights: Vec<f32> = (0..n).map(|i| if i % 10 == 0 { 0.0 } else { 1.0 }).collect();
+    let data = dataset(x, d, &classes, 3).with_weights(weights).unwrap();
+    for (l2, l1) in [(0.0, 0.0), (1e-3, 0.0), (0.0, 1e-3)] {
+        for estimator in [estimator(Lbfgs::default()), estimator(NewtonCg::default())] {
+            let fit = estimator.l2(l2).l1(l1).standardize(true);
+            let Ok(fit) = fit.fit(&data) else {
+                assert!(l1 > 0.0);
+                continue;
+            };
+            let w = fit.model.weights();
+            assert!(w.row(4).iter().all(|w| w.abs() < 1e-9), "{l2} {l1}: {w}");
+            assert!(w.row(0).iter().any(|&w| w != 0.0) && fit.model.bias().iter().all(|b| b.abs() < 10.0));
+        }
+    }
+}

@@ -50,7 +50,8 @@ pub(crate) fn moments(features: &Features, scale: f32, weights: Option<&[f32]>) 
             sums: Vec<f64>,
         }
         let size = n.div_ceil(MOST_PARTS).max(TILE);
-        // The sums of s·(x − shift)ᵖ. The shift is near the mean, so that nothing cancels.
+        // The sums of s·(x − shift)ᵖ. The shift is that of a sample that counts: near the mean, so that nothing cancels, and the mean
+        // itself of a feature that is constant.
         let sums = |shift: &[f64], square: bool| -> Result<(f64, Vec<f64>)> {
             let part = |first: usize| {
                 let rows = first..n.min(first + size);
@@ -81,7 +82,8 @@ pub(crate) fn moments(features: &Features, scale: f32, weights: Option<&[f32]>) 
         };
         let mut shift = vec![0.0; d];
         let mut first: Vec<f64> = allocate(0.0, n_slabs * SLAB, "a row of features")?;
-        instructions.run(Widen { x, first: 0, n: 1, scale: scale.into(), out: &mut first });
+        let counts = (0..n).position(|sample| weight(sample) > 0.0).unwrap_or(0);
+        instructions.run(Widen { x, first: counts, n: 1, scale: scale.into(), out: &mut first });
         shift.copy_from_slice(&first[..d]);
         let (total, sums_of_differences) = sums(&shift, false)?;
         let mean: Vec<f64> = shift.iter().zip(&sums_of_differences).map(|(shift, sum)| shift + sum / total).collect();
