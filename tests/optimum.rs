@@ -621,6 +621,49 @@ fn the_gap_is_a_bound_at_any_point() {
     }
 }
 
+/// The loss of classes far apart is small, but with a penalty it has a minimum, which is found.
+#[test]
+fn classes_far_apart_have_a_minimum_with_a_penalty() {
+    let (x, classes) = clouds(300, 5, 10.0, &[1, 1], 8);
+    let data = dataset(x.clone(), 5, &classes, 2);
+    for (solver, l2, l1) in [
+        (Solver::from(Lbfgs::default()), 1e-7, 0.0),
+        (NewtonCg::default().into(), 1e-7, 0.0),
+        (Lbfgs::default().into(), 0.0, 1e-9),
+        (Lbfgs::default().into(), 1e-12, 1e-9),
+    ] {
+        let exact = estimator(solver.clone()).l2(l2).l1(l1).fit(&data).unwrap();
+        let rough: Solver = match &solver {
+            Solver::NewtonCg(newton) => NewtonCg { tolerance: 1e-3, ..newton.clone() }.into(),
+            _ => Lbfgs { tolerance: 1e-3, ..Lbfgs::default() }.into(),
+        };
+        let fit = estimator(rough).l2(l2).l1(l1).fit(&data).unwrap();
+        let what = format!(
+            "{} {l2} {l1}: {} {:e}, {} {:e}",
+            solver.name(),
+            fit.reason,
+            fit.objective,
+            exact.reason,
+            exact.objective
+        );
+        eprintln!("{what}");
+        assert!(fit.reason != StopReason::Separable && exact.reason != StopReason::Separable, "{what}");
+        assert!((fit.objective / exact.objective - 1.0).abs() < 1e-3, "{what}");
+    }
+    // One feature without a penalty, which tells them apart alone, comes to an end as before.
+    for solver in [Solver::from(Lbfgs::default()), NewtonCg::default().into()] {
+        for l1 in [0.0, 1e-3] {
+            if l1 > 0.0 && solver.name() != "lbfgs" {
+                continue;
+            }
+            let estimator = estimator(solver.clone()).l2(1e-3).l1(l1);
+            let fit = estimator.penalty_factors(vec![0.0, 1.0, 1.0, 1.0, 1.0]).fit(&data).unwrap();
+            eprintln!("{} {l1}: {} {:e} {:?} products", solver.name(), fit.reason, fit.objective, fit.products);
+            assert!(fit.objective < 1e-15 && fit.reason != StopReason::Iterations);
+        }
+    }
+}
+
 /// What is the same in all samples that count has no weight, whatever stands in those that do not.
 #[test]
 fn a_column_may_vary_in_rows_without_weight_alone() {
@@ -639,6 +682,30 @@ fn a_column_may_vary_in_rows_without_weight_alone() {
             let w = fit.model.weights();
             assert!(w.row(4).iter().all(|w| w.abs() < 1e-9), "{l2} {l1}: {w}");
             assert!(w.row(0).iter().any(|&w| w != 0.0) && fit.model.bias().iter().all(|b| b.abs() < 10.0));
+        }
+    }
+}
+
+/// All samples may be of one class: there is nothing to learn.
+#[test]
+fn all_samples_may_be_of_one_class() {
+    let (x, _) = overlapping(60, 3, 15);
+    let data = dataset(x, 3, &[1; 60], 3);
+    for solver in [Solver::from(Lbfgs::default()), NewtonCg::default().into()] {
+        for (l2, l1) in [(0.0, 0.0), (1e-2, 0.0), (0.0, 1e-2)] {
+            if l1 > 0.0 && solver.name() != "lbfgs" {
+                continue;
+            }
+            let fit = estimator(solver.clone()).l2(l2).l1(l1).fit(&data).unwrap();
+            eprintln!(
+                "one class: {} {l2} {l1}: {} {:?} {:?}",
+                solver.name(),
+                fit.reason,
+                fit.products,
+                fit.certificate
+            );
+            check_is_finite(&fit);
+            assert!(fit.objective < 1e-9 && matches!(fit.reason, StopReason::Converged | StopReason::Separable));
         }
     }
 }

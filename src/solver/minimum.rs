@@ -2,7 +2,7 @@
 
 use super::{Progress, StopReason};
 use crate::error::{Error, Result};
-use crate::objective::Objective;
+use crate::objective::{Objective, Penalty};
 
 /// When a batch solver ends at the latest, and what it remembers.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,19 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+/// Without any penalty an objective below this share of what it was at first, times the tolerance, comes to zero.
+const ZERO: f64 = 1e-3;
+
+/// Why to end where the objective, in nats, is zero but for rounding, or comes to zero. Where each feature has a penalty it has a
+/// minimum, however small.
+pub(super) fn end_at_zero(penalty: &Penalty, tolerance: f64, value: f64, first_value: f64) -> Option<StopReason> {
+    let is_free = |(l2, l1): (&f64, &f64)| *l2 == 0.0 && *l1 == 0.0;
+    let n_free = penalty.l2.iter().zip(&penalty.l1).filter(|&feature| is_free(feature)).count();
+    let share = if n_free == penalty.l2.len() { ZERO * tolerance } else { 0.0 };
+    let reason = if n_free > 0 { StopReason::Separable } else { StopReason::Converged };
+    (value <= f64::EPSILON.max(share * first_value)).then_some(reason)
 }
 
 /// Is told of each iteration, after which the parameters, in centred coordinates, are those; may say why to stop.

@@ -17,7 +17,7 @@ use std::time::Instant;
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
-use super::minimum::{Learned, Limits, Minimum, Observe};
+use super::minimum::{Learned, Limits, Minimum, Observe, end_at_zero};
 use super::past::Past;
 use super::preconditioner::{ClassSample, Curvature, gram};
 use super::screened::Screened;
@@ -592,8 +592,8 @@ pub(super) fn minimise(
         if n_iterations == max_iterations {
             break StopReason::Iterations;
         }
-        if value <= 1e-3 * tolerance * first_value {
-            break StopReason::Separable;
+        if let Some(reason) = end_at_zero(objective.penalty(), tolerance, value, first_value) {
+            break reason;
         }
         let (mut direction, model_curvature) = state.model.minimise(&gradient, &parameters, &l1, state.tau);
         if !objective.has_intercept() {

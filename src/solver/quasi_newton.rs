@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::minimum::{Learned, Limits, Minimum, Observe};
+use super::minimum::{Learned, Limits, Minimum, Observe, end_at_zero};
 use super::preconditioner::Preconditioner;
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
@@ -39,8 +39,6 @@ const OUTSIDE: f64 = 100.0;
 /// expected to gain, no more than this share of the objective: far more than what single precision gets wrong.
 const DRAFTED: usize = 1 << 23;
 const DRAFT: f64 = 1e-6;
-/// An objective below this share of what it was at first, times the tolerance, is zero.
-const ZERO: f64 = 1e-3;
 
 /// How directions are found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -278,8 +276,8 @@ pub(super) fn minimise(
         if n_iterations == max_iterations {
             break StopReason::Iterations;
         }
-        if value <= ZERO * tolerance * first_value {
-            break StopReason::Separable;
+        if let Some(reason) = end_at_zero(objective.penalty(), tolerance, value, first_value) {
+            break reason;
         }
         // ⟨g, H⁻¹·g⟩ is about twice what is left to gain.
         let mut direction = pairs.apply(&gradient, preconditioner);
