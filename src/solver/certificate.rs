@@ -15,8 +15,9 @@ pub struct Certificate {
     pub objective: f64,
     /// The loss in it: the weighted mean cross-entropy, in nats.
     pub log_loss: f64,
-    /// The largest partial derivative of J in absolute value; where there is an l1 penalty, of the smallest subgradient.
-    /// Features are those that training saw, scaled.
+    /// The largest partial derivative of J in absolute value; where there is an l1 penalty, of the smallest subgradient. Over the
+    /// weights of features less their mean μ, and the intercept b + Wᵀμ that goes with them: ∂W − μ·∂bᵀ and ∂b (without an intercept
+    /// ∂W). Features are those that training saw, scaled.
     pub gradient_norm: f64,
     /// The same as a share of what it is for weights 0 and intercepts that give each class its frequency.
     pub relative_gradient_norm: f64,
