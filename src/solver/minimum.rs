@@ -52,9 +52,46 @@ pub(crate) struct Learned {
     /// Steps, or other directions, each with the change of the gradient along it; the oldest first, laid out as the solver has
     /// them.
     pub pairs: Vec<(Vec<f64>, Vec<f64>)>,
-    /// The objective and the largest of its gradient at the beginning, and four numbers of the solver's own. Nothing where only
-    /// the parameters are known.
-    pub numbers: Option<[f64; 6]>,
+    /// Nothing where only the parameters are known.
+    pub numbers: Option<Numbers>,
+}
+
+/// Single numbers that a batch solver goes on with; those of the other one are as at the beginning.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Numbers {
+    /// The objective and the largest of its gradient at the beginning.
+    pub first_value: f64,
+    pub first_gradient_norm: f64,
+    /// Iterations in a row that gained next to nothing.
+    pub n_fruitless: usize,
+    /// Of `quasi_newton`: the length at which the next step is tried, the decrement that was last not confirmed, and what the last
+    /// iteration gained, 0 where drafts have ended.
+    pub guess: f64,
+    pub not_confirmed: f64,
+    pub gain: f64,
+    /// Of `proximal`: by how much the model's curvature is multiplied, and models in a row that promised next to nothing.
+    pub tau: f64,
+    pub n_promises: usize,
+}
+
+impl Numbers {
+    /// At the beginning.
+    pub fn new(first_value: f64, first_gradient_norm: f64) -> Self {
+        let (guess, not_confirmed, gain, tau) = (1.0, f64::INFINITY, f64::INFINITY, 1.0);
+        Self { first_value, first_gradient_norm, n_fruitless: 0, guess, not_confirmed, gain, tau, n_promises: 0 }
+    }
+
+    /// For a file.
+    pub fn to_array(self) -> [f64; 8] {
+        let Self { first_value, first_gradient_norm, n_fruitless, guess, not_confirmed, gain, tau, n_promises } = self;
+        [first_value, first_gradient_norm, n_fruitless as f64, guess, not_confirmed, gain, tau, n_promises as f64]
+    }
+
+    pub fn from_array(values: [f64; 8]) -> Self {
+        let [first_value, first_gradient_norm, n_fruitless, guess, not_confirmed, gain, tau, n_promises] = values;
+        let (n_fruitless, n_promises) = (n_fruitless as usize, n_promises as usize);
+        Self { first_value, first_gradient_norm, n_fruitless, guess, not_confirmed, gain, tau, n_promises }
+    }
 }
 
 /// Where a batch solver ended.

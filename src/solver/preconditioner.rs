@@ -163,7 +163,7 @@ impl<'a> Preconditioner<'a> {
 
 impl<'a> ClassSample<'a> {
     pub fn new(features: &'a Features<'a>, scale: f32, weights: Option<&[f32]>, shape: Shape) -> Result<Self> {
-        let (rows, of_rows) = some_rows(features, weights, CLASS_ROWS.max(8 * shape.n_classes.min(MOST_CLASSES)))?;
+        let (rows, of_rows) = some_rows(features, weights, CLASS_ROWS)?;
         let total: f64 = of_rows.iter().sum();
         let weights = of_rows.iter().map(|weight| weight / total.max(f64::MIN_POSITIVE)).collect();
         Ok(Self { shape, rows, scale, weights })
@@ -203,7 +203,8 @@ impl<'a> ClassSample<'a> {
         x[mean.len()..].fill(1.0);
     }
 
-    /// A, (q × q) row-major, the mean of diag(p) − p·pᵀ; of many classes its diagonal alone, (q).
+    /// A, (q × q) row-major, the mean of diag(p) − p·pᵀ; of more than [`MOST_CLASSES`] its diagonal alone, (q). The diagonal is
+    /// nowhere less than [`LEAST_CURVATURE`] of its mean.
     pub fn curvature(&self, parameters: &[f64]) -> Result<Vec<f64>> {
         let (mean, p) = self.probabilities(parameters)?;
         let q = mean.len();
@@ -223,19 +224,15 @@ impl<'a> ClassSample<'a> {
 impl ClassFactor {
     /// At parameters that are not centred.
     fn new(sample: &ClassSample, parameters: &[f64]) -> Result<Self> {
-        let q = sample.shape.n_classes;
-        let (mean, p) = sample.probabilities(parameters)?;
+        let (q, a) = (sample.shape.n_classes, sample.curvature(parameters)?);
         let (vectors, mut eigenvalues) = if q <= MOST_CLASSES {
-            let squares = multiply(p.t(), p.view());
-            let a = DMatrix::from_fn(q, q, |j, k| if j == k { mean[j] } else { 0.0 } - squares[[j, k]]);
-            let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(a);
+            let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(DMatrix::from_row_slice(q, q, &a));
             let mut order: Vec<usize> = (0..q).collect();
             order.sort_by(|&j, &k| eigenvalues[j].total_cmp(&eigenvalues[k]));
             let vectors = Array2::from_shape_fn((q, q), |(j, k)| eigenvectors[(j, order[k])]);
             (Some(vectors), order.into_iter().map(|k| eigenvalues[k]).collect())
         } else {
-            let trace = mean.iter().sum::<f64>() - p.iter().map(|p| p * p).sum::<f64>();
-            (None, vec![trace / (q as f64 - 1.0); q])
+            (None, vec![a.iter().sum::<f64>() / (q as f64 - 1.0); q])
         };
         let mean = eigenvalues.iter().sum::<f64>() / q as f64;
         for eigenvalue in &mut eigenvalues {

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::minimum::{Learned, Limits, Minimum, Observe, end_at_zero};
+use super::minimum::{Learned, Limits, Minimum, Numbers, Observe, end_at_zero};
 use super::preconditioner::Preconditioner;
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
@@ -255,16 +255,15 @@ pub(super) fn minimise(
     // What classes have in common changes no probability, and no direction has it.
     centre_over_classes(&mut parameters, n_classes);
     // Drafts that have ended do not begin again.
-    let mut gain = learned.numbers.map_or(f64::INFINITY, |numbers| numbers[5]);
+    let mut gain = learned.numbers.map_or(f64::INFINITY, |numbers| numbers.gain);
     let is_large = n_samples.saturating_mul(parameters.len()) >= DRAFTED;
     let mut is_draft = gain > 0.0 && is_large && objective.set_draft(true);
     let Smooth { mut value, mut gradient, .. } = objective.start(&parameters)?;
     if !value.is_finite() {
         return Err(Error::NoObjective { value });
     }
-    let numbers = learned.numbers.unwrap_or([value, max_abs(&gradient), 1.0, f64::INFINITY, 0.0, gain]);
-    let [first_value, first_gradient_norm, mut guess, mut not_confirmed, n_fruitless, _] = numbers;
-    let mut n_fruitless = n_fruitless as usize;
+    let numbers = learned.numbers.unwrap_or_else(|| Numbers::new(value, max_abs(&gradient)));
+    let Numbers { first_value, first_gradient_norm, mut n_fruitless, mut guess, mut not_confirmed, .. } = numbers;
     if let Some(sample) = &mut sample {
         sample.set_draft(true);
         sample.start(&parameters)?;
@@ -390,7 +389,7 @@ pub(super) fn minimise(
     let gain = if is_draft { gain } else { 0.0 };
     let learned = Learned {
         pairs: pairs.pairs.into_iter().map(|Pair { step, change, .. }| (step, change)).collect(),
-        numbers: Some([first_value, first_gradient_norm, guess, not_confirmed, n_fruitless as f64, gain]),
+        numbers: Some(Numbers { n_fruitless, guess, not_confirmed, gain, ..numbers }),
     };
     Ok(Minimum { parameters, reason, first_gradient_norm, learned })
 }
