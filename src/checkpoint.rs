@@ -4,7 +4,7 @@
 //! and hashes of the data), on which device it was. What must keep all its digits are tensors: `epochs` (epochs × 4): loss,
 //! validation loss (NaN: none), evaluations and seconds so far; `best` ((d + 1) × q) and `best_loss`; of a stochastic solver
 //! `parameters` ((d + 1) × q) and `moments`, as [`State`] has them; of a batch solver `parameters` in centred coordinates, `pairs`
-//! and `numbers`, as [`Stand`] has them.
+//! and `numbers`, as [`Stand`] and [`Numbers`] have them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,11 +20,11 @@ use crate::backend::{DeviceInfo, DeviceKind, Parameters, Shape, State, Supervisi
 use crate::data::{Dataset, Features, Stored, Targets, Values};
 use crate::error::{Error, Result};
 use crate::objective::Counts;
-use crate::solver::{Best, Learned, Progress, Snapshot, SolverState, Stand};
+use crate::solver::{Best, Learned, Numbers, Progress, Snapshot, SolverState, Stand};
 use crate::write::write_atomically;
 
 /// The newest format version, which is written and read.
-const FORMAT_VERSION: u64 = 1;
+const FORMAT_VERSION: u64 = 2;
 const METADATA: &str = "softreg_checkpoint";
 
 /// Of which run a checkpoint is: what must be the same for the training to go on, by name.
@@ -172,6 +172,7 @@ pub(crate) fn write(path: &Path, identity: &Identity, device: &DeviceInfo, snaps
             tensors.push(Tensor::f64("parameters", &[parameters.len()], parameters.iter().copied()));
             let values = pairs.iter().flat_map(|(step, change)| step.iter().chain(change)).copied();
             tensors.push(Tensor::f64("pairs", &[pairs.len(), 2, parameters.len()], values));
+            let numbers = numbers.map(Numbers::to_array);
             tensors.extend(numbers.map(|numbers| Tensor::f64("numbers", &[numbers.len()], numbers)));
         }
     }
@@ -329,9 +330,10 @@ fn snapshot(metadata: &Value, tensors: &SafeTensors, shape: Shape) -> Result<Sna
         }
         let pairs = pairs.chunks_exact(2 * n).map(|pair| (pair[..n].to_vec(), pair[n..].to_vec())).collect();
         let numbers = match tensors.tensor("numbers") {
-            Ok(_) => Some(doubles("numbers")?.try_into().map_err(|_| damaged(&"its numbers are not six"))?),
+            Ok(_) => Some(doubles("numbers")?.try_into().map_err(|_| damaged(&"its numbers are not eight"))?),
             Err(_) => None,
         };
+        let numbers = numbers.map(Numbers::from_array);
         let counts = Counts { products: integer("n_products")? as usize, along: integer("n_along")? as usize };
         SolverState::Batch(Stand { parameters, learned: Learned { pairs, numbers }, counts })
     } else {
@@ -378,7 +380,8 @@ mod tests {
         let best = Best { epoch: 2, loss: 0.1, parameters: parameters.clone() };
         let state = State { parameters, moments: vec![1e-30; 18], n_steps: 1 << 60 };
         let pairs = vec![(vec![1.0 / 3.0; 9], vec![1e-300; 9])];
-        let learned = Learned { pairs, numbers: Some([1.0, 2.0, 0.1, f64::INFINITY, 3.0, 0.0]) };
+        let numbers = Numbers { n_fruitless: 3, gain: 0.0, tau: 0.1, n_promises: 2, ..Numbers::new(1.0, 2.0) };
+        let learned = Learned { pairs, numbers: Some(numbers) };
         let stand = Stand { parameters: vec![1.0 / 7.0; 9], learned, counts: Counts { products: 5, along: 6 } };
         [
             Snapshot { solver: SolverState::Stochastic(state), epochs: epochs.clone(), best: Some(best) },

@@ -243,6 +243,13 @@ impl<'a> Objective<'a> {
         Ok(self.loss.shift(intercept)?.map(|(point, gradient)| (point.losses[0] + value, gradient)))
     }
 
+    /// The product of the Hessian over the intercept, at the present point, with a value for each class, for no product with the
+    /// features; nothing where the backend cannot.
+    pub fn shift_curvature(&mut self, vector: &[f64]) -> Result<Option<Vec<f64>>> {
+        self.counts.along += 1;
+        self.loss.shift_curvature(vector)
+    }
+
     /// Takes a direction from the present point, `parameters`, and evaluates at length `t`: two products.
     pub fn look(&mut self, parameters: &[f64], direction: &[f64], t: f64) -> Result<Smooth> {
         let m = self.shape.n_outputs();

@@ -370,6 +370,13 @@ pub trait Loss {
         Ok(None)
     }
 
+    /// The product of the Hessian of the loss over the intercept alone, at the present point, with a value v for each class:
+    /// Σ_i s_i·p_i ⊙ (v − Σ_j p_ij·v_j), (h·q). No product with the features, and one readback; nothing where [`Loss::shift`] has
+    /// nothing.
+    fn shift_curvature(&mut self, _vector: &[f64]) -> Result<Option<Vec<f64>>> {
+        Ok(None)
+    }
+
     /// Goes to the lengths `t`, that is, Z ← Z + t·Zₚ. The direction stays, lengths count from the new point. No
     /// readback.
     fn advance(&mut self, t: &[f64]) -> Result<()>;

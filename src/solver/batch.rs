@@ -164,6 +164,7 @@ impl Batch {
         // Without an intercept nothing takes the means out of the features: they curve by what they are, not by how they vary.
         let about_zero = (!has_intercept).then(|| moments.about_zero());
         let moments = about_zero.as_ref().unwrap_or(moments);
+        let variance = &moments.variance;
         let shares = class_shares(supervision, shape.n_classes);
         let mean = has_intercept.then(|| moments.mean.clone());
         let n_samples = features.n_samples();
@@ -207,12 +208,12 @@ impl Batch {
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
             let first = is_cold.then_some(first_gradient_norm);
-            let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares)?;
+            let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares, variance)?;
             (objective.single(&parameters), certificate)
         } else {
             let mut session = cpu.session(features, scale, Some(supervision))?;
             let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
-            let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares)?;
+            let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares, variance)?;
             (objective.single(&parameters), certificate)
         };
         if let Some(&value) = parameters.values.iter().find(|value| !value.is_finite()) {

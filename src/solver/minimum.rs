@@ -2,7 +2,7 @@
 
 use super::{Progress, StopReason};
 use crate::error::{Error, Result};
-use crate::objective::Objective;
+use crate::objective::{Objective, Penalty};
 
 /// When a batch solver ends at the latest, and what it remembers.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,19 @@ impl Limits {
     }
 }
 
+/// Without any penalty an objective below this share of what it was at first, times the tolerance, comes to zero.
+const ZERO: f64 = 1e-3;
+
+/// Why to end where the objective, in nats, is zero but for rounding, or comes to zero. Where each feature has a penalty it has a
+/// minimum, however small.
+pub(super) fn end_at_zero(penalty: &Penalty, tolerance: f64, value: f64, first_value: f64) -> Option<StopReason> {
+    let is_free = |(l2, l1): (&f64, &f64)| *l2 == 0.0 && *l1 == 0.0;
+    let n_free = penalty.l2.iter().zip(&penalty.l1).filter(|&feature| is_free(feature)).count();
+    let share = if n_free == penalty.l2.len() { ZERO * tolerance } else { 0.0 };
+    let reason = if n_free > 0 { StopReason::Separable } else { StopReason::Converged };
+    (value <= f64::EPSILON.max(share * first_value)).then_some(reason)
+}
+
 /// Is told of each iteration, after which the parameters, in centred coordinates, are those; may say why to stop.
 pub(super) type Observe<'a> = dyn FnMut(Progress, &Objective, &[f64]) -> Result<Option<StopReason>> + 'a;
 
@@ -39,9 +52,46 @@ pub(crate) struct Learned {
     /// Steps, or other directions, each with the change of the gradient along it; the oldest first, laid out as the solver has
     /// them.
     pub pairs: Vec<(Vec<f64>, Vec<f64>)>,
-    /// The objective and the largest of its gradient at the beginning, and four numbers of the solver's own. Nothing where only
-    /// the parameters are known.
-    pub numbers: Option<[f64; 6]>,
+    /// Nothing where only the parameters are known.
+    pub numbers: Option<Numbers>,
+}
+
+/// Single numbers that a batch solver goes on with; those of the other one are as at the beginning.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Numbers {
+    /// The objective and the largest of its gradient at the beginning.
+    pub first_value: f64,
+    pub first_gradient_norm: f64,
+    /// Iterations in a row that gained next to nothing.
+    pub n_fruitless: usize,
+    /// Of `quasi_newton`: the length at which the next step is tried, the decrement that was last not confirmed, and what the last
+    /// iteration gained, 0 where drafts have ended.
+    pub guess: f64,
+    pub not_confirmed: f64,
+    pub gain: f64,
+    /// Of `proximal`: by how much the model's curvature is multiplied, and models in a row that promised next to nothing.
+    pub tau: f64,
+    pub n_promises: usize,
+}
+
+impl Numbers {
+    /// At the beginning.
+    pub fn new(first_value: f64, first_gradient_norm: f64) -> Self {
+        let (guess, not_confirmed, gain, tau) = (1.0, f64::INFINITY, f64::INFINITY, 1.0);
+        Self { first_value, first_gradient_norm, n_fruitless: 0, guess, not_confirmed, gain, tau, n_promises: 0 }
+    }
+
+    /// For a file.
+    pub fn to_array(self) -> [f64; 8] {
+        let Self { first_value, first_gradient_norm, n_fruitless, guess, not_confirmed, gain, tau, n_promises } = self;
+        [first_value, first_gradient_norm, n_fruitless as f64, guess, not_confirmed, gain, tau, n_promises as f64]
+    }
+
+    pub fn from_array(values: [f64; 8]) -> Self {
+        let [first_value, first_gradient_norm, n_fruitless, guess, not_confirmed, gain, tau, n_promises] = values;
+        let (n_fruitless, n_promises) = (n_fruitless as usize, n_promises as usize);
+        Self { first_value, first_gradient_norm, n_fruitless, guess, not_confirmed, gain, tau, n_promises }
+    }
 }
 
 /// Where a batch solver ended.

@@ -22,7 +22,7 @@ pub use adamw::AdamW;
 pub(crate) use batch::{Batch, Stand, Task};
 pub use batch::{Lbfgs, NewtonCg};
 pub use certificate::Certificate;
-pub(crate) use minimum::Learned;
+pub(crate) use minimum::{Learned, Numbers};
 pub(crate) use past::Past;
 pub use schedule::{Schedule, Warmup};
 pub use sgd::Sgd;

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use crate::backend::cpu::{self, Cpu, Moments};
@@ -33,7 +33,7 @@ const GRAM_ROWS: usize = 4;
 const CLASS_ROWS: usize = 4096;
 /// A row counts in G no more than as so many rows in the mean, by Σ_k (x_k − μ_k)²/σ_k²: an outlier is not what the others curve by.
 const MOST_LEVERAGE: f64 = 30.0;
-/// A feature of which no more than this share is left by those before it, without a penalty, is left alone.
+/// A feature of which no more than this share is left by those before it is taken to vary as if they were not there.
 const LEAST_PIVOT: f64 = 1e-10;
 /// Correlations of a sample that are no more than so many times what they were by chance, the largest below the second, say nothing.
 const CHANCE: (f64, f64) = (2.0, 0.5);
@@ -63,17 +63,19 @@ struct FeatureFactor {
     /// The features that vary; those that do not have penalties alone.
     varying: Vec<usize>,
     constant: Vec<(usize, f64)>,
-    /// S, the unit of each varying feature: 1/√(a·G_kk + R_k), a the mean of the first α.
+    /// S, the unit of each varying feature: 1/√(a·σ_k² + R_k), a the mean of the first α.
     size: Vec<f64>,
-    /// S·G·S and S·R·S.
+    /// S·G·S, S·diag(σ²)·S and S·R·S.
     gram: Gram,
+    variance: Vec<f64>,
     penalty: Vec<f64>,
 }
 
 enum Gram {
     /// (varying × varying), and L⁻¹ by level: β = [`LEVEL`]^level.
     Full(Array2<f64>, BTreeMap<i32, Array2<f64>>),
-    Diagonal(Vec<f64>),
+    /// diag(σ²).
+    Diagonal,
 }
 
 /// Q and α, in ascending order; without Q the identity.
@@ -161,7 +163,7 @@ impl<'a> Preconditioner<'a> {
 
 impl<'a> ClassSample<'a> {
     pub fn new(features: &'a Features<'a>, scale: f32, weights: Option<&[f32]>, shape: Shape) -> Result<Self> {
-        let (rows, of_rows) = some_rows(features, weights, CLASS_ROWS.max(8 * shape.n_classes.min(MOST_CLASSES)))?;
+        let (rows, of_rows) = some_rows(features, weights, CLASS_ROWS)?;
         let total: f64 = of_rows.iter().sum();
         let weights = of_rows.iter().map(|weight| weight / total.max(f64::MIN_POSITIVE)).collect();
         Ok(Self { shape, rows, scale, weights })
@@ -201,7 +203,8 @@ impl<'a> ClassSample<'a> {
         x[mean.len()..].fill(1.0);
     }
 
-    /// A, (q × q) row-major, the mean of diag(p) − p·pᵀ; of many classes its diagonal alone, (q).
+    /// A, (q × q) row-major, the mean of diag(p) − p·pᵀ; of more than [`MOST_CLASSES`] its diagonal alone, (q). The diagonal is
+    /// nowhere less than [`LEAST_CURVATURE`] of its mean.
     pub fn curvature(&self, parameters: &[f64]) -> Result<Vec<f64>> {
         let (mean, p) = self.probabilities(parameters)?;
         let q = mean.len();
@@ -221,19 +224,15 @@ impl<'a> ClassSample<'a> {
 impl ClassFactor {
     /// At parameters that are not centred.
     fn new(sample: &ClassSample, parameters: &[f64]) -> Result<Self> {
-        let q = sample.shape.n_classes;
-        let (mean, p) = sample.probabilities(parameters)?;
+        let (q, a) = (sample.shape.n_classes, sample.curvature(parameters)?);
         let (vectors, mut eigenvalues) = if q <= MOST_CLASSES {
-            let squares = multiply(p.t(), p.view());
-            let a = DMatrix::from_fn(q, q, |j, k| if j == k { mean[j] } else { 0.0 } - squares[[j, k]]);
-            let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(a);
+            let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(DMatrix::from_row_slice(q, q, &a));
             let mut order: Vec<usize> = (0..q).collect();
             order.sort_by(|&j, &k| eigenvalues[j].total_cmp(&eigenvalues[k]));
             let vectors = Array2::from_shape_fn((q, q), |(j, k)| eigenvectors[(j, order[k])]);
             (Some(vectors), order.into_iter().map(|k| eigenvalues[k]).collect())
         } else {
-            let trace = mean.iter().sum::<f64>() - p.iter().map(|p| p * p).sum::<f64>();
-            (None, vec![trace / (q as f64 - 1.0); q])
+            (None, vec![a.iter().sum::<f64>() / (q as f64 - 1.0); q])
         };
         let mean = eigenvalues.iter().sum::<f64>() / q as f64;
         for eigenvalue in &mut eigenvalues {
@@ -250,27 +249,28 @@ impl ClassFactor {
 impl FeatureFactor {
     /// For eigenvalues of A about `scale_of_classes`.
     fn new(curvature: &Curvature, scale_of_classes: f64) -> Result<Self> {
-        let Curvature { features, scale, weights, moments, penalty, .. } = *curvature;
+        let Curvature { features, moments, penalty, .. } = *curvature;
         let (n_samples, d) = (features.n_samples(), features.n_features());
         let (varying, constant): (Vec<usize>, Vec<usize>) = (0..d).partition(|&k| moments.variance[k] > 0.0);
         let constant = constant.into_iter().map(|k| (k, penalty[k])).collect();
         let n = varying.len();
         let unit = |&k: &usize| 1.0 / (scale_of_classes * moments.variance[k] + penalty[k]).sqrt();
         let size: Vec<f64> = varying.iter().map(unit).collect();
-        let penalty = varying.iter().zip(&size).map(|(&k, size)| penalty[k] * size * size).collect();
-        let variances = || varying.iter().zip(&size).map(|(&k, size)| moments.variance[k] * size * size).collect();
+        let in_units =
+            |of: &[f64]| varying.iter().zip(&size).map(|(&k, size)| of[k] * size * size).collect::<Vec<f64>>();
+        let (variance, penalty) = (in_units(&moments.variance), in_units(penalty));
         if n == 0 || n > MOST_FEATURES {
-            return Ok(Self { constant, gram: Gram::Diagonal(variances()), varying, size, penalty });
+            return Ok(Self { varying, constant, size, gram: Gram::Diagonal, variance, penalty });
         }
-        let n_rows = (GRAM_PRODUCTS / (d * d)).max(GRAM_ROWS * d).min(n_samples);
-        let gram = gram(features, scale, weights, moments, n_rows)?;
-        let gram = Array2::from_shape_fn((n, n), |(i, j)| gram[varying[i] * d + varying[j]] * size[i] * size[j]);
+        let n_rows = (GRAM_PRODUCTS / (n * n)).max(GRAM_ROWS * n).min(n_samples);
+        let gram = gram(curvature, &varying, n_rows)?;
+        let gram = Array2::from_shape_fn((n, n), |(i, j)| gram[i * n + j] * size[i] * size[j]);
         let by_chance = 1.0 / n_rows as f64 - 1.0 / n_samples as f64;
         let gram = match is_by_chance(&gram, by_chance) {
-            true => Gram::Diagonal(variances()),
+            true => Gram::Diagonal,
             false => Gram::Full(gram, BTreeMap::new()),
         };
-        Ok(Self { varying, constant, size, gram, penalty })
+        Ok(Self { varying, constant, size, gram, variance, penalty })
     }
 
     /// Makes the factors that eigenvalues of A need, and keeps no others.
@@ -280,10 +280,13 @@ impl FeatureFactor {
         for &alpha in eigenvalues {
             let level = level(alpha);
             factors.entry(level).or_insert_with(|| {
-                let mut matrix = LEVEL.powi(level) * &*gram;
+                let beta = LEVEL.powi(level);
+                let mut matrix = beta * &*gram;
                 matrix.diag_mut().iter_mut().zip(&self.penalty).for_each(|(value, penalty)| *value += penalty);
-                let diagonal = matrix.diag().to_owned();
-                invert_root(&mut matrix.view_mut(), &diagonal.view());
+                let alone =
+                    self.variance.iter().zip(&self.penalty).map(|(variance, penalty)| beta * variance + penalty);
+                let pivots: Vec<_> = matrix.diag().iter().map(|value| LEAST_PIVOT * value).zip(alone).collect();
+                invert_root(&mut matrix.view_mut(), &pivots);
                 matrix
             });
         }
@@ -292,8 +295,9 @@ impl FeatureFactor {
     /// (α_j·G + R)⁻¹ times column j of `matrix`, for each eigenvalue α of A, which ascend.
     fn solve(&self, matrix: &mut Array2<f64>, eigenvalues: &[f64]) {
         match &self.gram {
-            Gram::Diagonal(variances) => {
-                for ((mut row, variance), penalty) in matrix.rows_mut().into_iter().zip(variances).zip(&self.penalty) {
+            Gram::Diagonal => {
+                let rows = matrix.rows_mut().into_iter().zip(&self.variance).zip(&self.penalty);
+                for ((mut row, variance), penalty) in rows {
                     row.iter_mut().zip(eigenvalues).for_each(|(value, alpha)| *value /= alpha * variance + penalty);
                 }
             }
@@ -332,24 +336,25 @@ fn level(alpha: f64) -> i32 {
     (alpha.ln() / LEVEL.ln()).round() as i32
 }
 
-/// L⁻¹ in the place of the symmetric matrix L·Lᵀ, whose lower half is read. Of a row that those before it make up, but for a share
-/// [`LEAST_PIVOT`] of its value on the `diagonal`, nothing is left: zeros.
-fn invert_root(matrix: &mut ArrayViewMut2<f64>, diagonal: &ArrayView1<f64>) {
+/// L⁻¹ in the place of the symmetric matrix L·Lᵀ, whose lower half is read. `pivots` has of each row what those before it must leave
+/// at least, and what takes the place of less: the matrix then is that with more on its diagonal. Equations that it solves are solved
+/// the same, as the coordinates of such rows are 0 there; of others, each has a solution.
+fn invert_root(matrix: &mut ArrayViewMut2<f64>, pivots: &[(f64, f64)]) {
     let n = matrix.nrows();
-    if n == 1 {
+    if let [(least, instead)] = *pivots {
         let pivot = matrix[[0, 0]];
-        matrix[[0, 0]] = if pivot > LEAST_PIVOT * diagonal[0] { 1.0 / pivot.sqrt() } else { 0.0 };
+        matrix[[0, 0]] = 1.0 / if pivot > least { pivot } else { instead }.sqrt();
         return;
     }
     let (mut above, mut below) = matrix.view_mut().split_at(Axis(0), n / 2);
     let (mut first, mut zeros) = above.view_mut().split_at(Axis(1), n / 2);
     let (mut between, mut second) = below.view_mut().split_at(Axis(1), n / 2);
-    let (of_first, of_second) = diagonal.split_at(Axis(0), n / 2);
+    let (of_first, of_second) = pivots.split_at(n / 2);
     zeros.fill(0.0);
-    invert_root(&mut first, &of_first);
+    invert_root(&mut first, of_first);
     let lower = multiply(between.view(), first.t());
     multiply_into(-1.0, lower.view(), lower.t(), 1.0, &mut second);
-    invert_root(&mut second, &of_second);
+    invert_root(&mut second, of_second);
     multiply_into(-1.0, second.view(), multiply(lower.view(), first.view()).view(), 0.0, &mut between);
 }
 
@@ -398,19 +403,28 @@ pub(super) fn some_rows<'a>(
     Ok((features.select(&rows)?, rows.iter().map(|&row| weight(row as usize)).collect()))
 }
 
-/// G, (d × d): the covariance of the features of X̃ over all rows, or `most`.
-pub(super) fn gram(
-    features: &Features,
-    scale: f32,
-    weights: Option<&[f32]>,
-    moments: &Moments,
-    most: usize,
-) -> Result<Vec<f64>> {
+/// G, (n × n): the covariance of n `columns` of X̃ over all rows, or `most`. Of a column that is constant among these nothing is known
+/// but its variance over all.
+pub(super) fn gram(curvature: &Curvature, columns: &[usize], most: usize) -> Result<Vec<f64>> {
+    let Curvature { features, scale, weights, moments, has_intercept, .. } = *curvature;
     let (rows, mut weights) = some_rows(features, weights, most)?;
+    let mut unknown = Vec::new();
+    if rows.n_samples() < features.n_samples() {
+        let weights: Vec<f32> = weights.iter().map(|&weight| weight as f32).collect();
+        let of_rows = cpu::moments(&rows, scale, Some(&weights))?;
+        let of_rows = if has_intercept { of_rows } else { of_rows.about_zero() };
+        unknown.extend((0..columns.len()).filter(|&i| of_rows.variance[columns[i]] == 0.0));
+    }
     limit_leverage(&rows, scale, moments, &mut weights);
     let total: f64 = weights.iter().sum();
     weights.iter_mut().for_each(|weight| *weight /= total.max(f64::MIN_POSITIVE));
-    cpu::second_moments(&rows, scale, &moments.mean, &weights)
+    let mut gram = cpu::second_moments(&rows, scale, &moments.mean, &weights, columns)?;
+    for i in unknown {
+        let n = columns.len();
+        (0..n).for_each(|j| (gram[i * n + j], gram[j * n + i]) = (0.0, 0.0));
+        gram[i * n + i] = moments.variance[columns[i]];
+    }
+    Ok(gram)
 }
 
 /// Makes rows that are far from the mean count less, so that none counts more than [`MOST_LEVERAGE`] in the mean. Twice, as
@@ -468,7 +482,8 @@ mod tests {
 
     fn root(matrix: &Array2<f64>) -> Array2<f64> {
         let mut inverse = matrix.clone();
-        invert_root(&mut inverse.view_mut(), &matrix.diag());
+        let pivots: Vec<_> = matrix.diag().iter().map(|&value| (LEAST_PIVOT * value, value)).collect();
+        invert_root(&mut inverse.view_mut(), &pivots);
         inverse
     }
 
@@ -486,16 +501,19 @@ mod tests {
         }
     }
 
-    /// A row that others make up is left alone; the equations of the others are solved all the same.
+    /// Where others make up a row, equations that have a solution are solved all the same, and no gradient is without a direction.
     #[test]
-    fn rows_that_others_make_up_are_left_alone() {
+    fn rows_that_others_make_up_do_not_matter() {
         let (n, rank) = (40, 25);
         let matrix = positive(n, rank);
         let inverse = root(&matrix);
-        assert_eq!(inverse.rows().into_iter().filter(|row| row.iter().all(|&value| value == 0.0)).count(), n - rank);
         // A·A⁻·A = A.
         let again = matrix.dot(&inverse.t().dot(&inverse)).dot(&matrix);
         assert!(largest(&(&again - &matrix)) < 1e-8 * largest(&matrix));
+        let pivots: Vec<f64> = inverse.diag().iter().map(|value| 1.0 / (value * value)).collect();
+        let n_instead = pivots.iter().zip(matrix.diag()).filter(|(pivot, value)| (*pivot / *value - 1.0).abs() < 1e-12);
+        // The first is whole.
+        assert_eq!(n_instead.count(), 1 + n - rank);
     }
 
     /// At a level the solution is exact, between two it is right where there is no penalty, and within a factor of 2 where there is
@@ -512,6 +530,7 @@ mod tests {
                 constant: Vec::new(),
                 size: vec![1.0; n],
                 gram: Gram::Full(gram.clone(), BTreeMap::new()),
+                variance: gram.diag().to_vec(),
                 penalty: vec![penalty; n],
             };
             features.prepare(&[1e-9]);

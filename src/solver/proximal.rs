@@ -17,7 +17,7 @@ use std::time::Instant;
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
-use super::minimum::{Learned, Limits, Minimum, Observe};
+use super::minimum::{Learned, Limits, Minimum, Numbers, Observe, end_at_zero};
 use super::past::Past;
 use super::preconditioner::{ClassSample, Curvature, gram};
 use super::screened::Screened;
@@ -46,11 +46,14 @@ const DECREASE: f64 = 0.01;
 const MOST_LENGTHS: usize = 30;
 /// The curvature of the classes is taken anew in each of the first iterations, then every few.
 const REFRESHED: usize = 5;
-/// So many iterations in a row whose models promise less than the tolerance are the end.
+/// So many iterations in a row whose models promise less than this share of the tolerance are the end.
 const PROMISES: usize = 3;
+const PROMISED_SHARE: f64 = 0.1;
 /// The largest derivative that is left, as a share of l1, where there is no other penalty: the duality gap follows it.
 const VIOLATION: f64 = 1e-5;
+/// More iterations in a row than these that gain less than this share of the tolerance, or find no step, are the end.
 const FRUITLESS: usize = 4;
+const FRUITLESS_SHARE: f64 = 1e-3;
 /// Coordinates whose rows of Q are worth a thread.
 const ROWS: usize = 1024;
 /// The rows that the Hessian on a path is taken of: those that curve most, as many as have this share of the curvature of all.
@@ -516,11 +519,12 @@ pub(super) struct Prepared<'a> {
 impl<'a> Prepared<'a> {
     pub fn new(curvature: Curvature<'a, 'a>, shape: Shape, past: &Past) -> Result<Self> {
         let Curvature { features, scale, weights, moments, .. } = curvature;
+        let d = shape.n_features;
         let gram = match &past.curvature {
             Some(Inheritance { model: Models::Whole(model), .. }) => model.gram.clone(),
-            _ if shape.n_features <= MOST_FEATURES => {
-                let rows = (GRAM_PRODUCTS / shape.n_features.pow(2)).max(GRAM_ROWS * shape.n_features);
-                gram(features, scale, weights, moments, rows)?.into()
+            _ if d <= MOST_FEATURES => {
+                let rows = (GRAM_PRODUCTS / d.pow(2)).max(GRAM_ROWS * d);
+                gram(&curvature, &(0..d).collect::<Vec<_>>(), rows)?.into()
             }
             _ => moments.variance.clone().into(),
         };
@@ -578,10 +582,10 @@ pub(super) fn minimise(
             Inheritance { model: Models::Screened(model), tau: 1.0, price: 0, since: 0 }
         }
     };
-    let numbers = learned.numbers.unwrap_or([smooth + norm, max_abs(&gradient), state.tau, 0.0, 0.0, 0.0]);
-    let [first_value, first_gradient_norm, tau, n_promises, n_fruitless, _] = numbers;
+    let begin_with = || Numbers { tau: state.tau, ..Numbers::new(smooth + norm, max_abs(&gradient)) };
+    let numbers = learned.numbers.unwrap_or_else(begin_with);
+    let Numbers { first_value, first_gradient_norm, mut n_fruitless, tau, mut n_promises, .. } = numbers;
     state.tau = tau;
-    let (mut n_promises, mut n_fruitless) = (n_promises as usize, n_fruitless as usize);
     let is_on_path = !past.is_empty();
     // Products of the Hessian, not of evaluations.
     let mut of_extensions = objective.counts().products - before - of_start;
@@ -591,8 +595,8 @@ pub(super) fn minimise(
         if n_iterations == max_iterations {
             break StopReason::Iterations;
         }
-        if value <= 1e-3 * tolerance * first_value {
-            break StopReason::Separable;
+        if let Some(reason) = end_at_zero(objective.penalty(), tolerance, value, first_value) {
+            break reason;
         }
         let (mut direction, model_curvature) = state.model.minimise(&gradient, &parameters, &l1, state.tau);
         if !objective.has_intercept() {
@@ -613,8 +617,8 @@ pub(super) fn minimise(
             }
             break StopReason::Converged;
         }
-        let is_near =
-            gain_of_model <= 0.1 * tolerance * value && violation(objective, &gradient, &parameters) <= VIOLATION;
+        let is_near = gain_of_model <= PROMISED_SHARE * tolerance * value
+            && violation(objective, &gradient, &parameters) <= VIOLATION;
         n_promises = if is_near { n_promises + 1 } else { 0 };
 
         let first = objective.look(&parameters, &direction, 1.0)?;
@@ -689,7 +693,7 @@ pub(super) fn minimise(
         if n_promises >= PROMISES {
             break StopReason::Converged;
         }
-        n_fruitless = if gain <= 1e-3 * tolerance * value { n_fruitless + 1 } else { 0 };
+        n_fruitless = if gain <= FRUITLESS_SHARE * tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless > FRUITLESS {
             let is_near = gain_of_model <= tolerance * value;
             break if is_near { StopReason::Converged } else { StopReason::Precision };
@@ -701,7 +705,7 @@ pub(super) fn minimise(
             state.model.set_classes(class_curvature(&objective.uncentred(&parameters))?);
         }
     };
-    let numbers = [first_value, first_gradient_norm, state.tau, n_promises as f64, n_fruitless as f64, 0.0];
+    let numbers = Numbers { n_fruitless, tau: state.tau, n_promises, ..numbers };
     let learned = Learned { pairs: state.model.pairs(), numbers: Some(numbers) };
     if past.is_path() {
         state.since += objective.counts().products - before - of_extensions;

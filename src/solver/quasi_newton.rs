@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::minimum::{Learned, Limits, Minimum, Observe};
+use super::minimum::{Learned, Limits, Minimum, Numbers, Observe, end_at_zero};
 use super::preconditioner::Preconditioner;
 use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
 use super::{Progress, StopReason};
@@ -39,8 +39,6 @@ const OUTSIDE: f64 = 100.0;
 /// expected to gain, no more than this share of the objective: far more than what single precision gets wrong.
 const DRAFTED: usize = 1 << 23;
 const DRAFT: f64 = 1e-6;
-/// An objective below this share of what it was at first, times the tolerance, is zero.
-const ZERO: f64 = 1e-3;
 
 /// How directions are found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,25 +97,25 @@ impl Pairs {
 }
 
 /// Directions with their products with the Hessian.
-type Products = Vec<(Vec<f64>, Vec<f64>)>;
+pub(super) type Products = Vec<(Vec<f64>, Vec<f64>)>;
 
-/// A solution of Newton's equations H·x = −g, and the directions on the way with their products with H.
-fn newton_direction(
-    objective: &mut Objective,
+/// A solution of Newton's equations H·x = −g by conjugate gradients, and the directions on the way with their products with H;
+/// `curved` is the product with H, `precondition` that with an approximation of its inverse.
+pub(super) fn newton_direction(
     gradient: &[f64],
-    pairs: &Pairs,
-    preconditioner: &Preconditioner,
+    mut curved: impl FnMut(&[f64]) -> Result<Vec<f64>>,
+    precondition: impl Fn(&[f64]) -> Vec<f64>,
     (share, most): (f64, usize),
 ) -> Result<(Vec<f64>, Products)> {
     let mut solution = vec![0.0; gradient.len()];
     let mut residual: Vec<f64> = gradient.iter().map(|g| -g).collect();
-    let mut preconditioned = pairs.apply(&residual, preconditioner);
+    let mut preconditioned = precondition(&residual);
     let mut direction = preconditioned.clone();
     let first = dot(&residual, &preconditioned);
     let mut product = first;
     let mut found = Vec::new();
     for _ in 0..most {
-        let curved = objective.hessian_vector(&direction)?;
+        let curved = curved(&direction)?;
         let curvature = dot(&direction, &curved);
         // Rounding may leave a direction without curvature.
         if !(curvature > 0.0 && curvature.is_finite() && product > 0.0) {
@@ -127,7 +125,7 @@ fn newton_direction(
         add(&mut solution, length, &direction);
         add(&mut residual, -length, &curved);
         found.push((direction.clone(), curved));
-        preconditioned = pairs.apply(&residual, preconditioner);
+        preconditioned = precondition(&residual);
         let next = dot(&residual, &preconditioned);
         if next <= share * share * first {
             break;
@@ -257,16 +255,15 @@ pub(super) fn minimise(
     // What classes have in common changes no probability, and no direction has it.
     centre_over_classes(&mut parameters, n_classes);
     // Drafts that have ended do not begin again.
-    let mut gain = learned.numbers.map_or(f64::INFINITY, |numbers| numbers[5]);
+    let mut gain = learned.numbers.map_or(f64::INFINITY, |numbers| numbers.gain);
     let is_large = n_samples.saturating_mul(parameters.len()) >= DRAFTED;
     let mut is_draft = gain > 0.0 && is_large && objective.set_draft(true);
     let Smooth { mut value, mut gradient, .. } = objective.start(&parameters)?;
     if !value.is_finite() {
         return Err(Error::NoObjective { value });
     }
-    let numbers = learned.numbers.unwrap_or([value, max_abs(&gradient), 1.0, f64::INFINITY, 0.0, gain]);
-    let [first_value, first_gradient_norm, mut guess, mut not_confirmed, n_fruitless, _] = numbers;
-    let mut n_fruitless = n_fruitless as usize;
+    let numbers = learned.numbers.unwrap_or_else(|| Numbers::new(value, max_abs(&gradient)));
+    let Numbers { first_value, first_gradient_norm, mut n_fruitless, mut guess, mut not_confirmed, .. } = numbers;
     if let Some(sample) = &mut sample {
         sample.set_draft(true);
         sample.start(&parameters)?;
@@ -278,8 +275,8 @@ pub(super) fn minimise(
         if n_iterations == max_iterations {
             break StopReason::Iterations;
         }
-        if value <= ZERO * tolerance * first_value {
-            break StopReason::Separable;
+        if let Some(reason) = end_at_zero(objective.penalty(), tolerance, value, first_value) {
+            break reason;
         }
         // ⟨g, H⁻¹·g⟩ is about twice what is left to gain.
         let mut direction = pairs.apply(&gradient, preconditioner);
@@ -306,7 +303,9 @@ pub(super) fn minimise(
             is_near(decrement) && dot(&gradient, &preconditioner.apply(&gradient)) <= OUTSIDE * tolerance * value;
         if confirm || method == Method::NewtonCg {
             let effort = if confirm { OF_CONFIRMATION } else { OF_STEP };
-            let (solution, found) = newton_direction(objective, &gradient, &pairs, preconditioner, effort)?;
+            let curved = |direction: &[f64]| objective.hessian_vector(direction);
+            let precondition = |residual: &[f64]| pairs.apply(residual, preconditioner);
+            let (solution, found) = newton_direction(&gradient, curved, precondition, effort)?;
             // The pairs of L-BFGS are those of its steps.
             if method == Method::NewtonCg {
                 let n_old = found.len().saturating_sub(pairs.most);
@@ -391,7 +390,7 @@ pub(super) fn minimise(
     let gain = if is_draft { gain } else { 0.0 };
     let learned = Learned {
         pairs: pairs.pairs.into_iter().map(|Pair { step, change, .. }| (step, change)).collect(),
-        numbers: Some([first_value, first_gradient_norm, guess, not_confirmed, n_fruitless as f64, gain]),
+        numbers: Some(Numbers { n_fruitless, guess, not_confirmed, gain, ..numbers }),
     };
     Ok(Minimum { parameters, reason, first_gradient_norm, learned })
 }

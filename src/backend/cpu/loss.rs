@@ -454,6 +454,24 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
         Ok(Some((Sums::point(sums(), n_heads), gradient)))
     }
 
+    fn shift_curvature(&mut self, vector: &[f64]) -> Result<Option<Vec<f64>>> {
+        let Shape { n_classes, n_heads, .. } = self.shape;
+        let m = self.shape.n_outputs();
+        self.each_part(|shared, scratch, part, z, _| {
+            part.sums.reset(n_heads);
+            for (index, z) in z.chunks(shared.tile_len * m).enumerate() {
+                let weights = shared.weights_of(part.first + index * shared.tile_len);
+                let residual = &mut scratch.residual[..z.len()];
+                residual.chunks_exact_mut(m).for_each(|row| row.copy_from_slice(vector));
+                shared.instructions.run(Curvature { z, n_classes, n_heads, weights, residual });
+                part.sums.add_bias_gradient(residual);
+            }
+        });
+        let mut product = vec![0.0; m];
+        Sums::bias_gradient(self.parts.iter().map(|part| &part.sums), &mut product);
+        Ok(Some(product))
+    }
+
     fn advance(&mut self, t: &[f64]) -> Result<()> {
         check::lengths(self.shape, 1, t)?;
         let (m, q) = (self.shape.n_outputs(), self.shape.n_classes);

@@ -50,7 +50,8 @@ pub(crate) fn moments(features: &Features, scale: f32, weights: Option<&[f32]>) 
             sums: Vec<f64>,
         }
         let size = n.div_ceil(MOST_PARTS).max(TILE);
-        // The sums of s·(x − shift)ᵖ. The shift is near the mean, so that nothing cancels.
+        // The sums of s·(x − shift)ᵖ. The shift is that of a sample that counts: near the mean, so that nothing cancels, and the mean
+        // itself of a feature that is constant.
         let sums = |shift: &[f64], square: bool| -> Result<(f64, Vec<f64>)> {
             let part = |first: usize| {
                 let rows = first..n.min(first + size);
@@ -81,7 +82,8 @@ pub(crate) fn moments(features: &Features, scale: f32, weights: Option<&[f32]>) 
         };
         let mut shift = vec![0.0; d];
         let mut first: Vec<f64> = allocate(0.0, n_slabs * SLAB, "a row of features")?;
-        instructions.run(Widen { x, first: 0, n: 1, scale: scale.into(), out: &mut first });
+        let counts = (0..n).position(|sample| weight(sample) > 0.0).unwrap_or(0);
+        instructions.run(Widen { x, first: counts, n: 1, scale: scale.into(), out: &mut first });
         shift.copy_from_slice(&first[..d]);
         let (total, sums_of_differences) = sums(&shift, false)?;
         let mean: Vec<f64> = shift.iter().zip(&sums_of_differences).map(|(shift, sum)| shift + sum / total).collect();
@@ -124,19 +126,20 @@ fn moments_of_parts(features: &Features, scale: f32, weights: Option<&[f32]>) ->
     Ok(all)
 }
 
-/// Σ_i s_i·(x̃_i − μ)·(x̃_i − μ)ᵀ over all samples of `features`, (d × d) row-major, with weights s as they are.
+/// Σ_i s_i·(x̃_i − μ)·(x̃_i − μ)ᵀ over all samples of `features`, of n `columns` alone, (n × n) row-major, with weights s as they are.
 ///
 /// # Errors
 /// Out of memory.
-pub(crate) fn second_moments(features: &Features, scale: f32, mean: &[f64], weights: &[f64]) -> Result<Vec<f64>> {
-    /// `widen` gives the features of so many samples from one on.
-    fn of(
-        d: usize,
-        mean: &[f64],
-        weights: &[f64],
-        mut widen: impl FnMut(usize, usize, &mut [f64]),
-    ) -> Result<Vec<f64>> {
-        let (n, instructions) = (weights.len(), Instructions::best());
+pub(crate) fn second_moments(
+    features: &Features,
+    scale: f32,
+    mean: &[f64],
+    weights: &[f64],
+    columns: &[usize],
+) -> Result<Vec<f64>> {
+    /// `widen` gives the columns of so many samples from one on.
+    fn of(mean: &[f64], weights: &[f64], mut widen: impl FnMut(usize, usize, &mut [f64])) -> Result<Vec<f64>> {
+        let (n, d, instructions) = (weights.len(), mean.len(), Instructions::best());
         let n_slabs = d.div_ceil(SLAB);
         // Each slab of the result is summed by one thread over all samples, in their order.
         let mut slabs = allocate(0.0, n_slabs * d * SLAB, "second moments of the features")?;
@@ -177,26 +180,39 @@ pub(crate) fn second_moments(features: &Features, scale: f32, mean: &[f64], weig
         }
         Ok(result)
     }
-    fn dense<T: Element>(x: &[T], d: usize, scale: f32, mean: &[f64], weights: &[f64]) -> Result<Vec<f64>> {
-        let x = Matrix { x, d };
-        of(d, mean, weights, |first, n, out| {
+    fn dense<T: Element>(x: &[T], scale: f32, mean: &[f64], weights: &[f64]) -> Result<Vec<f64>> {
+        let x = Matrix { x, d: mean.len() };
+        of(mean, weights, |first, n, out| {
             Instructions::best().run(Widen { x, first, n, scale: scale.into(), out });
         })
     }
-    let d = features.n_features();
+    let (d, n) = (features.n_features(), columns.len());
     match features.values() {
-        Values::F32(x) => dense(x, d, scale, mean, weights),
-        Values::F16(x) => dense(x, d, scale, mean, weights),
-        Values::U8(x) => dense(x, d, scale, mean, weights),
-        Values::Sparse(x) => of(d, mean, weights, |first, n, out| sparse::widen(x, first, n, scale.into(), out)),
         Values::Stored(_) => {
-            let mut sums = allocate(0.0, d * d, "second moments of the features")?;
+            let mut sums = allocate(0.0, n * n, "second moments of the features")?;
             features.parts(|rows, part| {
-                let of_part = second_moments(part, scale, mean, &weights[rows])?;
+                let of_part = second_moments(part, scale, mean, &weights[rows], columns)?;
                 sums.iter_mut().zip(&of_part).for_each(|(sum, value)| *sum += value);
                 Ok(())
             })?;
             Ok(sums)
         }
+        _ if n < d => {
+            let mean: Vec<f64> = columns.iter().map(|&k| mean[k]).collect();
+            let mut row: Vec<f32> = allocate(0.0, d, "a row of features")?;
+            of(&mean, weights, |first, count, out| {
+                for sample in 0..count {
+                    features.read_row(first + sample, &mut row);
+                    for (at, &k) in columns.iter().enumerate() {
+                        let x = f64::from(row[k]) * f64::from(scale);
+                        out[(at / SLAB * count + sample) * SLAB + at % SLAB] = x;
+                    }
+                }
+            })
+        }
+        Values::F32(x) => dense(x, scale, mean, weights),
+        Values::F16(x) => dense(x, scale, mean, weights),
+        Values::U8(x) => dense(x, scale, mean, weights),
+        Values::Sparse(x) => of(mean, weights, |first, n, out| sparse::widen(x, first, n, scale.into(), out)),
     }
 }

@@ -470,7 +470,8 @@ fn moments_are_those_of_plain_sums() {
                         assert!((found.variance[k] - expected).abs() <= 1e-12 * expected + 1e-18 * size, "{what}");
                     }
                     let of_rows: Vec<f64> = (0..n).map(s).collect();
-                    let second = second_moments(&features, scale, &found.mean, &of_rows).unwrap();
+                    let second =
+                        second_moments(&features, scale, &found.mean, &of_rows, &(0..d).collect::<Vec<_>>()).unwrap();
                     for (index, &value) in second.iter().enumerate() {
                         let (j, k) = (index / d, index % d);
                         let terms = (0..n).map(|i| s(i) * (rows[i][j] - found.mean[j]) * (rows[i][k] - found.mean[k]));

@@ -232,6 +232,19 @@ impl Loss for SparseLoss<'_> {
         Ok(Some((Sums::point(self.parts.iter(), n_heads), gradient)))
     }
 
+    fn shift_curvature(&mut self, vector: &[f64]) -> Result<Option<Vec<f64>>> {
+        let (n_heads, m) = (self.shape.n_heads, self.shape.n_outputs());
+        self.each_part(|shared, first, sums, z, _, residual| {
+            sums.reset(n_heads);
+            residual.chunks_exact_mut(m).for_each(|row| row.copy_from_slice(vector));
+            shared.curvature(first, z, residual);
+            sums.add_bias_gradient(residual);
+        });
+        let mut product = vec![0.0; m];
+        Sums::bias_gradient(self.parts.iter(), &mut product);
+        Ok(Some(product))
+    }
+
     fn advance(&mut self, t: &[f64]) -> Result<()> {
         check::lengths(self.shape, 1, t)?;
         let (m, q) = (self.shape.n_outputs(), self.shape.n_classes);

@@ -12,19 +12,23 @@ pub(in super::super) fn moments(x: &Csr, d: usize, scale: f32, weights: Option<&
     let weight = |row: usize| weights.map_or(1.0, |weights| f64::from(weights[row]));
     let total: f64 = (0..x.n_rows()).map(weight).sum();
     let zeros = || allocate(0.0, d, "moments of the features");
-    // Of a feature that has a value in each sample the sums are of the differences from one of its values, so that nothing
+    // Of a feature that has a value in each sample that counts the sums are of the differences from one of its values, so that nothing
     // cancels and a constant has variance 0. Of the others most are 0, or enough that the mean is far from what they are.
+    let counting = || (0..x.n_rows()).filter(|&row| weight(row) > 0.0);
     let mut counts = allocate(0u32, d, "moments of the features")?;
-    x.columns().iter().for_each(|&column| counts[column as usize] += 1);
-    let is_full = |column: usize| counts[column] as usize == x.n_rows();
+    for row in counting() {
+        x.row(row).0.iter().for_each(|&column| counts[column as usize] += 1);
+    }
+    let n_counting = counting().count();
+    let is_full = |column: usize| counts[column] as usize == n_counting;
     let mut shift = zeros()?;
-    let (columns, values) = x.row(0);
+    let (columns, values) = counting().next().map(|row| x.row(row)).unwrap_or_default();
     for (&column, &value) in columns.iter().zip(values).filter(|(column, _)| is_full(**column as usize)) {
         shift[column as usize] = f64::from(value) * scale;
     }
     // The sum of s·(x − shift), and of s over the values that are stored.
     let (mut mean, mut stored) = (zeros()?, zeros()?);
-    for row in 0..x.n_rows() {
+    for row in counting() {
         let s = weight(row);
         let (columns, values) = x.row(row);
         for (column, &value) in columns.iter().map(|&column| column as usize).zip(values) {
@@ -35,7 +39,7 @@ pub(in super::super) fn moments(x: &Csr, d: usize, scale: f32, weights: Option<&
     mean.iter_mut().zip(&shift).for_each(|(mean, shift)| *mean = shift + *mean / total);
     let mut variance = shift;
     variance.fill(0.0);
-    for row in 0..x.n_rows() {
+    for row in counting() {
         let s = weight(row);
         let (columns, values) = x.row(row);
         for (column, &value) in columns.iter().map(|&column| column as usize).zip(values) {
@@ -109,11 +113,38 @@ mod tests {
             assert!(found.variance[0] > 1e-3 && found.variance[4] > 1e-2);
 
             let shares = vec![1.0 / 300.0; 300];
-            let found = second_moments(&sparse, 0.5, &expected.mean, &shares).unwrap();
-            let expected = second_moments(&dense, 0.5, &expected.mean, &shares).unwrap();
-            assert_eq!(found, expected);
+            let found = second_moments(&sparse, 0.5, &expected.mean, &shares, &[0, 1, 2, 3, 4]).unwrap();
+            let whole = second_moments(&dense, 0.5, &expected.mean, &shares, &[0, 1, 2, 3, 4]).unwrap();
+            assert_eq!(found, whole);
+            // Of some columns.
+            let some = [&sparse, &dense]
+                .map(|features| second_moments(features, 0.5, &expected.mean, &shares, &[0, 4]).unwrap());
+            assert_eq!(some, [0; 2].map(|_| vec![whole[0], whole[4], whole[20], whole[24]]));
         }
         let unweighted = moments(&sparse, 0.5, None).unwrap();
         assert_ne!(unweighted.mean, moments(&sparse, 0.5, Some(&weights)).unwrap().mean);
+    }
+
+    /// What is the same in all rows that count is constant, whatever the others are, or whether they have it.
+    #[test]
+    fn rows_without_weight_do_not_matter() {
+        let n = 3000;
+        let weights: Vec<f32> = (0..n).map(|i| f32::from(u8::from(i % 10 != 0))).collect();
+        let mut dense = vec![3.1f32; 2 * n];
+        dense[..2].copy_from_slice(&[7.3, 0.0]);
+        let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in dense.chunks(2) {
+            for (k, &x) in row.iter().enumerate().filter(|(_, x)| **x != 0.0) {
+                columns.push(k as u32);
+                values.push(x);
+            }
+            offsets.push(values.len() as u64);
+        }
+        let sparse = Features::new(Csr::new(offsets, columns, values).unwrap(), n, 2).unwrap();
+        for features in [Features::new(dense, n, 2).unwrap(), sparse] {
+            let found = moments(&features, 1.0, Some(&weights)).unwrap();
+            assert_eq!((found.mean, found.variance), (vec![f64::from(3.1f32); 2], vec![0.0; 2]));
+            assert!(moments(&features, 1.0, None).unwrap().variance.iter().all(|&variance| variance > 1e-4));
+        }
     }
 }
