@@ -156,8 +156,7 @@ fn without_samples(train: &Dataset) -> Option<String> {
 
 /// What is trained on, and what tested.
 fn describe(args: &TrainingData, train: &Dataset, test: Option<&Dataset>) -> String {
-    let name =
-        args.features.as_deref().map_or_else(|| "built-in digits".to_owned(), |path| path.display().to_string());
+    let name = args.features.as_deref().map_or_else(|| "built-in digits".to_owned(), |path| path.display().to_string());
     let n = HumanCount(train.n_samples() as u64);
     let dtype = match report::density(train.features()) {
         Some(density) => format!("sparse f32 ({} % stored)", rounded(100.0 * density)),

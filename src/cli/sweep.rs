@@ -193,7 +193,11 @@ impl Run<'_> {
         for (name, penalty) in [("l2", l2), ("l1", l1)].into_iter().filter(|(_, penalty)| *penalty > 0.0) {
             penalties.push(format!("{name} = {penalty:.3e}"));
         }
-        writeln!(out, "chosen     {}: {rule},\n           in the mean of {k} folds (± its standard error)", penalties.join(", "))?;
+        writeln!(
+            out,
+            "chosen     {}: {rule},\n           in the mean of {k} folds (± its standard error)",
+            penalties.join(", ")
+        )?;
         let (n, seconds) = (heads.len() + 1, self.seconds);
         writeln!(out, "time       {seconds:.2} s for {n} models, {} evaluations", self.evaluations())?;
         writeln!(out, "device     {}", report::device(self.device))?;

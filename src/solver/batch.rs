@@ -171,7 +171,10 @@ impl Batch {
         let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone());
         let zero = intercepts(&shares, shape, has_intercept);
         let start = past.start(shape.n_classes).or_else(|| start.as_ref().map(|start| objective.centred(start)));
-        let is_cold = start.is_none();
+        // After a device has failed, the first values are no longer known.
+        let is_restart =
+            matches!(observer.solver_state(), Some(SolverState::Batch(stand)) if stand.learned.numbers.is_none());
+        let is_cold = start.is_none() && !is_restart;
         let parameters = start.unwrap_or_else(|| zero.clone());
         let curvature = Curvature { features, scale, weights, moments, penalty: &penalty.l2, has_intercept };
         let cpu = Device::cpu();

@@ -243,6 +243,9 @@ impl<T: Element> Shared<'_, T> {
             let first = part.first + index * self.tile_len;
             let n = z.len() / m;
             let direction = directions.next().unwrap_or_default();
+            if self.is_without_weight(first, n) {
+                continue;
+            }
             let tile = match self.in_place(first, n) {
                 // The gradient alone goes through memory column by column.
                 Some(tile) if product != Product::None => tile,
@@ -317,6 +320,11 @@ impl<T: Element> Shared<'_, T> {
             losses,
             slopes,
         });
+    }
+
+    /// Whether the samples `first..first + n` count for nothing, as a fold that is left out: then their logits are never looked at.
+    fn is_without_weight(&self, first: usize, n: usize) -> bool {
+        self.weights_of(first).iter().take(n).all(|&weight| weight == 0.0)
     }
 
     /// s of the samples from `first` on.
@@ -422,6 +430,9 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
             let mut directions = direction.chunks(shared.tile_len * m);
             for (index, z) in z.chunks(shared.tile_len * m).enumerate() {
                 let (first, direction) = (part.first + index * shared.tile_len, directions.next().unwrap_or_default());
+                if shared.is_without_weight(first, z.len() / m) {
+                    continue;
+                }
                 let residual = &mut scratch.residual[..z.len()];
                 let Sums { losses, slopes, .. } = &mut part.sums;
                 let sums = losses.chunks_exact_mut(n_heads).zip(slopes.chunks_exact_mut(n_heads));
