@@ -437,8 +437,9 @@ mod tests {
             };
             let sign = ["", "-", "+"][random.below(3)];
             let (before, behind) = (digits(&mut random, n_before), digits(&mut random, n_behind));
-            let text = match i % 3 {
+            let text = match i % 4 {
                 0 => format!("{sign}{before}"),
+                3 => format!("{sign}{before}.{behind}e{}{}", ["-", "+"][random.below(2)], digits(&mut random, 2)),
                 1 => format!("{sign}0.{behind}"),
                 _ => format!("{sign}{before}.{behind}"),
             };
@@ -446,7 +447,8 @@ mod tests {
             let line = format!("1234567,{text},12345678");
             n_fast += usize::from(field(line.as_bytes(), 8, 8 + text.len()).is_some());
         }
-        assert!(n_fast > n * 3 / 4, "{n_fast}");
+        // Many exponents are too large.
+        assert!(n_fast > n / 2, "{n_fast}");
     }
 
     #[test]

@@ -413,7 +413,7 @@ mod tests {
         }
         // And some of them where 64 bytes end.
         for i in (0..all.len()).step_by(5) {
-            all.push([&b"\"a\n\",".repeat(12)[..56 + i % 13], &all[i][..]].concat());
+            all.push([&b"\"a\n\",".repeat(14)[..56 + i % 13], &all[i][..]].concat());
         }
         let mut n_by_count = 0;
         for text in all {

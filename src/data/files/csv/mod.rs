@@ -313,45 +313,132 @@ mod tests {
         }
     }
 
-    #[test]
-    fn plain_rows_are_what_any_row_is() {
+    /// Columns of each kind, of which those of a model are taken, and rows of them, of which not all are sound.
+    fn random_rows() -> (Columns, impl FnMut() -> String) {
         let columns = {
-            let mut text = Text::new(Input::of("a,color,kind,w,x,b\n"), 64).unwrap();
+            let mut text = Text::new(Input::of("a,color,kind,w,x,b,c\n"), 64).unwrap();
             let (header, delimiter) = header(&mut text).unwrap();
             let source = Source {
-                feature_names: Some(["b", "color=u", "a", "color=v"].map(String::from).to_vec()),
+                feature_names: Some(["b", "c", "color=u", "a", "color=v"].map(String::from).to_vec()),
                 ..labelled()
             };
             Columns::choose(&header, delimiter, &source, &mut text).unwrap()
         };
-        let numbers =
-            ["1", " -2.5 ", "\"3\"", "\" 4 \"", "1e3", "0.1234567890123456789", "nan", "", "5\r", "x", "\"6", "-1"];
-        let texts = ["u", "v", " v ", "\"u\"", "\"v\"\"\"", "w", "", "\"a,b\"", "u\"", "\"u\" ", "\"u\"x"];
-        let parser = Parser::new(&columns);
+        let numbers = [
+            "1",
+            "0.123456",
+            "-12.5",
+            "\"3\"",
+            " -2.5 ",
+            "\" 4 \"",
+            "\"-0.5\"",
+            "1e3",
+            "1.5e-07",
+            "-0.01234567890123456",
+            "7.",
+            "123456789",
+            "0.1234567890123456789",
+            "nan",
+            "",
+            "5\r",
+            "x",
+            "\"6",
+            "-1",
+            "\"0.75x",
+            "\"8\" ",
+            "1\"2\"",
+            "1e99",
+        ];
+        let texts = [
+            "u",
+            "v",
+            "\"u\"",
+            " v ",
+            "\"v\"\"\"",
+            "w",
+            "",
+            "\"a,b\"",
+            "u\"",
+            "\"u\" ",
+            "\"u\"x",
+            "\"\nv\"",
+            "\"a\n,\"\"\"",
+        ];
         let mut random = Shuffle::new(3, 0);
-        let mut n_plain = 0;
-        for _ in 0..50_000 {
-            let mut one = |of: &[&str]| {
-                let n = if random.below(2) == 0 { of.len() } else { 4 };
+        let row = move || {
+            // Most of a few kinds, or no row would be sound.
+            let mut one = |of: &[&str], n_common| {
+                let n = if random.below(8) == 0 { of.len() } else { n_common };
                 of[random.below(n)].to_owned()
             };
-            let fields = [one(&numbers), one(&texts), one(&texts), one(&numbers), one(&texts), one(&numbers)];
-            let row = fields.join(",") + "\n1,u,u,1,,1\n";
+            let (a, b, c, w) = (one(&numbers, 13), one(&numbers, 13), one(&numbers, 13), one(&numbers, 2));
+            let [color, kind, x] = std::array::from_fn(|_| one(&texts, 4));
+            let end = ["\n", "\r\n", "\n\n", ",1\n", " \n"][if random.below(8) == 0 { random.below(5) } else { 0 }];
+            [a, color, kind, w, x, b, c].join(",") + end
+        };
+        (columns, row)
+    }
+
+    /// What rows are, to the bit.
+    fn of_rows(rows: &Rows) -> String {
+        let bits: Vec<u32> = rows.values.iter().map(|value| value.to_bits()).collect();
+        let labels: Vec<&String> = rows.labels.codes.iter().map(|&code| &rows.labels.names[code as usize]).collect();
+        format!("{} {bits:?} {:?} {labels:?} {:?}", rows.n_rows, rows.weights, rows.categories[0].codes)
+    }
+
+    #[test]
+    fn plain_rows_are_what_any_row_is() {
+        let (columns, mut row) = random_rows();
+        let parser = Parser::new(&columns);
+        let mut n_plain = 0;
+        for _ in 0..50_000 {
+            let text = row() + "1,u,u,1,,1,1\n";
             let (mut plain, mut any) = (Rows::new(&columns), Rows::new(&columns));
-            let mut scan = Scan::new(row.as_bytes(), *b",\n");
-            let next = parser.plain_row(row.as_bytes(), 0, &mut scan, &mut plain);
-            let next_of_any = columns.any_row(row.as_bytes(), 0, &mut any);
-            if let Some(next) = next {
+            let mut scan = Scan::new(text.as_bytes(), *b",\n");
+            if let Some(next) = parser.plain_row(text.as_bytes(), 0, &mut scan, &mut plain) {
                 n_plain += 1;
-                assert_eq!(next_of_any.ok(), Some(next), "{row}");
+                plain.n_rows += 1;
+                assert_eq!(columns.any_row(text.as_bytes(), 0, &mut any).ok(), Some(next), "{text}");
+                assert_eq!(of_rows(&plain), of_rows(&any), "{text}");
                 // And it left off where the next begins.
-                assert_eq!(scan.next(), next + 1, "{row}");
-                assert_eq!((plain.values, plain.weights), (any.values, any.weights), "{row}");
-                assert_eq!(plain.labels.names, any.labels.names, "{row}");
-                assert_eq!(plain.categories[0].codes, any.categories[0].codes, "{row}");
+                let end = text[next..].find([',', '\n']).unwrap();
+                assert_eq!(scan.next(), next + end, "{text}");
             }
         }
-        assert!(n_plain > 1000, "{n_plain}");
+        assert!(n_plain > 10_000, "{n_plain}");
+    }
+
+    #[test]
+    fn blocks_are_what_rows_are_one_by_one() {
+        let (columns, mut row) = random_rows();
+        let parser = Parser::new(&columns);
+        let (mut rows, mut n_sound) = (Rows::new(&columns), 0);
+        for i in 0..20_000 {
+            let text: String = (0..1 + i % 16).map(|_| row()).collect();
+            let mut expected = Rows::new(&columns);
+            let mut at = 0;
+            let fault = loop {
+                match text.as_bytes().get(at) {
+                    None => break None,
+                    Some(b'\n') => at += 1,
+                    Some(_) => match columns.any_row(text.as_bytes(), at, &mut expected) {
+                        Ok(next) => at = next,
+                        Err(fault) => break Some((fault.row, fault.begin)),
+                    },
+                }
+            };
+            let found = parser.parse(text.as_bytes(), &mut rows);
+            if found.is_ok() {
+                n_sound += usize::from(rows.n_rows > 1);
+                assert_eq!(of_rows(&rows), of_rows(&expected), "{text}");
+                // Names of blocks before may stay.
+                Rows::new(&columns).append(&mut rows, &columns, &Place::default()).unwrap();
+            } else {
+                rows = Rows::new(&columns);
+            }
+            assert_eq!(found.err().map(|fault| (fault.row, fault.begin)), fault, "{text}");
+        }
+        assert!(n_sound > 1000, "{n_sound}");
     }
 
     #[test]
