@@ -109,8 +109,8 @@ impl Names {
 #[inline]
 fn slot(name: &[u8]) -> usize {
     let n = name.len();
-    let byte = |at: usize| u32::from(name.get(at).copied().unwrap_or(0));
-    let bytes = byte(0) | byte(n / 2) << 8 | byte(n.wrapping_sub(2)) << 16 | byte(n.wrapping_sub(1)) << 24;
+    let byte = |at: usize| name.get(at).copied().unwrap_or(0);
+    let bytes = u32::from_le_bytes([byte(0), byte(n / 2), byte(n.wrapping_sub(2)), byte(n.wrapping_sub(1))]);
     ((bytes ^ n as u32).wrapping_mul(0x9e37_79b9) >> (32 - RECENT)) as usize
 }
 

@@ -94,7 +94,7 @@ pub(super) fn prefix(text: &[u8]) -> Option<(f32, usize)> {
 fn is_safe(double: f64) -> bool {
     /// The bits of a double that single precision has not.
     const REST: u64 = (1 << 29) - 1;
-    (double.to_bits() & REST).abs_diff(1 << 28) > 4
+    (double.to_bits() & REST).wrapping_sub((1 << 28) - 4) > 8
 }
 
 /// The number that is all of `text[begin..end]`, where it is at most 19 digits, with or without a point, a sign, or an exponent of two
@@ -104,53 +104,53 @@ fn is_safe(double: f64) -> bool {
 /// Digits are loaded from where they end, so that how many there are changes masks and not what is done. Rounding is that of
 /// [`prefix`]: with powers of ten from −22 to 19 all results are 0 or normal.
 #[inline]
-pub(super) fn field(text: &[u8], begin: usize, mut end: usize) -> Option<f32> {
+pub(super) fn field(text: &[u8], begin: usize, end: usize) -> Option<f32> {
     let first = *text.get(begin)?;
     let is_negative = first == b'-';
     let begin = begin + usize::from(is_negative | (first == b'+'));
-    let mut length = end.checked_sub(begin).filter(|&length| length > 0)?;
-    let mut exponent = 0;
-    if length > 8
-        && let Some(&[b'e' | b'E', sign, tens, ones]) = text.get(..end)?.last_chunk()
-    {
-        let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
-        if (sign != b'-' && sign != b'+') || tens > 9 || ones > 9 {
-            return None;
-        }
-        exponent = isize::from(tens * 10 + ones) * if sign == b'-' { -1 } else { 1 };
-        (length, end) = (length - 4, end - 4);
-    }
-    let (mantissa, n_decimals) = if length <= 8 { short(text, end, length)? } else { long(text, begin, end)? };
-    let power = usize::try_from(22 - n_decimals as isize + exponent).ok().filter(|&power| power <= 22 + MAX_DIGITS)?;
-    let double = mantissa as f64 * POWERS[power];
+    let length = end.checked_sub(begin)?;
+    let double = if length <= 8 { short(text, end, length)? } else { long(text, begin, end)? };
     let sign = u32::from(is_negative) << 31;
     is_safe(double).then(|| f32::from_bits((double as f32).to_bits() | sign))
 }
 
-/// The digits of a number of 1 to 8 bytes, and how many are behind the point.
+/// A number of at most 8 bytes.
 #[inline]
-fn short(text: &[u8], end: usize, length: usize) -> Option<(i64, usize)> {
-    let values = values(text, end, length)?;
+fn short(text: &[u8], end: usize, length: usize) -> Option<f64> {
+    /// What a number is times that has its point in each of eight bytes, or none.
+    const POWERS: [f64; 9] = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1.0];
+    let [eight] = eights(text, end)?;
+    let values = eight & (!0u64).checked_shl(64 - 8 * length as u32)?;
     let others = others(values);
     // Of the point the lowest bit, and all bits before; without one no bit, and all.
     let point = (others & others.wrapping_neg()) >> 7;
     let before = point.wrapping_sub(1);
-    let behind = !(before << 8 | 0xff);
-    // Something but digits and one point, or the point alone: in one test, since what differs from field to field is not foreseen.
     let has_point = others != 0;
-    let wrong = (values & !before & !behind ^ point * POINT) | (others & others.wrapping_sub(1));
-    if wrong | u64::from(has_point & (length == 1)) != 0 {
+    // With 0 in the place of the point there are only digits.
+    let values = values ^ (point * POINT);
+    let in_place = values & (point << 8).wrapping_sub(point);
+    if self::others(values) | in_place != 0 || length == usize::from(has_point) {
         return None;
     }
     // What is before the point takes its place.
-    let digits = values & behind | (values & before) << (8 * u32::from(has_point));
-    let place = others.trailing_zeros() as usize / 8;
-    Some((value_of(digits) as i64, 7usize.saturating_sub(place)))
+    let before = values & before;
+    let digits = (values ^ before) | (before << (8 * u32::from(has_point)));
+    Some(value_of(digits) as i64 as f64 * POWERS[others.trailing_zeros() as usize / 8])
 }
 
-/// As [`short`], of more bytes, the first eight with a point.
+/// A number of more bytes, whose point is among the first eight.
 #[inline]
-fn long(text: &[u8], begin: usize, end: usize) -> Option<(i64, usize)> {
+fn long(text: &[u8], begin: usize, end: usize) -> Option<f64> {
+    let (mut end, mut power) = (end, 22);
+    if let Some(&[b'e' | b'E', sign, tens, ones]) = text.get(..end)?.last_chunk() {
+        let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
+        if (sign != b'-' && sign != b'+') || tens > 9 || ones > 9 {
+            return None;
+        }
+        let exponent = usize::from(tens * 10 + ones);
+        power = if sign == b'-' { 22usize.checked_sub(exponent)? } else { 22 + exponent.min(100) };
+        end -= 4;
+    }
     let first = u64::from_le_bytes(*text.get(begin..)?.first_chunk()?) ^ ZEROS;
     let bits_before = others(first).trailing_zeros() & !7;
     if first.checked_shr(bits_before)? & 0xff != POINT {
@@ -158,19 +158,27 @@ fn long(text: &[u8], begin: usize, end: usize) -> Option<(i64, usize)> {
     }
     let n_before = bits_before as usize / 8;
     let before = value_of((first << (56 - bits_before)) << 8);
-    let n_behind = end.checked_sub(begin + n_before + 1).filter(|&n_behind| n_behind <= MAX_DIGITS)?;
-    let behind = if n_behind <= 8 {
-        digits_of([0, 0, values(text, end, n_behind)?])?
-    } else {
-        let high = values(text, end.checked_sub(16)?, n_behind.saturating_sub(16))?;
-        digits_of([high, values(text, end - 8, (n_behind - 8).min(8))?, values(text, end, 8)?])?
+    let n_behind = end.checked_sub(begin + n_before + 1)?;
+    let behind = match n_behind {
+        1..=8 => {
+            let [low] = eights(text, end)?;
+            digits_of([0, 0, low & (!0 << (64 - 8 * n_behind))])?
+        }
+        9..=MAX_DIGITS => {
+            let [high, middle, low] = eights(text, end)?;
+            let n_high = n_behind.saturating_sub(16);
+            let n_middle = (n_behind - 8).min(8);
+            digits_of([high & !(!0 >> (8 * n_high)), middle & (!0 << (64 - 8 * n_middle)), low])?
+        }
+        _ => return None,
     };
     // Zeros before the others are no digits that count.
     if before > 0 && n_before + n_behind > MAX_DIGITS {
         return None;
     }
     let mantissa = i64::try_from(before * TENS[n_behind] + behind).ok()?;
-    Some((mantissa, n_behind))
+    let power = power.checked_sub(n_behind).filter(|&power| power <= 22 + MAX_DIGITS)?;
+    Some(mantissa as f64 * POWERS[power])
 }
 
 /// The number that `text` is as a whole.
@@ -217,11 +225,11 @@ fn others(values: u64) -> u64 {
     (values.wrapping_add(0x7676_7676_7676_7676) | values) & 0x8080_8080_8080_8080
 }
 
-/// What the last `n` bytes before `end`, at most 8, differ from the character 0 by, and zeros before them.
+/// What the bytes before `end` differ from the character 0 by, eight in each word.
 #[inline]
-fn values(text: &[u8], end: usize, n: usize) -> Option<u64> {
-    let eight = text.get(end.checked_sub(8)?..end)?.first_chunk()?;
-    Some((u64::from_le_bytes(*eight) ^ ZEROS) & !(!0u64).checked_shr(8 * n as u32).unwrap_or(0))
+fn eights<const N: usize>(text: &[u8], end: usize) -> Option<[u64; N]> {
+    let eights = text.get(end.checked_sub(8 * N)?..end)?.as_chunks().0.first_chunk()?;
+    Some(eights.map(|eight| u64::from_le_bytes(eight) ^ ZEROS))
 }
 
 /// The number that three times eight values of digits are, if they are, and if it has at most 19.

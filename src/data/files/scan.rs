@@ -27,7 +27,7 @@ fn equal_sse2<const N: usize>(bytes: &[u8; 64], of: [u8; N]) -> u64 {
         for byte in of {
             is = _mm_or_si128(is, _mm_cmpeq_epi8(quarter, _mm_set1_epi8(byte as i8)));
         }
-        mask << 16 | u64::from(_mm_movemask_epi8(is) as u16)
+        (mask << 16) | u64::from(_mm_movemask_epi8(is) as u16)
     })
 }
 
@@ -49,7 +49,7 @@ fn equal_anywhere<const N: usize>(bytes: &[u8; 64], of: [u8; N]) -> u64 {
     }
     // The product adds up the eight bytes in the highest.
     let byte = |eight: &[u8; 8]| u64::from_le_bytes(*eight).wrapping_mul(0x0101_0101_0101_0101) >> 56;
-    found.as_chunks().0.iter().rev().fold(0, |mask, eight| mask << 8 | byte(eight))
+    found.as_chunks().0.iter().rev().fold(0, |mask, eight| (mask << 8) | byte(eight))
 }
 
 /// The places of two bytes in a text, one after the other.
@@ -139,7 +139,7 @@ mod tests {
         for _ in 0..10_000 {
             let bytes: [u8; 64] = std::array::from_fn(|_| b",\n\x2d\xac+"[random.below(5)]);
             for of in [*b",\n", *b",,", [0xac, b'"']] {
-                let expected = (0..64).fold(0, |mask, i| mask | u64::from(of.contains(&bytes[i])) << i);
+                let expected = (0..64).fold(0, |mask, i| mask | (u64::from(of.contains(&bytes[i])) << i));
                 assert_eq!(equal(&bytes, of), expected);
                 assert_eq!(equal_anywhere(&bytes, of), expected);
             }

@@ -309,7 +309,7 @@ fn end_by_count(text: &[u8], delimiter: u8) -> Option<usize> {
         }
         inside ^= in_quotes;
         let before_open = equal(bytes, [delimiter, b'\n', b'"']) & !inside;
-        if quotes & inside & !(before_open << 1 | may_open) != 0 {
+        if quotes & inside & !((before_open << 1) | may_open) != 0 {
             return None;
         }
         in_quotes = ((inside as i64) >> 63) as u64;

@@ -92,11 +92,9 @@ impl Layout {
                 return Features::new(Csr::new(offsets, columns, values)?, n_rows, d);
             }
         }
-        let mut values: Vec<f32> = Vec::new();
-        if values.try_reserve_exact(n_values).is_err() {
+        let Ok(mut values) = bytemuck::allocation::try_zeroed_vec::<f32>(n_values) else {
             return Err(Error::out_of_memory("the one-hot features", n_values, 4));
-        }
-        values.resize(n_values, 0.0);
+        };
         let n_numbers = self.of_numbers.len();
         // Numbers that stand beside each other in both.
         let is_beside = |a: &u32, b: &u32| *b == a + 1;

@@ -164,7 +164,7 @@ impl<'a> Parser<'a> {
 }
 
 /// A number, in quotes or not, and where the next field begins.
-#[inline]
+#[inline(always)]
 fn plain_number(text: &[u8], at: usize, terminator: u8, scan: &mut Scan) -> Option<(f32, usize)> {
     let end = scan.next();
     if *text.get(end)? != terminator || at == end {
