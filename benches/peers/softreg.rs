@@ -12,8 +12,9 @@
 //!   above b in FILE.
 //! - `model X.npy WEIGHTS`: a model of W above b. Then `proba`: seconds for all rows; `probabilities FILE`: those of the
 //!   last `proba`; `row TIMES`: seconds for one row, TIMES times.
-//! - `read FILE [COLUMN]`: seconds to read the features, and the labels in COLUMN or of an svmlight file; the numbers of samples, of
-//!   features and of stored values, and their sum. For reading.py.
+//! - `read FILE LABEL CATEGORIES`: seconds and processor seconds to read the features, the labels in the column LABEL or of an svmlight
+//!   file, and the text in the column CATEGORIES, where they are not `-`; the numbers of samples, of features and of stored values,
+//!   and their sum. `values FILE LABEL CATEGORIES INTO`: the values themselves, into a file. For reading.py.
 //!
 //! W, b and probabilities are single precision, row by row.
 
@@ -27,7 +28,7 @@ use ndarray::{Array2, s};
 use softreg::backend::cpu::Cpu;
 use softreg::backend::{Backend, Head, Parameters, Rule, Shape};
 use softreg::batch::Plan;
-use softreg::data::{Source, Values, read};
+use softreg::data::{Categorical, Source, Values, read};
 use softreg::{FeatureScale, Features, Lbfgs, Model, SoftmaxRegression};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -52,8 +53,8 @@ fn main() -> Result<()> {
             }
             ["fit", x, y, l2, file] => fit((x, y), l2.parse()?, file)?,
             ["reach", x, y] => reach((x, y), &mut next)?,
-            ["read", file] => read_file(Source::new(file))?,
-            ["read", file, column] => read_file(Source { label_column: Some(column.to_owned()), ..Source::new(file) })?,
+            ["read", file, label, categories] => read_file(&source(file, label, categories))?,
+            ["values", file, label, categories, into] => write_values(&source(file, label, categories), into)?,
             ["model", x, weights] => predict(x, weights, &mut next)?,
             // `cargo bench` runs every benchmark; this one has nothing to do alone.
             _ => return Ok(()),
@@ -67,17 +68,42 @@ fn answer(text: &str) -> Result<()> {
     Ok(io::stdout().flush()?)
 }
 
-fn read_file(source: Source) -> Result<()> {
-    let begin = Instant::now();
-    let features = read(&source)?.features;
-    let seconds = begin.elapsed().as_secs_f64();
-    let sum: f64 = match features.values() {
-        Values::F32(values) => values.iter().map(|&value| f64::from(value)).sum(),
-        Values::Sparse(csr) => csr.values().iter().map(|&value| f64::from(value)).sum(),
-        _ => return Err("other values than a text has".into()),
-    };
+fn source(file: &str, label: &str, categories: &str) -> Source {
+    let column = |name: &str| (name != "-").then(|| name.to_owned());
+    let categorical = column(categories).map_or(Categorical::None, |column| Categorical::Columns(vec![column]));
+    Source { label_column: column(label), categorical, ..Source::new(file) }
+}
+
+fn read_file(source: &Source) -> Result<()> {
+    let (begin, processor) = (Instant::now(), processor_seconds());
+    let features = read(source)?.features;
+    let (seconds, processor) = (begin.elapsed().as_secs_f64(), processor_seconds() - processor);
+    let sum: f64 = stored(&features)?.iter().map(|&value| f64::from(value)).sum();
     let (n, d, n_values) = (features.n_samples(), features.n_features(), features.values().len());
-    answer(&format!("{seconds} {n} {d} {n_values} {sum}"))
+    answer(&format!("{seconds} {processor} {n} {d} {n_values} {sum}"))
+}
+
+fn write_values(source: &Source, into: &str) -> Result<()> {
+    let features = read(source)?.features;
+    let bytes: Vec<u8> = stored(&features)?.iter().flat_map(|value| value.to_le_bytes()).collect();
+    fs::write(into, bytes)?;
+    answer("written")
+}
+
+fn stored<'a>(features: &'a Features) -> Result<&'a [f32]> {
+    match features.values() {
+        Values::F32(values) => Ok(values),
+        Values::Sparse(csr) => Ok(csr.values()),
+        _ => Err("other values than a text has".into()),
+    }
+}
+
+/// What all threads of this process have computed for; 0 where the system is not Linux.
+fn processor_seconds() -> f64 {
+    let of_thread = |thread: io::Result<fs::DirEntry>| -> Option<f64> {
+        fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+    };
+    fs::read_dir("/proc/self/task").map_or(0.0, |threads| threads.filter_map(of_thread).sum::<f64>() / 1e9)
 }
 
 fn train(

@@ -106,12 +106,12 @@ impl Values<'_> {
 
     /// The index and value of the first one that is NaN or infinite.
     fn first_not_finite(&self) -> Option<(usize, f64)> {
-        // The sum of 0·x is 0 exactly when all are finite; it vectorises, the search does not.
+        // The largest of the bits vectorises, the search does not.
         match self {
             Self::F32(values) => values
-                .chunks(4096)
+                .par_chunks(4096)
                 .enumerate()
-                .find(|(_, chunk)| chunk.iter().map(|x| x * 0.0).sum::<f32>() != 0.0)
+                .find_first(|(_, chunk)| largest(chunk) >= f32::INFINITY.to_bits() as i32)
                 .and_then(|(i, chunk)| {
                     let j = chunk.iter().position(|x| !x.is_finite())?;
                     Some((i * 4096 + j, chunk[j] as f64))
@@ -133,6 +133,11 @@ impl Values<'_> {
 const INFINITE_HALF: u16 = 0x7c00;
 
 /// The bits of the largest absolute value, which are in the order of the values.
+fn largest(values: &[f32]) -> i32 {
+    values.iter().fold(0, |largest, x| largest.max(x.abs().to_bits() as i32))
+}
+
+/// As [`largest`].
 fn largest_half(values: &[f16]) -> u16 {
     values.reinterpret_cast().iter().fold(0, |largest, bits| largest.max(bits & 0x7fff))
 }

@@ -15,6 +15,9 @@ use crate::error::{Error, Place, Result};
 /// Bytes that are read at once.
 const BUFFER: usize = 1 << 20;
 
+/// Bytes that a reader keeps: fewer than a block of text, which then is not copied twice.
+const AHEAD: usize = 1 << 17;
+
 /// How far the reading of a [`Source`](super::Source) is: for another thread to look at, to which a clone is given.
 ///
 /// ```no_run
@@ -105,7 +108,7 @@ impl<'a> Input<'a> {
     }
 
     fn new(path: &Path, content: impl Read + Send + 'a, left: Option<u64>, max_unpacked: Option<u64>) -> Result<Self> {
-        let mut reader: Box<dyn BufRead + Send + 'a> = Box::new(BufReader::with_capacity(BUFFER, content));
+        let mut reader: Box<dyn BufRead + Send + 'a> = Box::new(BufReader::with_capacity(AHEAD, content));
         let start = reader.fill_buf().map_err(|source| Error::io("read", path, source))?;
         let packing = if start.starts_with(&[0x1f, 0x8b]) {
             Some("gzip")
@@ -116,11 +119,11 @@ impl<'a> Input<'a> {
         reader = match packing {
             Some("gzip") => {
                 let unpacked = Limited { reader: MultiGzDecoder::new(reader), left: most, most };
-                Box::new(BufReader::with_capacity(BUFFER, unpacked))
+                Box::new(BufReader::with_capacity(AHEAD, unpacked))
             }
             Some(_) => {
                 let unpacked = Limited { reader: Zstandard { source: reader, decoder: None }, left: most, most };
-                Box::new(BufReader::with_capacity(BUFFER, unpacked))
+                Box::new(BufReader::with_capacity(AHEAD, unpacked))
             }
             None => reader,
         };
@@ -129,7 +132,7 @@ impl<'a> Input<'a> {
 
     /// A part of a file, of `length` bytes; `packing` is how they are packed in it, and `content` unpacks them.
     pub fn part(path: &Path, content: impl Read + Send + 'a, length: u64, packing: Option<&'static str>) -> Self {
-        let reader = Box::new(BufReader::with_capacity(BUFFER, content));
+        let reader = Box::new(BufReader::with_capacity(AHEAD, content));
         Self { path: path.to_owned(), reader, packing, left: Some(length), file: None }
     }
 

@@ -15,6 +15,7 @@ mod npy;
 mod npz;
 mod number;
 mod safetensors;
+mod scan;
 mod shards;
 mod svmlight;
 mod text;

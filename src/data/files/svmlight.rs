@@ -49,8 +49,8 @@ fn read_in_blocks(input: Input<'static>, source: &Source, block: usize) -> Resul
     let path = input.path().to_owned();
     let text = Text::new(input, block)?;
     let place = text.place();
-    let mut rows = Rows { offsets: vec![0], ..Rows::default() };
-    text.parse(None, parse, |block| rows.append(block, &place))?;
+    let mut rows = Rows::new();
+    text.parse(None, Rows::new, parse, |block| rows.append(block, &place))?;
 
     let in_file = |error: Error| error.in_file(&path);
     let (is_zero_based, n_features) = rows.count_from(source).map_err(in_file)?;
@@ -87,16 +87,8 @@ struct Rows {
     has_index_0: bool,
 }
 
-/// The rows of a block, and how many there are.
-fn parse(text: &[u8]) -> Result<(Rows, usize), Fault> {
-    // A value takes about this many bytes.
-    let n_values = text.len() / 10;
-    let mut rows = Rows {
-        offsets: vec![0],
-        columns: Vec::with_capacity(n_values),
-        values: Vec::with_capacity(n_values),
-        ..Rows::default()
-    };
+/// Adds the rows of a block; how many there are.
+fn parse(text: &[u8], rows: &mut Rows) -> Result<usize, Fault> {
     let mut begin = 0;
     while begin < text.len() {
         let end = memchr::memchr(b'\n', &text[begin..]).map_or(text.len(), |at| begin + at + 1);
@@ -118,8 +110,7 @@ fn parse(text: &[u8]) -> Result<(Rows, usize), Fault> {
         };
         return Err(Fault { row, begin, error: Box::new(error) });
     }
-    let n_rows = rows.offsets.len() - 1;
-    Ok((rows, n_rows))
+    Ok(rows.offsets.len() - 1)
 }
 
 /// What is wrong in a line.
@@ -130,6 +121,10 @@ enum Problem {
 }
 
 impl Rows {
+    fn new() -> Self {
+        Self { offsets: vec![0], ..Self::default() }
+    }
+
     /// Adds the row of a line, which ends with its line break, unless it is empty.
     fn add(&mut self, line: &[u8]) -> Result<(), Problem> {
         let mut at = behind_spaces(line, 0);
@@ -203,17 +198,17 @@ impl Rows {
         Ok(())
     }
 
-    /// Adds rows that follow.
-    fn append(&mut self, other: Self, place: &Place) -> Result<()> {
+    /// Adds rows that follow, and takes them from where they are.
+    fn append(&mut self, other: &mut Self, place: &Place) -> Result<()> {
         let n = other.values.len();
         if self.values.try_reserve(n).is_err() || self.columns.try_reserve(n).is_err() {
             return Err(Error::out_of_memory(format!("the values of {place}"), self.values.len() + n, 8));
         }
         let begin = self.values.len() as u64;
-        self.offsets.extend(other.offsets.iter().skip(1).map(|offset| begin + offset));
-        self.columns.extend_from_slice(&other.columns);
-        self.values.extend_from_slice(&other.values);
-        self.labels.append(&other.labels);
+        self.offsets.extend(other.offsets.drain(1..).map(|offset| begin + offset));
+        self.columns.append(&mut other.columns);
+        self.values.append(&mut other.values);
+        self.labels.append(&mut other.labels);
         self.highest = self.highest.max(other.highest);
         self.has_index_0 |= other.has_index_0;
         Ok(())
