@@ -859,7 +859,7 @@ pub struct Device {
     #[arg(long = "device", value_name = "NAME", default_value = "auto")]
     name: String,
 
-    /// Memory that features may take, on the host and on the device: 2GB, 500MiB, …. Larger ones stay in their file (.npy) and
+    /// Memory that features may take, on the host and on the device: 2GB, 500MiB, …. Larger ones stay in their file (.npy, safetensors) and
     /// are read part by part, in every pass. Default: what is free on the host
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory_limit: Option<u64>,
