@@ -330,7 +330,7 @@ fn snapshot(metadata: &Value, tensors: &SafeTensors, shape: Shape) -> Result<Sna
         }
         let pairs = pairs.chunks_exact(2 * n).map(|pair| (pair[..n].to_vec(), pair[n..].to_vec())).collect();
         let numbers = match tensors.tensor("numbers") {
-            Ok(_) => Some(doubles("numbers")?.try_into().map_err(|_| damaged(&"its numbers are not eight"))?),
+            Ok(_) => Some(doubles("numbers")?.try_into().map_err(|_| damaged(&"its numbers are not seven"))?),
             Err(_) => None,
         };
         let numbers = numbers.map(Numbers::from_array);
@@ -380,7 +380,7 @@ mod tests {
         let best = Best { epoch: 2, loss: 0.1, parameters: parameters.clone() };
         let state = State { parameters, moments: vec![1e-30; 18], n_steps: 1 << 60 };
         let pairs = vec![(vec![1.0 / 3.0; 9], vec![1e-300; 9])];
-        let numbers = Numbers { n_fruitless: 3, gain: 0.0, tau: 0.1, n_promises: 2, ..Numbers::new(1.0, 2.0) };
+        let numbers = Numbers { n_fruitless: 3, gain: 0.0, tau: 0.1, n_promises: 2, ..Numbers::new(1.0) };
         let learned = Learned { pairs, numbers: Some(numbers) };
         let stand = Stand { parameters: vec![1.0 / 7.0; 9], learned, counts: Counts { products: 5, along: 6 } };
         [

@@ -164,17 +164,13 @@ impl Batch {
         // Without an intercept nothing takes the means out of the features: they curve by what they are, not by how they vary.
         let about_zero = (!has_intercept).then(|| moments.about_zero());
         let moments = about_zero.as_ref().unwrap_or(moments);
-        let variance = &moments.variance;
         let shares = class_shares(supervision, shape.n_classes);
         let mean = has_intercept.then(|| moments.mean.clone());
         let n_samples = features.n_samples();
         let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone());
         let zero = intercepts(&shares, shape, has_intercept);
         let start = past.start(shape.n_classes).or_else(|| start.as_ref().map(|start| objective.centred(start)));
-        // After a device has failed, the first values are no longer known.
-        let is_restart =
-            matches!(observer.solver_state(), Some(SolverState::Batch(stand)) if stand.learned.numbers.is_none());
-        let is_cold = start.is_none() && !is_restart;
+        let is_cold = start.is_none() && observer.solver_state().is_none();
         let parameters = start.unwrap_or_else(|| zero.clone());
         let curvature = Curvature { features, scale, weights, moments, penalty: &penalty.l2, has_intercept };
         let cpu = Device::cpu();
@@ -205,18 +201,18 @@ impl Batch {
         };
         let (begin, before) = (Instant::now(), observer.elapsed());
         let minimum = self.minimise_in_legs(method, &mut objective, parameters, n_samples, past, observer)?;
-        let Minimum { mut parameters, reason, first_gradient_norm, .. } = minimum;
+        let Minimum { mut parameters, reason, first_gradient, .. } = minimum;
         let (training, counts) = (before + begin.elapsed(), objective.counts());
         past.keep(&parameters);
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
-            let first = is_cold.then_some(first_gradient_norm);
-            let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares, variance)?;
+            let first = first_gradient.filter(|_| is_cold);
+            let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares)?;
             (objective.single(&parameters), certificate)
         } else {
             let mut session = cpu.session(features, scale, Some(supervision))?;
             let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
-            let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares, variance)?;
+            let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares)?;
             (objective.single(&parameters), certificate)
         };
         if let Some(&value) = parameters.values.iter().find(|value| !value.is_finite()) {

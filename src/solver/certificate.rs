@@ -34,7 +34,7 @@ pub struct Certificate {
 /// A class whose frequency is no more than this has no samples: its probability should be 0.
 const NONE: f64 = f64::EPSILON;
 /// The intercept is improved until no class is expected more often than it is, but for this share, in so many steps.
-const EXCESS: f64 = 1e-12;
+const EXCESS: f64 = 1e-13;
 const STEPS: usize = 30;
 /// Without logits that are kept each step is an evaluation.
 const EVALUATIONS: usize = 8;
@@ -132,29 +132,27 @@ fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64]) -
     if is_shifted { objective.gradient(parameters, &[], 0.0) } else { Ok(smooth) }
 }
 
-/// Evaluates at `parameters`, centred, whose intercept is made better first; `zero` are the parameters without weights, and the
-/// largest of the gradient there is `first_gradient_norm` where it is known; `shares` are the frequencies of the classes, and
-/// `variance` that of each feature.
+/// Evaluates at `parameters`, centred, whose intercept is made better first; `zero` are the parameters without weights, and
+/// `first_gradient` the gradient there, where it is known; `shares` are the frequencies of the classes.
 ///
 /// With G = Xᵀ·S·(P − Y), S·1 the weights, the dual problem's value at P is Σ_i s_i·H(p_i) − Σ max(|G| − l1, 0)²/(2·l2), for P with
 /// r = Σ_i s_i·(p_i − y_i) = 0; H is the entropy. The intercept sees to that but for little. For the rest P' = (1 − κ)·P + κ·1·tᵀ
 /// takes the place of P, t = π − r·(1 − κ)/κ, π the frequencies of the classes, and κ so that no t is below 0: κ/(1 − κ) is the
-/// [`excess`]. Its entropy is no less than 1 − κ times that of P, and |G'| ≤ (1 − κ)·|G| + κ·σ/2, as X is centred and the deviation of
-/// a y no more than ½. Where l2 is 0, P'' = Y + θ·(P' − Y) takes the place of P', θ such that |θ·G'| ≤ l1; its entropy is no less than
-/// θ times that of P'.
+/// [`excess`]. Its entropy is no less than 1 − κ times that of P, and as X is centred, G' = (1 − κ)·G + κ·G₀, G₀ the gradient without
+/// weights. Where l2 is 0, P'' = Y + θ·(P' − Y) takes the place of P', θ such that |θ·G'| ≤ l1; its entropy is no less than θ times that
+/// of P'.
 pub(super) fn certify(
     objective: &mut Objective,
     parameters: &mut [f64],
     zero: &[f64],
-    first_gradient_norm: Option<f64>,
+    first_gradient: Option<Vec<f64>>,
     shares: &[f64],
-    variance: &[f64],
 ) -> Result<Certificate> {
     let Shape { n_features: d, n_classes: m, .. } = objective.shape();
     let n_weights = d * m;
-    let first_gradient_norm = match first_gradient_norm {
-        Some(norm) => norm,
-        None => max_abs(&objective.start(zero)?.gradient),
+    let first_gradient = match first_gradient {
+        Some(gradient) => gradient,
+        None => objective.start(zero)?.gradient,
     };
     let smooth = evaluate(objective, parameters, shares)?;
     let (of_weights, residual) = smooth.gradient.split_at(n_weights);
@@ -162,14 +160,14 @@ pub(super) fn certify(
     let kappa = if excess.is_finite() { excess / (1.0 + excess) } else { 1.0 };
     let penalty = objective.penalty();
     let mut gradient_norm = max_abs(residual);
-    let (mut l2_value, mut l1_value, mut product) = (0.0, 0.0, 0.0);
+    let (mut l2_value, mut l1_value, mut product, mut first_product) = (0.0, 0.0, 0.0, 0.0);
     let mut dual = excess.is_finite().then_some(0.0);
     // Of each weight, what it adds to the gap where θ is 1.
     let mut gap = 0.0;
     let mut theta: f64 = 1.0;
-    let rows = parameters.chunks_exact(m).zip(of_weights.chunks_exact(m)).zip(variance);
-    for (((w, g), variance), (&l2, &l1)) in rows.zip(penalty.l2.iter().zip(&penalty.l1)) {
-        for (&w, &g) in w.iter().zip(g) {
+    let rows = parameters.chunks_exact(m).zip(of_weights.chunks_exact(m)).zip(first_gradient.chunks_exact(m));
+    for (((w, g), first), (&l2, &l1)) in rows.zip(penalty.l2.iter().zip(&penalty.l1)) {
+        for ((&w, &g), first) in w.iter().zip(g).zip(first) {
             // Of the loss alone.
             let of_loss = g - l2 * w;
             let least = if w == 0.0 { (g.abs() - l1).max(0.0) } else { (g + l1 * w.signum()).abs() };
@@ -177,21 +175,21 @@ pub(super) fn certify(
             l2_value += 0.5 * l2 * w * w;
             l1_value += l1 * w.abs();
             product += w * of_loss;
-            // |G'| − |G|
-            let more = kappa * (0.5 * variance.sqrt() - of_loss.abs());
-            let of_dual_point = of_loss.abs() + more;
-            let excess = (of_dual_point - l1).max(0.0);
-            // l2·w²/2 + l1·|w| + w·G + excess²/(2·l2), so that it does not cancel.
-            gap += if l2 > 0.0 && excess > 0.0 && w * of_loss <= 0.0 {
-                (l2 * w.abs() - excess).powi(2) / (2.0 * l2) + more * w.abs()
+            first_product += w * first;
+            // G'
+            let of_dual_point = of_loss + kappa * (first - of_loss);
+            let excess = (of_dual_point.abs() - l1).max(0.0);
+            // l2·w²/2 + l1·|w| + w·G' + excess²/(2·l2), so that it does not cancel.
+            gap += if l2 > 0.0 && excess > 0.0 && w * of_dual_point <= 0.0 {
+                (l2 * w.abs() - excess).powi(2) / (2.0 * l2)
             } else {
                 let of_dual = if excess > 0.0 { excess * excess / (2.0 * l2) } else { 0.0 };
-                (0.5 * l2 * w * w + (l1 * w.abs() + w * of_loss)).max(0.0) + of_dual
+                (0.5 * l2 * w * w + (l1 * w.abs() + w * of_dual_point)).max(0.0) + of_dual
             };
             if l2 > 0.0 {
                 dual = dual.map(|dual| dual + excess * excess / (2.0 * l2));
             } else if l1 > 0.0 {
-                theta = theta.min(l1 / of_dual_point.max(l1));
+                theta = theta.min(l1 / of_dual_point.abs().max(l1));
             } else {
                 dual = None;
             }
@@ -202,7 +200,7 @@ pub(super) fn certify(
     // Σ s·H(P)
     let entropy = log_loss - product - of_intercept;
     let gap = dual.map(|dual| match theta {
-        1.0 => gap + of_intercept + kappa * entropy,
+        1.0 => gap + of_intercept + kappa * (entropy + product - first_product),
         theta => log_loss + l2_value + l1_value - theta * (1.0 - kappa) * entropy + theta * theta * dual,
     });
     let gap = gap.map(|gap| gap.max(0.0));
@@ -210,7 +208,7 @@ pub(super) fn certify(
         objective: smooth.value + l1_value,
         log_loss,
         gradient_norm,
-        relative_gradient_norm: gradient_norm / first_gradient_norm.max(f64::MIN_POSITIVE),
+        relative_gradient_norm: gradient_norm / max_abs(&first_gradient).max(f64::MIN_POSITIVE),
         gap,
         is_double: objective.is_double(),
         n_nonzero: parameters[..n_weights].iter().filter(|&&w| w != 0.0).count(),
@@ -220,11 +218,12 @@ pub(super) fn certify(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::backend::cpu::Cpu;
+    use crate::backend::cpu::{Cpu, moments};
+    use crate::backend::{Backend, Evaluation, Loss, Point};
     use crate::batch::Shuffle;
-    use crate::data::{Csr, Features, Targets};
+    use crate::data::{Csr, Dataset, Features, Labels, Targets};
     use crate::objective::Penalty;
+    use crate::{FeatureScale, Lbfgs, SoftmaxRegression};
 
     /// Whatever the intercept begins with, each class is in the end expected as often as it is: of few and many classes far apart,
     /// some of which have no samples, dense and sparse.
@@ -240,7 +239,7 @@ mod tests {
             let x: Vec<f32> =
                 classes.iter().flat_map(|&class| (0..d).map(|k| number() + at(class, k)).collect::<Vec<_>>()).collect();
             let (d, q) = (d as usize, q as usize);
-            let shape = crate::backend::Shape { n_features: d, n_classes: q, n_heads: 1 };
+            let shape = Shape { n_features: d, n_classes: q, n_heads: 1 };
             let mut parameters: Vec<f64> = (0..shape.n_parameters()).map(|_| f64::from(number())).collect();
             parameters[d * q..].iter_mut().for_each(|b| *b *= 4.0);
             let shares: Vec<f64> =
@@ -273,6 +272,88 @@ mod tests {
                 assert!(excess <= 2e-12 && excess_before > 0.1, "{what}");
                 assert!(objective.counts().along < 400, "{what}");
             }
+        }
+    }
+
+    /// A loss that keeps no logits between calls, as that of a file.
+    struct Plain<'a>(Box<dyn Loss + 'a>);
+
+    impl Loss for Plain<'_> {
+        fn is_double(&self) -> bool {
+            true
+        }
+        fn start(&mut self, parameters: &[f64]) -> Result<Evaluation> {
+            self.0.start(parameters)
+        }
+        fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation> {
+            self.0.look(direction, t)
+        }
+        fn gradient(&mut self, t: &[f64]) -> Result<Evaluation> {
+            self.0.gradient(t)
+        }
+        fn along(&mut self, t: &[f64]) -> Result<Vec<Point>> {
+            self.0.along(t)
+        }
+        fn advance(&mut self, t: &[f64]) -> Result<()> {
+            self.0.advance(t)
+        }
+        fn hessian_vector(&mut self, vector: &[f64]) -> Result<Vec<f64>> {
+            self.0.hessian_vector(vector)
+        }
+    }
+
+    /// Where the intercept is not at its best, the gap is larger, and a bound.
+    #[test]
+    fn the_gap_counts_what_is_left_of_the_intercept() {
+        let (n, d, q, mut random) = (300, 3, 3, Shuffle::new(7, 2));
+        let mut number = || random.below(1 << 20) as f32 / (1 << 19) as f32 - 1.0;
+        let classes: Vec<u32> = (0..n as u32).map(|i| [0, 0, 0, 1, 2][i as usize % 5]).collect();
+        let x: Vec<f32> = classes
+            .iter()
+            .flat_map(|&class| (0..d).map(|k| number() + if k == class { 1.2 } else { 0.0 }).collect::<Vec<_>>())
+            .collect();
+        let (d, l2, l1) = (d as usize, [1e-3, 1e-3, 0.0], [0.0, 1e-3, 1e-3]);
+        let shape = Shape { n_features: d, n_classes: q, n_heads: 1 };
+        let features = Features::new(x, n, d).unwrap();
+        let labels = Labels::from_indices(classes.clone(), ["a", "b", "c"].map(str::to_owned).to_vec()).unwrap();
+        let targets = Targets::Classes(classes.into());
+        let shares = [0.6, 0.2, 0.2];
+        let mean = moments(&features, 1.0, None).unwrap().mean;
+        for (l2, l1) in l2.into_iter().zip(l1) {
+            let fit = SoftmaxRegression::new()
+                .solver(Lbfgs { tolerance: 1e-12, ..Lbfgs::default() })
+                .feature_scale(FeatureScale::Factor(1.0))
+                .l2(l2)
+                .l1(l1)
+                .fit(&Dataset::new(features.clone(), labels.clone()).unwrap())
+                .unwrap();
+            let least = fit.objective;
+            let cpu = Cpu::new();
+            let mut session = cpu.session(&features, 1.0, Some((&targets).into())).unwrap();
+            let loss = Box::new(Plain(session.loss(shape).unwrap()));
+            let mut objective = Objective::new(loss, shape, Penalty::uniform(l2, l1, d), Some(mean.clone()));
+            let weights = fit.model.weights();
+            let values = weights.iter().chain(fit.model.bias()).map(|&value| f64::from(value));
+            let minimum = objective.centred(&values.collect::<Vec<_>>());
+            let mut worst: f64 = 0.0;
+            for round in 0..12 {
+                // Farther and farther off.
+                let off = 1e-5 * 4f64.powi(round);
+                let changed =
+                    |(i, value): (usize, &f64)| value + off * if i < d * q { 0.1 } else { 1.0 } * f64::from(number());
+                let mut parameters: Vec<f64> = minimum.iter().enumerate().map(changed).collect();
+                let certificate =
+                    certify(&mut objective, &mut parameters, &vec![0.0; minimum.len()], None, &shares).unwrap();
+                let left = excess(&objective.start(&parameters).unwrap().gradient[d * q..], &shares);
+                let (missing, gap) = (certificate.objective - least, certificate.gap.unwrap());
+                println!("{l2} {l1} {off:e}: {missing:e} of {gap:e}, excess {left:e}");
+                assert!(
+                    left > 1e-9 && missing <= gap + 1e-9 * least && gap < 1e3 * left + 1e3 * missing.abs(),
+                    "{off}: {missing:e} {gap:e}"
+                );
+                worst = worst.max(missing / gap);
+            }
+            assert!(worst > 1e-3, "{worst}");
         }
     }
 }

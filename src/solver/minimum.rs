@@ -59,9 +59,8 @@ pub(crate) struct Learned {
 /// Single numbers that a batch solver goes on with; those of the other one are as at the beginning.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Numbers {
-    /// The objective and the largest of its gradient at the beginning.
+    /// The objective at the beginning.
     pub first_value: f64,
-    pub first_gradient_norm: f64,
     /// Iterations in a row that gained next to nothing.
     pub n_fruitless: usize,
     /// Of `quasi_newton`: the length at which the next step is tried, the decrement that was last not confirmed, and what the last
@@ -76,21 +75,21 @@ pub(crate) struct Numbers {
 
 impl Numbers {
     /// At the beginning.
-    pub fn new(first_value: f64, first_gradient_norm: f64) -> Self {
+    pub fn new(first_value: f64) -> Self {
         let (guess, not_confirmed, gain, tau) = (1.0, f64::INFINITY, f64::INFINITY, 1.0);
-        Self { first_value, first_gradient_norm, n_fruitless: 0, guess, not_confirmed, gain, tau, n_promises: 0 }
+        Self { first_value, n_fruitless: 0, guess, not_confirmed, gain, tau, n_promises: 0 }
     }
 
     /// For a file.
-    pub fn to_array(self) -> [f64; 8] {
-        let Self { first_value, first_gradient_norm, n_fruitless, guess, not_confirmed, gain, tau, n_promises } = self;
-        [first_value, first_gradient_norm, n_fruitless as f64, guess, not_confirmed, gain, tau, n_promises as f64]
+    pub fn to_array(self) -> [f64; 7] {
+        let Self { first_value, n_fruitless, guess, not_confirmed, gain, tau, n_promises } = self;
+        [first_value, n_fruitless as f64, guess, not_confirmed, gain, tau, n_promises as f64]
     }
 
-    pub fn from_array(values: [f64; 8]) -> Self {
-        let [first_value, first_gradient_norm, n_fruitless, guess, not_confirmed, gain, tau, n_promises] = values;
+    pub fn from_array(values: [f64; 7]) -> Self {
+        let [first_value, n_fruitless, guess, not_confirmed, gain, tau, n_promises] = values;
         let (n_fruitless, n_promises) = (n_fruitless as usize, n_promises as usize);
-        Self { first_value, first_gradient_norm, n_fruitless, guess, not_confirmed, gain, tau, n_promises }
+        Self { first_value, n_fruitless, guess, not_confirmed, gain, tau, n_promises }
     }
 }
 
@@ -100,8 +99,9 @@ pub(super) struct Minimum {
     /// In centred coordinates.
     pub parameters: Vec<f64>,
     pub reason: StopReason,
-    /// The largest of the gradient there, without an l1 penalty, in the precision of the first evaluation.
-    pub first_gradient_norm: f64,
+    /// The gradient where it began, without an l1 penalty, in the precision of the first evaluation; nothing where it went on with what
+    /// was learned.
+    pub first_gradient: Option<Vec<f64>>,
     /// To go on with.
     pub learned: Learned,
 }

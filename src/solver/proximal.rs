@@ -22,7 +22,7 @@ use super::past::Past;
 use super::preconditioner::{ClassSample, Curvature, gram};
 use super::screened::Screened;
 use super::support::Support;
-use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
+use super::vector::{add, centre_over_classes, dot, is_positive};
 use super::{Progress, StopReason};
 use crate::backend::Shape;
 use crate::error::{Error, Result};
@@ -582,9 +582,10 @@ pub(super) fn minimise(
             Inheritance { model: Models::Screened(model), tau: 1.0, price: 0, since: 0 }
         }
     };
-    let begin_with = || Numbers { tau: state.tau, ..Numbers::new(smooth + norm, max_abs(&gradient)) };
+    let begin_with = || Numbers { tau: state.tau, ..Numbers::new(smooth + norm) };
     let numbers = learned.numbers.unwrap_or_else(begin_with);
-    let Numbers { first_value, first_gradient_norm, mut n_fruitless, tau, mut n_promises, .. } = numbers;
+    let first_gradient = learned.numbers.is_none().then(|| gradient.clone());
+    let Numbers { first_value, mut n_fruitless, tau, mut n_promises, .. } = numbers;
     state.tau = tau;
     let is_on_path = !past.is_empty();
     // Products of the Hessian, not of evaluations.
@@ -711,7 +712,7 @@ pub(super) fn minimise(
         state.since += objective.counts().products - before - of_extensions;
         past.curvature = Some(state);
     }
-    Ok(Minimum { parameters, reason, first_gradient_norm, learned })
+    Ok(Minimum { parameters, reason, first_gradient, learned })
 }
 
 #[cfg(test)]

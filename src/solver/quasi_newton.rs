@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::minimum::{Learned, Limits, Minimum, Numbers, Observe, end_at_zero};
 use super::preconditioner::Preconditioner;
-use super::vector::{add, centre_over_classes, dot, is_positive, max_abs};
+use super::vector::{add, centre_over_classes, dot, is_positive};
 use super::{Progress, StopReason};
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Smooth};
@@ -262,8 +262,9 @@ pub(super) fn minimise(
     if !value.is_finite() {
         return Err(Error::NoObjective { value });
     }
-    let numbers = learned.numbers.unwrap_or_else(|| Numbers::new(value, max_abs(&gradient)));
-    let Numbers { first_value, first_gradient_norm, mut n_fruitless, mut guess, mut not_confirmed, .. } = numbers;
+    let numbers = learned.numbers.unwrap_or_else(|| Numbers::new(value));
+    let first_gradient = learned.numbers.is_none().then(|| gradient.clone());
+    let Numbers { first_value, mut n_fruitless, mut guess, mut not_confirmed, .. } = numbers;
     if let Some(sample) = &mut sample {
         sample.set_draft(true);
         sample.start(&parameters)?;
@@ -392,7 +393,7 @@ pub(super) fn minimise(
         pairs: pairs.pairs.into_iter().map(|Pair { step, change, .. }| (step, change)).collect(),
         numbers: Some(Numbers { n_fruitless, guess, not_confirmed, gain, ..numbers }),
     };
-    Ok(Minimum { parameters, reason, first_gradient_norm, learned })
+    Ok(Minimum { parameters, reason, first_gradient, learned })
 }
 
 #[cfg(test)]
