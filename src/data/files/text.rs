@@ -9,6 +9,9 @@ use crate::error::{Error, Place, Result};
 /// About how long a block is, in bytes.
 pub(super) const BLOCK: usize = 1 << 20;
 
+/// As many bytes are read at first.
+const FIRST: usize = 1 << 14;
+
 /// A record of more bytes is taken for a mistake: a quote that is not closed.
 const MAX_RECORD: usize = 1 << 30;
 
@@ -18,6 +21,8 @@ pub(super) struct Text {
     block: usize,
     buffer: Vec<u8>,
     is_whole: bool,
+    /// Bytes that were read so far.
+    n_read: usize,
     n_rows: usize,
     n_lines: usize,
 }
@@ -32,7 +37,8 @@ pub(super) struct Fault {
 impl Text {
     /// `block` is about how many bytes are parsed at once.
     pub fn new(input: Input<'static>, block: usize) -> Result<Self> {
-        let mut text = Self { input, block: block.max(1), buffer: Vec::new(), is_whole: false, n_rows: 0, n_lines: 0 };
+        let mut text =
+            Self { input, block: block.max(1), buffer: Vec::new(), is_whole: false, n_read: 0, n_rows: 0, n_lines: 0 };
         while text.buffer.len() < 3 && text.more()? {}
         if text.buffer.starts_with("\u{feff}".as_bytes()) {
             text.buffer.drain(..3);
@@ -60,8 +66,9 @@ impl Text {
         if self.is_whole {
             return Ok(false);
         }
-        // As much again as there is, so that a long record is not looked through often.
-        let n = (self.block * 2 * rayon::current_num_threads()).max(self.buffer.len());
+        // Blocks for all threads, but of a short file not much more than it has; and as much again as there is, so that a long
+        // record is not looked through often.
+        let n = (self.block * 2 * rayon::current_num_threads()).min(self.n_read.max(FIRST)).max(self.buffer.len());
         if self.buffer.try_reserve(n + 1).is_err() {
             return Err(Error::out_of_memory(self.input.place().to_string(), n, 1));
         }
@@ -69,6 +76,7 @@ impl Text {
         self.buffer.resize(begin + n, 0);
         let found = self.input.fill(&mut self.buffer[begin..])?;
         self.buffer.truncate(begin + found);
+        self.n_read += found;
         self.is_whole = found < n;
         // Then every record ends with one.
         if self.is_whole && self.buffer.last().is_some_and(|&last| last != b'\n') {
