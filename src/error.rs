@@ -6,6 +6,31 @@ use std::path::{Path, PathBuf};
 /// `Result` with softreg's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// A text for a message, of which a file may have made any length: both ends where it is long, and in one line.
+pub(crate) fn shown(text: impl Into<String>) -> String {
+    const END: usize = 300;
+    let text = text.into();
+    if text.len() <= 2 * END && !text.contains(char::is_control) {
+        return text;
+    }
+    let in_line = |text: &str| text.replace(char::is_control, " ");
+    let behind_begin = text.char_indices().nth(END).map(|(at, _)| at);
+    let end = text.char_indices().nth_back(END).map(|(at, _)| at);
+    match (behind_begin, end) {
+        (Some(begin), Some(end)) if begin < end => format!("{} … {}", in_line(&text[..begin]), in_line(&text[end..])),
+        _ => in_line(&text),
+    }
+}
+
+/// A name for a message, in quotes.
+pub(crate) fn quoted(name: &str) -> String {
+    const MOST: usize = 60;
+    match name.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}…", &name[..end]),
+        None => format!("{name:?}"),
+    }
+}
+
 /// Where in the user's data a problem stands. Rows, lines and columns are counted from 1.
 ///
 /// Displayed as `train.csv, row 17 (line 18), column 3 (age)`; parts that are not known are left out.
@@ -59,7 +84,7 @@ impl Place {
     /// The same place with the column's name.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+        self.name = Some(shown(name));
         self
     }
 
@@ -150,7 +175,7 @@ pub enum Error {
     },
 
     /// All samples have the same label.
-    #[error("{place}: every label is {class:?}; a classifier needs at least two classes")]
+    #[error("{place}: every label is {}; a classifier needs at least two classes", quoted(class))]
     OneClass {
         /// Where.
         place: Place,
@@ -172,7 +197,7 @@ pub enum Error {
     },
 
     /// A name that must be unique stands twice.
-    #[error("two {what} names are {name:?}; each must be another")]
+    #[error("two {what} names are {}; each must be another", quoted(name))]
     Duplicate {
         /// `class` or `feature`.
         what: &'static str,
@@ -181,7 +206,7 @@ pub enum Error {
     },
 
     /// A label that the model does not know.
-    #[error("{place}: the label {label:?} is not one of the {n_classes} classes ({known})")]
+    #[error("{place}: the label {} is not one of the {n_classes} classes ({known})", quoted(label))]
     UnknownLabel {
         /// Where.
         place: Place,
@@ -212,7 +237,7 @@ pub enum Error {
     },
 
     /// The weight of a class makes no sense.
-    #[error("the weight of class {class:?}: {problem}")]
+    #[error("the weight of class {}: {problem}", quoted(class))]
     ClassWeight {
         /// The class, as it was named.
         class: String,
@@ -231,7 +256,9 @@ pub enum Error {
 
     /// A feature of the data has another name than that of the model to start from.
     #[error(
-        "feature {column} is called {data:?} in the data, {model:?} in the model; bring the columns into the model's order"
+        "feature {column} is called {} in the data, {} in the model; bring the columns into the model's order",
+        quoted(data),
+        quoted(model)
     )]
     FeatureName {
         /// Which one, from 1.
@@ -397,7 +424,7 @@ impl Error {
 
     /// A data file does not follow its format.
     pub fn malformed(place: Place, problem: impl Into<String>) -> Self {
-        Self::Malformed { place, problem: problem.into() }
+        Self::Malformed { place, problem: shown(problem) }
     }
 
     /// There is no memory on the host for `len` values of `size` bytes.
@@ -424,5 +451,25 @@ impl Error {
             *place = std::mem::take(place).in_file(file);
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_shown_by_their_ends_in_one_line() {
+        assert_eq!(shown("a\r\nb\0"), "a  b ");
+        let whole: String = "ä".repeat(600);
+        assert_eq!(shown(&*whole), whole);
+        let long = format!("begin {} end", "ä".repeat(1_000_000));
+        let short = shown(long);
+        assert!(short.starts_with("begin ä") && short.ends_with("ä end") && short.contains("ä … ä"), "{short}");
+        assert!(short.chars().count() < 620);
+        assert_eq!(quoted("a\n\"b\""), r#""a\n\"b\"""#);
+        assert_eq!(quoted(&"七".repeat(61)), format!("\"{}\"…", "七".repeat(60)));
+        let error = Error::malformed(Place::row(1).named("x".repeat(10_000)), "y".repeat(10_000));
+        assert!(error.to_string().len() < 1500, "{error}");
     }
 }

@@ -71,7 +71,8 @@ pub mod backend;
 pub mod batch;
 #[doc(hidden)]
 pub mod bench;
-mod checkpoint;
+#[doc(hidden)]
+pub mod checkpoint;
 mod columns;
 pub mod data;
 mod error;

@@ -79,6 +79,53 @@ fn truncated_gzip() {
     fails(&folder, &["train", "images.gz", "--labels", "labels", "--out", "m"], &["images.gz"]);
 }
 
+/// A frame of Zstandard that unpacks to `n` times 128 KiB of line breaks, four bytes for each.
+fn zstandard_of_line_breaks(n: u32) -> Vec<u8> {
+    const SIZE: u32 = 1 << 17;
+    // No size of the content, and a window of 128 KiB.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+    for block in 1..=n {
+        const ONE_BYTE_OFTEN: u32 = 1 << 1;
+        let header = u32::from(block == n) | ONE_BYTE_OFTEN | SIZE << 3;
+        frame.extend_from_slice(&header.to_le_bytes()[..3]);
+        frame.push(b'\n');
+    }
+    frame
+}
+
+#[test]
+fn what_is_made_to_fill_the_memory() {
+    let folder = Folder::new();
+    folder.write("points.csv", points(30));
+    folder.softreg(["train", "points.csv", "--label-column", "species", "--device", "cpu", "--out", "m"]).ok();
+    let rows = "1,2,a\n".repeat(500_000);
+    folder.write("bomb", gzip(format!("x,y,species\n{rows}").as_bytes()));
+    let commands: [&[&str]; 5] = [
+        &["train", "bomb", "--label-column", "species", "--out", "n"],
+        &["evaluate", "m", "bomb", "--label-column", "species"],
+        &["predict", "m", "bomb", "--out", "p"],
+        &["inspect", "bomb", "--label-column", "species"],
+        &["convert", "bomb", "--label-column", "species", "--out", "x.npy"],
+    ];
+    for command in commands {
+        let limited = [command, &["--max-unpacked", "2MB"]].concat();
+        fails(&folder, &limited, &["bomb:", "more than 2000000 bytes unpacked", "(--max-unpacked)"]);
+    }
+    // It is no bomb when as much may come of it.
+    let inspect = ["inspect", "bomb", "--label-column", "species", "--max-unpacked", "4MB"];
+    assert!(folder.softreg(inspect).ok().stdout.contains("500,000 samples"));
+
+    // 2,486 bytes, which by default may become 64 MiB and a thousand times as many.
+    let bomb = zstandard_of_line_breaks(620);
+    let most = (1000 * bomb.len() + (64 << 20)).to_string();
+    assert_eq!(bomb.len(), 2486);
+    folder.write("bomb", &bomb);
+    for command in commands {
+        fails(&folder, command, &["bomb:", &format!("more than {most} bytes unpacked"), "(--max-unpacked)"]);
+    }
+    fails(&folder, &["inspect", "bomb", "--max-unpacked", "100MB"], &["bomb:", "the file is empty"]);
+}
+
 #[test]
 fn wrong_idx_magic() {
     let folder = Folder::new();

@@ -21,6 +21,7 @@ import resource
 import statistics
 import subprocess
 import time
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -153,7 +154,10 @@ def check(name, path, softreg, label, categories):
         if expected[:3] != found[:3] or abs(expected[3] - found[3]) > 1e-6 * abs(expected[3]):
             raise SystemExit(f"{name}: {found}, where scikit-learn has {expected}")
         return
-    frame = pd.read_csv(path, sep=separator(path), float_precision="round_trip")
+    with warnings.catch_warnings():
+        # From version 3 on it is the default.
+        warnings.simplefilter("ignore")
+        frame = pd.read_csv(path, sep=separator(path), float_precision="round_trip")
     if label:
         frame = frame.drop(columns=label)
     if categories:
@@ -189,6 +193,8 @@ def main():
     parser.add_argument("--peers", default="pandas,polars,pyarrow")
     arguments = parser.parse_args()
     wanted = [peer for peer in (pandas, polars, pyarrow) if peer.__name__ in arguments.peers.split(",")]
+    versions = [f"{peer.__name__} {__import__(peer.__name__).__version__}" for peer in wanted]
+    print(f"{', '.join(versions)}; {os.cpu_count()} cores")
     for name, path, label, categories in make(arguments.only):
         builds = [Softreg(program) for program in arguments.program]
         for build in builds:
@@ -214,7 +220,7 @@ def main():
         size = os.path.getsize(path)
         medians = {who: [statistics.median(column) for column in zip(*pairs)] for who, pairs in times.items()}
         wall, processor = list(medians.values())[-1]
-        print(f"{name} ({size / 1e6:.0f} MB, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f})")
+        print(f"{name} ({size / 1e6:.0f} MB, load {os.getloadavg()[0]:.1f})")
         for who, (seconds, cpu) in medians.items():
             print(
                 f"  {who:10} {seconds:7.3f} s  {cpu:7.3f} s of processors  {size / seconds / 1e6:6.0f} MB/s"

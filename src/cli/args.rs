@@ -326,6 +326,7 @@ impl TrainingData {
             feature_columns: self.format.feature_columns.clone(),
             zero_based: self.format.zero_based,
             ignore_unknown_categories: self.format.ignore_unknown,
+            max_unpacked: self.format.max_unpacked,
             memory: device.memory_limit,
             ..Source::new(features)
         };
@@ -374,6 +375,7 @@ impl TrainingData {
             n_features: Some(train.n_features()),
             zero_based: self.format.zero_based.or(zero_based),
             ignore_unknown_categories: self.format.ignore_unknown,
+            max_unpacked: self.format.max_unpacked,
             memory: device.memory_limit,
             ..Source::default()
         }
@@ -699,6 +701,12 @@ pub struct Format {
     /// one is 0
     #[arg(long, value_name = "true|false")]
     pub zero_based: Option<bool>,
+
+    /// How much a packed file of data may become when it is unpacked (500MB, 2GiB): one packed by gzip or Zstandard, or with packed
+    /// arrays or columns in it, as .npz, Parquet and Arrow. More is an error, as of a file that is made to fill the memory.
+    /// Default: a thousand times its size, and 64 MiB
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub max_unpacked: Option<u64>,
 }
 
 impl Format {
@@ -710,6 +718,7 @@ impl Format {
             n_features: Some(model.n_features()),
             zero_based: self.zero_based.or(model.zero_based()),
             ignore_unknown_categories: self.ignore_unknown,
+            max_unpacked: self.max_unpacked,
             memory: device.memory_limit,
             ..Source::new(features)
         }
@@ -749,6 +758,12 @@ pub struct Data {
     /// The column of FEATURES that holds the weights of the samples
     #[arg(long, value_name = "NAME")]
     pub weight_column: Option<String>,
+
+    /// How much a packed file of data may become when it is unpacked (500MB, 2GiB): one packed by gzip or Zstandard, or with packed
+    /// arrays or columns in it, as .npz, Parquet and Arrow. More is an error, as of a file that is made to fill the memory.
+    /// Default: a thousand times its size, and 64 MiB
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub max_unpacked: Option<u64>,
 }
 
 impl Data {
@@ -761,6 +776,7 @@ impl Data {
             weight_column: self.weight_column.clone(),
             classes: self.classes.clone(),
             memory: Some(u64::MAX),
+            max_unpacked: self.max_unpacked,
             ..Source::new(&self.features)
         }
     }

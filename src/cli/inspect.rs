@@ -42,7 +42,7 @@ fn counted(n: u64, what: &str) -> String {
 
 fn write(out: &mut dyn Write, path: &Path, found: &Inspection) -> io::Result<()> {
     let Inspection { n_samples, all, .. } = found;
-    let (n, d) = (*n_samples as u64, found.features.len() as u64);
+    let (n, d) = (*n_samples as u64, found.n_features as u64);
     let file_size = std::fs::metadata(path).map_or(0, |file| file.len());
     writeln!(out, "file       {}, {}", path.display(), HumanBytes(file_size))?;
     let sparse = if found.is_sparse { "sparse " } else { "" };
@@ -124,9 +124,10 @@ fn findings(out: &mut dyn Write, title: &str, found: &Findings, of: u64) -> io::
 
 /// All columns, or where there are many the widest, and those with most gaps.
 fn columns(out: &mut dyn Write, found: &Inspection) -> io::Result<()> {
-    let mut shown: Vec<(usize, &Figures)> = found.features.iter().enumerate().collect();
-    let n = shown.len();
-    if n > MAX_ROWS {
+    let mut shown: Vec<(usize, &Figures)> =
+        found.features.iter().enumerate().map(|(place, figures)| (number_of_feature(found, place), figures)).collect();
+    let n = found.n_features;
+    if shown.len() > MAX_ROWS {
         let mut gaps = shown.clone();
         gaps.retain(|(_, figures)| figures.bad > 0);
         gaps.sort_by_key(|(_, figures)| Reverse(figures.bad));
@@ -158,22 +159,28 @@ fn columns(out: &mut dyn Write, found: &Inspection) -> io::Result<()> {
             name.map_or_else(|| (index + 1).to_string(), |name| printable(name, 22))
         )?;
     }
-    if n > MAX_ROWS {
+    if found.features.len() > MAX_ROWS {
         writeln!(out, "Shown are the widest and those with gaps, of {}; --json has all.", count(n))?;
     }
-    let constant: Vec<String> = found
-        .features
-        .iter()
-        .enumerate()
-        .filter(|(_, figures)| figures.is_constant())
-        .map(|(index, _)| {
+    let constant = found.features.iter().enumerate().filter(|(_, figures)| figures.is_constant());
+    let constant: Vec<String> = constant
+        .map(|(place, _)| {
+            let index = number_of_feature(found, place);
             found.feature_names.as_ref().map_or_else(|| (index + 1).to_string(), |names| names[index].clone())
         })
         .collect();
     if !constant.is_empty() {
         writeln!(out, "Constant: {} of {}: {}", count(constant.len()), count(n), report::first(&constant, 8))?;
     }
+    if found.occurring.is_some() {
+        writeln!(out, "Always 0: {} of {}, not in the table", count(n - found.features.len()), count(n))?;
+    }
     if n > 0 { writeln!(out) } else { Ok(()) }
+}
+
+/// The number, from 0, of the feature at a place of the figures.
+fn number_of_feature(found: &Inspection, place: usize) -> usize {
+    found.occurring.as_ref().and_then(|columns| columns.get(place)).map_or(place, |&column| column as usize)
 }
 
 /// All classes, or where there are many the largest and the smallest.
@@ -219,8 +226,14 @@ fn advice(out: &mut dyn Write, found: &Inspection) -> io::Result<()> {
 
 fn to_json(path: &Path, found: &Inspection) -> Value {
     let name = |index: usize| found.feature_names.as_ref().and_then(|names| names.get(index));
-    let features: Vec<Value> =
-        found.features.iter().enumerate().map(|(index, figures)| of_figures(figures, name(index))).collect();
+    let of_feature = |(place, figures)| {
+        let mut value = of_figures(figures, name(number_of_feature(found, place)));
+        if found.occurring.is_some() {
+            value["number"] = (number_of_feature(found, place) + 1).into();
+        }
+        value
+    };
+    let features: Vec<Value> = found.features.iter().enumerate().map(of_feature).collect();
     let classes = found.classes.as_ref().map(|classes| {
         let counts = classes.names.iter().zip(&classes.totals);
         json!({
@@ -241,7 +254,7 @@ fn to_json(path: &Path, found: &Inspection) -> Value {
         "softreg_version": env!("CARGO_PKG_VERSION"),
         "features_file": path.display().to_string(),
         "n_samples": found.n_samples,
-        "n_features": found.features.len(),
+        "n_features": found.n_features,
         "dtype": found.dtype.to_string(),
         "is_sparse": found.is_sparse,
         "density": found.all.density(),

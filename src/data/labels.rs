@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, quoted};
 
 /// More classes than this are taken for a mistake: a measurement in the place of a label.
 pub const MAX_CLASSES: usize = 1 << 20;
@@ -127,7 +127,7 @@ impl<'a> Labels<'a> {
             rounded &= (sum - 1.0).abs() <= f64::from(f32::EPSILON);
             one_hot &= y.iter().all(|&y| y == 0.0 || y == 1.0);
             let problem = match y.iter().position(|&y| !(y >= 0.0 && y.is_finite())) {
-                Some(class) => format!("the value for class {:?} is {}", classes[class], y[class]),
+                Some(class) => format!("the value for class {} is {}", quoted(&classes[class]), y[class]),
                 None if (sum - 1.0).abs() > 1e-3 => format!("the sum is {sum}"),
                 None => continue,
             };
@@ -288,7 +288,7 @@ pub(crate) fn check_unique(what: &'static str, names: &[String]) -> Result<()> {
 }
 
 fn unknown(row: usize, label: &str, classes: &[String]) -> Error {
-    let mut known = classes.iter().take(5).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let mut known = classes.iter().take(5).map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
     if classes.len() > 5 {
         known.push_str(", …");
     }

@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 
 use super::Model;
-use crate::error::{Error, ModelFileProblem, Result};
+use crate::error::{Error, ModelFileProblem, Result, shown};
 use crate::write::write_atomically;
 
 /// The newest format version, which is written; all older ones are read.
@@ -58,7 +58,7 @@ impl Model {
     /// # Errors
     /// The problem with the bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelFileProblem> {
-        let damaged = |what: &dyn ToString| ModelFileProblem::Damaged(what.to_string());
+        let damaged = |what: &dyn ToString| ModelFileProblem::Damaged(shown(what.to_string()));
         let foreign = |what: &str| ModelFileProblem::Foreign(what.to_owned());
 
         // Eight bytes of header length, then JSON: what begins otherwise was never a safetensors file.
@@ -80,6 +80,9 @@ impl Model {
             value.as_array()?.iter().map(|name| name.as_str().map(str::to_owned)).collect()
         };
         let classes = names(&metadata["classes"]).ok_or_else(|| damaged(&"it has no class names"))?;
+        if classes.len() < 2 {
+            return Err(damaged(&format!("a classifier has at least two classes, it has {}", classes.len())));
+        }
         let feature_names = match &metadata["feature_names"] {
             Value::Null => None,
             value => Some(names(value).ok_or_else(|| damaged(&"its feature names are not a list of names"))?),

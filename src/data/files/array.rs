@@ -101,6 +101,10 @@ impl Array {
                  feature; are these labels?"
             )));
         };
+        // The other sizes, whose product is then of no use, may be any.
+        if n_samples == 0 {
+            return Err(Error::Empty { place: Place::file(path), what: "samples" });
+        }
         let n_features = rest.iter().product();
         let features = match numbers {
             Numbers::U8(values) => Features::new(values, n_samples, n_features),
@@ -119,6 +123,9 @@ impl Array {
     /// over classes that are called 0, 1, ….
     pub fn into_labels(self, path: &Path, classes: Option<&[String]>) -> Result<Labels<'static>> {
         let Self { shape, numbers } = self;
+        if shape.first() == Some(&0) {
+            return Err(Error::Empty { place: Place::file(path), what: "labels" });
+        }
         let labels = match *shape {
             [_] | [_, 1] => match numbers {
                 Numbers::U8(values) => Labels::from_integers(&values),

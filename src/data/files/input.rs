@@ -12,11 +12,17 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::error::{Error, Place, Result};
 
-/// Bytes that are read at once.
+/// Bytes that are read at once, if there are as many.
 const BUFFER: usize = 1 << 20;
 
-/// Bytes that a reader keeps: fewer than a block of text, which then is not copied twice.
+/// Bytes that a reader keeps, if there are as many: fewer than a block of text, which then is not copied twice.
 const AHEAD: usize = 1 << 17;
+
+/// A buffer for what may have `length` bytes.
+fn buffered<R: Read>(content: R, length: Option<u64>) -> BufReader<R> {
+    let capacity = length.map_or(AHEAD, |length| length.clamp(1 << 10, AHEAD as u64) as usize);
+    BufReader::with_capacity(capacity, content)
+}
 
 /// How far the reading of a [`Source`](super::Source) is: for another thread to look at, to which a clone is given.
 ///
@@ -72,9 +78,17 @@ impl<R: Seek> Seek for Counted<R> {
     }
 }
 
-/// How many bytes may come of `packed` ones: more is taken for a file that is made to fill the memory.
-pub(super) fn most_unpacked(packed: u64) -> u64 {
-    packed.saturating_mul(1000).saturating_add(64 << 20)
+/// How many bytes may come of `packed` ones, if the source does not say `max`: more is taken for a file that is made to fill the
+/// memory.
+pub(super) fn most_unpacked(packed: u64, max: Option<u64>) -> u64 {
+    max.unwrap_or_else(|| packed.saturating_mul(1000).saturating_add(64 << 20))
+}
+
+/// That there are more than these `most` bytes.
+pub(super) fn too_much(most: u64) -> String {
+    format!(
+        "it has more than {most} bytes unpacked; if that is right, allow as many with max_unpacked (--max-unpacked)"
+    )
 }
 
 pub(super) struct Input<'a> {
@@ -84,6 +98,8 @@ pub(super) struct Input<'a> {
     packing: Option<&'static str>,
     /// Bytes that are left, where that is known.
     left: Option<u64>,
+    /// What the source says of the bytes that there may be unpacked.
+    max_unpacked: Option<u64>,
     /// The same file from its start, where it is one that is not packed.
     file: Option<Counted<File>>,
 }
@@ -108,32 +124,34 @@ impl<'a> Input<'a> {
     }
 
     fn new(path: &Path, content: impl Read + Send + 'a, left: Option<u64>, max_unpacked: Option<u64>) -> Result<Self> {
-        let mut reader: Box<dyn BufRead + Send + 'a> = Box::new(BufReader::with_capacity(AHEAD, content));
+        let mut reader: Box<dyn BufRead + Send + 'a> = Box::new(buffered(content, left));
         let start = reader.fill_buf().map_err(|source| Error::io("read", path, source))?;
         let packing = if start.starts_with(&[0x1f, 0x8b]) {
             Some("gzip")
         } else {
             start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]).then_some("Zstandard")
         };
-        let most = max_unpacked.unwrap_or_else(|| left.map_or(u64::MAX, most_unpacked));
+        let most = most_unpacked(left.unwrap_or(u64::MAX), max_unpacked);
+        // Packed data is about as much shorter, and more is no mistake.
+        let length = left.map(|left| left.saturating_mul(8));
         reader = match packing {
             Some("gzip") => {
-                let unpacked = Limited { reader: MultiGzDecoder::new(reader), left: most, most };
-                Box::new(BufReader::with_capacity(AHEAD, unpacked))
+                Box::new(buffered(Limited { reader: MultiGzDecoder::new(reader), left: most, most }, length))
             }
             Some(_) => {
-                let unpacked = Limited { reader: Zstandard { source: reader, decoder: None }, left: most, most };
-                Box::new(BufReader::with_capacity(AHEAD, unpacked))
+                let unpacked = Zstandard { source: reader, decoder: None };
+                Box::new(buffered(Limited { reader: unpacked, left: most, most }, length))
             }
             None => reader,
         };
-        Ok(Self { path: path.to_owned(), reader, packing, left: left.filter(|_| packing.is_none()), file: None })
+        let left = left.filter(|_| packing.is_none());
+        Ok(Self { path: path.to_owned(), reader, packing, left, max_unpacked, file: None })
     }
 
     /// A part of a file, of `length` bytes; `packing` is how they are packed in it, and `content` unpacks them.
     pub fn part(path: &Path, content: impl Read + Send + 'a, length: u64, packing: Option<&'static str>) -> Self {
-        let reader = Box::new(BufReader::with_capacity(AHEAD, content));
-        Self { path: path.to_owned(), reader, packing, left: Some(length), file: None }
+        let reader = Box::new(buffered(content, Some(length)));
+        Self { path: path.to_owned(), reader, packing, left: Some(length), max_unpacked: None, file: None }
     }
 
     /// The whole content, of which nothing has been taken yet, for formats that are not read from the start to the end. What is
@@ -152,6 +170,11 @@ impl<'a> Input<'a> {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the source says of the bytes that there may be unpacked, for formats that pack what is in them.
+    pub fn max_unpacked(&self) -> Option<u64> {
+        self.max_unpacked
     }
 
     /// Some of the bytes to come, at least one unless there are none.
@@ -206,7 +229,7 @@ impl<'a> Input<'a> {
         if reserve > 0 {
             room = values.try_reserve_exact(reserve);
         }
-        let mut buffer = vec![0; (BUFFER / SIZE).max(1) * SIZE];
+        let mut buffer = vec![0; (BUFFER / SIZE).clamp(1, n.max(1)) * SIZE];
         while room.is_ok() && values.len() < n {
             let count = (n - values.len()).min(buffer.len() / SIZE);
             let piece = &mut buffer[..count * SIZE];
@@ -315,13 +338,8 @@ struct Limited<R> {
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.reader.read(into)?;
-        self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
-            let problem = format!(
-                "it has more than {} bytes unpacked, far more than its size; if that is right, unpack it first",
-                self.most
-            );
-            io::Error::new(io::ErrorKind::FileTooLarge, problem)
-        })?;
+        let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, too_much(self.most));
+        self.left = self.left.checked_sub(n as u64).ok_or_else(too_large)?;
         Ok(n)
     }
 }
@@ -467,7 +485,7 @@ mod tests {
             assert_eq!(read(None), Ok(100_000));
             assert!(read(Some(99_999)).unwrap_err().starts_with("file: it has more than 99999 bytes unpacked"));
         }
-        assert_eq!(most_unpacked(u64::MAX), u64::MAX);
+        assert_eq!(most_unpacked(u64::MAX, None), u64::MAX);
     }
 
     #[test]

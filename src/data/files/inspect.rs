@@ -23,8 +23,12 @@ pub struct Inspection {
     pub dtype: Dtype,
     /// Whether only what is not zero is kept.
     pub is_sparse: bool,
-    /// The figures of each feature.
+    /// The number of features.
+    pub n_features: usize,
+    /// The figures of each feature; of sparse ones only of those that have a value: the others are 0 throughout.
     pub features: Vec<Figures>,
+    /// The numbers of these features, from 0, ascending, where they are not all.
+    pub occurring: Option<Vec<u32>>,
     /// The names of the features, when the file has them.
     pub feature_names: Option<Vec<String>>,
     /// The figures of all features together.
@@ -336,8 +340,11 @@ pub fn inspect(source: &Source) -> Result<Inspection> {
 
 impl Rough {
     fn inspect(self, refusal: Option<Error>) -> Inspection {
-        let features = self.figures();
+        let occurring = self.occurring();
+        let features = self.figures(occurring.as_deref());
+        let n_others = (self.n_features - features.len()) as u64;
         let all = features.iter().copied().fold(Figures::NONE, Figures::and);
+        let all = all.and(Figures::zeros(self.n_samples as u64 * n_others));
         let (n_duplicates, n_contradictions) = self.duplicates();
         let weights = self.weights.as_ref().map(|weights| {
             let of = || weights.iter().map(|&weight| f64::from(weight));
@@ -347,7 +354,9 @@ impl Rough {
             n_samples: self.n_samples,
             dtype: self.values.dtype(),
             is_sparse: matches!(self.values, Values::Sparse(_)),
+            n_features: self.n_features,
             features,
+            occurring,
             feature_names: self.feature_names,
             all,
             text_columns: self.text_columns,
@@ -363,8 +372,17 @@ impl Rough {
         }
     }
 
-    /// The figures of each column.
-    fn figures(&self) -> Vec<Figures> {
+    /// The columns that have a value, where these are not all.
+    fn occurring(&self) -> Option<Vec<u32>> {
+        let Values::Sparse(csr) = &self.values else { return None };
+        let mut columns = csr.columns().to_vec();
+        columns.par_sort_unstable();
+        columns.dedup();
+        (columns.len() < self.n_features).then_some(columns)
+    }
+
+    /// The figures of each column, or of those that are `occurring`.
+    fn figures(&self, occurring: Option<&[u32]>) -> Vec<Figures> {
         fn dense<T: Copy + Sync>(values: &[T], width: usize, number: impl Fn(T) -> f64 + Sync) -> Vec<Figures> {
             if width == 0 {
                 return Vec::new();
@@ -398,9 +416,21 @@ impl Rough {
             Values::U8(values) => dense(values, self.n_features, f64::from),
             Values::Sparse(csr) => {
                 // The means of a column with many values move little with the last of them: as it is for dense ones.
-                let mut figures = vec![Figures::NONE; self.n_features];
+                let mut figures = vec![Figures::NONE; occurring.map_or(self.n_features, <[u32]>::len)];
+                // Of a few values of very many columns, a place for each column would take the most memory by far.
+                let places = occurring.filter(|_| self.n_features <= 16 * csr.columns().len());
+                let places = places.map(|columns| {
+                    let mut places = vec![0u32; self.n_features];
+                    columns.iter().zip(0..).for_each(|(&column, place)| places[column as usize] = place);
+                    places
+                });
                 for (&column, &value) in csr.columns().iter().zip(csr.values()) {
-                    let figures = &mut figures[column as usize];
+                    let place = match (&places, occurring) {
+                        (Some(places), _) => places[column as usize] as usize,
+                        (None, Some(columns)) => columns.partition_point(|&other| other < column),
+                        (None, None) => column as usize,
+                    };
+                    let figures = &mut figures[place];
                     *figures = figures.and(Figures::of([f64::from(value)]));
                 }
                 let n = self.n_samples as u64;
@@ -487,7 +517,7 @@ mod tests {
                 _ => 1e-3 * value,
             })
             .collect();
-        let figures = Rough::new(values.clone().into(), n, d).figures();
+        let figures = Rough::new(values.clone().into(), n, d).figures(None);
         for (column, found) in figures.iter().enumerate() {
             let column: Vec<f64> = values.iter().skip(column).step_by(d).map(|&value| value.into()).collect();
             let (mean, deviation) = expected(&column);
@@ -514,11 +544,11 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_counted_apart() {
         let values = vec![f32::NAN, 1.0, 3.0, f32::INFINITY, 5.0, 1.0];
-        let figures = Rough::new(values.into(), 3, 2).figures();
+        let figures = Rough::new(values.into(), 3, 2).figures(None);
         assert_eq!((figures[0].count, figures[0].bad, figures[0].mean), (2, 1, 4.0));
         assert_eq!((figures[1].count, figures[1].bad, figures[1].is_constant()), (2, 1, true));
         assert!(figures[0].is_whole);
-        let none = Rough::new(vec![f32::NAN; 4].into(), 2, 2).figures()[0];
+        let none = Rough::new(vec![f32::NAN; 4].into(), 2, 2).figures(None)[0];
         assert_eq!((none.count, none.bad, none.range(), none.density()), (0, 2, 0.0, 0.0));
     }
 
@@ -534,15 +564,29 @@ mod tests {
             }
             offsets.push(values.len() as u64);
         }
-        let sparse = Rough::new(Csr::new(offsets, columns, values).unwrap().into(), n, d);
         let dense = Rough::new(dense.into(), n, d);
-        for (a, b) in sparse.figures().iter().zip(dense.figures()) {
-            assert_eq!((a.count, a.zeros, a.min, a.max), (b.count, b.zeros, b.min, b.max));
-            close(a.mean, b.mean, 1.0);
-            close(a.deviation(), b.deviation(), 1.0);
+        // All of them, or with others between them that are 0 throughout, a few or very many.
+        for apart in [1, 3, 100_000] {
+            let columns = columns.iter().map(|column| column * apart).collect::<Vec<u32>>();
+            let csr = Csr::new(offsets.clone(), columns, values.clone()).unwrap();
+            let sparse = Rough::new(csr.into(), n, d * apart as usize);
+            let occurring = sparse.occurring();
+            let expected = (0..d as u32).map(|column| column * apart).collect::<Vec<u32>>();
+            assert_eq!(occurring, (apart > 1).then_some(expected));
+            let figures = sparse.figures(occurring.as_deref());
+            assert_eq!(figures.len(), d);
+            for (a, b) in figures.iter().zip(dense.figures(None)) {
+                assert_eq!((a.count, a.zeros, a.min, a.max), (b.count, b.zeros, b.min, b.max));
+                close(a.mean, b.mean, 1.0);
+                close(a.deviation(), b.deviation(), 1.0);
+            }
+            assert_eq!(sparse.duplicates(), dense.duplicates());
+            let (all, of_dense) = (sparse.inspect(None).all, figures.into_iter().fold(Figures::NONE, Figures::and));
+            assert_eq!(all.count, (n * d) as u64 * u64::from(apart));
+            assert_eq!(all.count - all.zeros, of_dense.count - of_dense.zeros);
+            close(all.mean * f64::from(apart), of_dense.mean, 1.0);
         }
         assert!(dense.duplicates().0 > 0);
-        assert_eq!(sparse.duplicates(), dense.duplicates());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use csv::{ByteRecord, ReaderBuilder, Terminator};
 use half::f16;
 
 use super::array::{Array, Numbers};
-use super::input::Input;
+use super::input::{Input, Reading};
 use super::inspect::{ClassCounts, Findings, Rough, TextColumn};
 use super::{Format, Source, check_length, idx, npy, read_labels, read_weights};
 use crate::data::{Labels, SampleWeights, Values};
@@ -21,7 +21,7 @@ const MISSING: [&str; 9] = ["", "na", "n/a", "nan", "null", "none", "nil", "?", 
 const MAX_DIFFERENT: usize = 1000;
 
 pub(super) fn read(source: &Source) -> Result<Rough> {
-    let mut input = Input::open(&source.features)?;
+    let mut input = Input::open_with(&source.features, source.max_unpacked, &Reading::default())?;
     let mut rough = match Format::of(&mut input)? {
         Format::Idx => from_array(idx::read(&mut input)?, &input)?,
         Format::Npy => from_array(npy::read(&mut input)?, &input)?,
@@ -47,6 +47,9 @@ fn from_array(array: Array, input: &Input) -> Result<Rough> {
     let (&[n_samples, ref rest @ ..], false) = (&*array.shape, array.shape.len() < 2) else {
         return Err(input.malformed("it has no rows and columns"));
     };
+    if n_samples == 0 {
+        return Err(Error::Empty { place: input.place(), what: "samples" });
+    }
     let n_features: usize = rest.iter().product();
     let values = match array.numbers {
         Numbers::F16(values) => Values::from(values),
@@ -55,8 +58,8 @@ fn from_array(array: Array, input: &Input) -> Result<Rough> {
         // Of these nothing can be missing.
         Numbers::U8(_) | Numbers::Integers(_) | Numbers::Names(_) => return Err(input.malformed("it is not lenient")),
     };
-    if n_samples == 0 || n_features == 0 {
-        return Err(Error::Empty { place: input.place(), what: "samples" });
+    if n_features == 0 {
+        return Err(Error::Empty { place: input.place(), what: "features" });
     }
     let mut rough = Rough::new(values, n_samples, n_features);
     let (mut missing, mut infinite) = (Findings::default(), Findings::default());

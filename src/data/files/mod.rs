@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use self::safetensors::Tensors;
 use super::{Dataset, Features, Labels, SampleWeights};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, quoted};
 use input::Input;
 pub use input::Reading;
 use npz::Npz;
@@ -107,7 +107,8 @@ pub struct Source {
     /// How many features an svmlight file has, of which the last may not occur in it. By default as many as the highest index
     /// says.
     pub n_features: Option<usize>,
-    /// How many bytes a packed file may have unpacked. By default a thousand times those of the file, and 64 MiB at least.
+    /// How many bytes a packed file may have unpacked: one packed by gzip or Zstandard, an array in `.npz`, the columns in Parquet and
+    /// Arrow as they are in memory. More is an error. By default a thousand times the bytes of the file, and 64 MiB.
     pub max_unpacked: Option<u64>,
 }
 
@@ -369,7 +370,7 @@ fn read_weights(path: &Path, source: &Source) -> Result<Vec<f64>> {
 
 /// Names, for a message.
 fn list(names: &[String]) -> String {
-    shortened(names, |name| format!("{name:?}"))
+    shortened(names, |name| quoted(name))
 }
 
 /// The first items of many, for a message.

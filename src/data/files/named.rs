@@ -1,12 +1,12 @@
 //! Files of several arrays that have names, `.npz` and safetensors: which of them are the features, the labels and the
 //! weights.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::array::Array;
 use super::{Source, Table};
 use crate::data::{Features, Labels};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, quoted, shown};
 
 /// What an array is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,14 @@ impl Role {
             Self::Weights => "weight_column (--weight-column)",
         }
     }
+}
+
+/// An array in a file, as a message calls it, which may be called like any other file.
+pub(super) fn inside(path: &Path, name: &str) -> PathBuf {
+    let mut inside = path.as_os_str().to_owned();
+    inside.push("/");
+    inside.push(shown(name));
+    inside.into()
 }
 
 /// An array of a file, before it is read.
@@ -192,7 +200,7 @@ pub(super) fn weights(arrays: &mut dyn Arrays, wanted: Option<&str>, path: &Path
 
 /// Names and shapes, for a message.
 fn describe(entries: &[Entry]) -> String {
-    super::shortened(entries, |entry| format!("{:?} of shape {:?}", entry.name, entry.shape))
+    super::shortened(entries, |entry| format!("{} of shape {:?}", quoted(&entry.name), entry.shape))
 }
 
 fn only(entries: &[Entry], role: Role, wanted: Option<&str>, path: &Path) -> Result<usize> {

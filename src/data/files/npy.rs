@@ -12,6 +12,9 @@ use crate::error::Result;
 
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
+/// NumPy has no more.
+const MAX_DIMENSIONS: usize = 64;
+
 /// The features of an array that can be used where they are: values that need no conversion, row after row, in a file that is
 /// not packed. They stay there when they have more than `memory` bytes, of which as many may be in memory at a time.
 pub(super) fn stored(path: &Path, memory: u64) -> Result<Option<Features<'static>>> {
@@ -25,7 +28,7 @@ pub(super) fn stored(path: &Path, memory: u64) -> Result<Option<Features<'static
         _ => return Ok(None),
     };
     let (&[n_samples, ref rest @ ..], Some(left)) = (&*shape, input.left()) else { return Ok(None) };
-    if rest.is_empty() || big_endian || fortran_order || left <= memory {
+    if n_samples == 0 || rest.is_empty() || big_endian || fortran_order || left <= memory {
         return Ok(None);
     }
     let n_features = rest.iter().product();
@@ -187,7 +190,10 @@ impl Header {
         let (shape, _) = value("shape")?.strip_prefix('(')?.split_once(')')?;
         let shape = shape.split(',').map(str::trim).filter(|size| !size.is_empty());
         // Python 2 wrote 3L for 3.
-        let shape = shape.map(|size| size.trim_end_matches('L').parse().ok()).collect::<Option<_>>()?;
+        let shape = shape.map(|size| size.trim_end_matches('L').parse().ok()).collect::<Option<Vec<_>>>()?;
+        if shape.len() > MAX_DIMENSIONS {
+            return None;
+        }
         Some(Self { kind: (big_endian, letter, size), fortran_order, shape })
     }
 }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use super::MAX_FEATURES;
 use super::array::{Array, Numbers};
-use super::input::{Input, ReadSeek, most_unpacked};
-use super::named::{Arrays, Entry};
+use super::input::{Input, ReadSeek, most_unpacked, too_much};
+use super::named::{Arrays, Entry, inside};
 use super::npy;
 use crate::data::{Csr, Features};
 use crate::error::{Error, Place, Result};
@@ -21,13 +22,14 @@ pub(super) struct Npz {
     /// Where each array is in the archive.
     places: Vec<usize>,
     entries: Vec<Entry>,
+    max_unpacked: Option<u64>,
 }
 
 impl Npz {
     pub fn open(input: Input) -> Result<Self> {
-        let path = input.path().to_owned();
+        let (path, max_unpacked) = (input.path().to_owned(), input.max_unpacked());
         let archive = ZipArchive::new(input.whole()?.into_reader()).map_err(|error| failed(error, &path))?;
-        let mut npz = Self { path, archive, places: Vec::new(), entries: Vec::new() };
+        let mut npz = Self { path, archive, places: Vec::new(), entries: Vec::new(), max_unpacked };
         for place in 0..npz.archive.len() {
             let name = npz.archive.name_for_index(place).and_then(Result::ok).unwrap_or_default().into_owned();
             if let Some(name) = name.strip_suffix(".npy") {
@@ -48,10 +50,10 @@ impl Npz {
         let path = &self.path;
         let file = self.archive.by_index(place).map_err(|error| failed(error, path))?;
         let (packed, size) = (file.compressed_size(), file.size());
-        let path = path.join(&*file.name().unwrap_or_default());
-        if size > most_unpacked(packed) {
-            let problem = format!("it says that its {packed} bytes unpack to {size}, more than 1000 times as many");
-            return Err(Error::malformed(Place::file(path), problem));
+        let path = inside(path, &file.name().unwrap_or_default());
+        let most = most_unpacked(packed, self.max_unpacked);
+        if size > most {
+            return Err(Error::malformed(Place::file(path), too_much(most)));
         }
         Ok(Input::part(&path, file, size, Some("zip")))
     }
@@ -102,11 +104,16 @@ impl Npz {
             return Err(malformed("the arrays of its sparse matrix do not fit together"));
         };
         let above = |indices: &[u64], n: u64| indices.iter().any(|&index| index >= n);
-        if above(&rows, n_rows) || above(&columns, n_columns) || n_columns > u32::MAX.into() {
+        if above(&rows, n_rows) || above(&columns, n_columns) {
             return Err(malformed("an index of its sparse matrix is outside of the shape"));
         }
+        if n_columns > MAX_FEATURES as u64 {
+            let problem = format!("its sparse matrix has {n_columns} columns; softreg accepts {MAX_FEATURES} features");
+            return Err(malformed(&problem));
+        }
         // Offsets take memory by the row, whatever the file has.
-        if n_rows > most_unpacked(values.len() as u64) {
+        let size = |n: u64| n.saturating_mul(8);
+        if size(n_rows) > most_unpacked(size(values.len() as u64), self.max_unpacked) {
             return Err(malformed("its sparse matrix has next to nothing but empty rows"));
         }
         by_rows(&rows, &columns, &values, n_rows as usize)

@@ -8,7 +8,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::array::{Array, Kind, Numbers};
 use super::input::{Input, ReadSeek};
-use super::named::{Arrays, Entry};
+use super::named::{Arrays, Entry, inside};
 use crate::data::{self, Features, Stored};
 use crate::error::{Error, Place, Result};
 
@@ -90,7 +90,7 @@ impl Arrays for Tensors {
             return Err(Error::Empty { place: Place::file(&self.path), what: "features" });
         };
         let TensorInfo { dtype, shape, data_offsets: (begin, end) } = info;
-        let path = self.path.join(&entry.name);
+        let path = inside(&self.path, &entry.name);
         let kind = match dtype {
             Dtype::BOOL | Dtype::U8 => Kind::U8,
             Dtype::I8 => Kind::I8,

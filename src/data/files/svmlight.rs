@@ -20,7 +20,8 @@ pub(super) fn is_format(head: &[u8]) -> bool {
             (None, _) => {}
             (Some(first), _) if is_pair(first) => return true,
             (Some(label), _) if !is_label(label) => return false,
-            (Some(_), Some(second)) => return is_pair(second),
+            // That an index is negative is for the parser to say.
+            (Some(_), Some(second)) => return is_pair(second.strip_prefix(b"-").unwrap_or(second)),
             (Some(_), None) => {}
         }
     }

@@ -11,7 +11,7 @@ use arrow_ipc::{Message, RecordBatch as Header, root_as_message};
 use arrow_schema::SchemaRef;
 
 use super::{Layout, Part, damaged};
-use crate::data::files::input::{Input, most_unpacked};
+use crate::data::files::input::{Input, most_unpacked, too_much};
 use crate::error::{Error, Result};
 
 /// Both ends of a file; the first is followed by two zeros.
@@ -59,8 +59,8 @@ impl<'a> Stream<'a> {
         self.schema.clone()
     }
 
-    pub fn size(&self) -> Option<u64> {
-        self.size
+    pub fn most_unpacked(&self) -> u64 {
+        most_unpacked(self.size.unwrap_or(u64::MAX), self.input.max_unpacked())
     }
 
     pub fn first(&mut self, columns: &[usize]) -> Result<Option<RecordBatch>> {
@@ -146,9 +146,9 @@ impl<'a> Stream<'a> {
                 unpacked = unpacked.saturating_add(u64::try_from(i64::from_le_bytes(length)).unwrap_or(0));
             }
         }
-        if unpacked > most_unpacked(body.len() as u64) {
-            let problem = format!("{} bytes that unpack to {unpacked}, more than 1000 times as many", body.len());
-            return Err(damaged(&self.path, problem));
+        let most = most_unpacked(body.len() as u64, self.input.max_unpacked());
+        if unpacked > most {
+            return Err(self.input.malformed(too_much(most)));
         }
         Ok(())
     }

@@ -138,11 +138,11 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// Bytes that the file has, where that is known.
-    fn size(&self) -> Option<u64> {
+    /// Bytes that the file may have unpacked.
+    fn most_unpacked(&self) -> u64 {
         match self {
-            Self::Parquet(file) => Some(file.size()),
-            Self::Ipc(stream) => stream.size(),
+            Self::Parquet(file) => file.most_unpacked(),
+            Self::Ipc(stream) => stream.most_unpacked(),
         }
     }
 
@@ -316,7 +316,8 @@ struct Layout {
     /// Which of the columns.
     label: Option<usize>,
     weight: Option<usize>,
-    /// Bytes that may still be taken.
+    /// Bytes that the file may have unpacked, and those that may still be taken of them.
+    most_unpacked: u64,
     budget: AtomicU64,
 }
 
@@ -329,7 +330,7 @@ impl Layout {
         };
         let which = |column: usize| columns.iter().position(|&other| other == column).unwrap_or_default();
         let names: Vec<String> = columns.iter().map(|&column| schema.field(column).name().clone()).collect();
-        let budget = content.size().map_or(u64::MAX, super::input::most_unpacked);
+        let most_unpacked = content.most_unpacked();
         let mut layout = Self {
             path: path.to_owned(),
             names,
@@ -339,7 +340,8 @@ impl Layout {
             dtype: Dtype::F32,
             label: choice.label.map(which),
             weight: choice.weight.map(which),
-            budget: budget.into(),
+            most_unpacked,
+            budget: most_unpacked.into(),
             columns: columns.clone(),
         };
         let mut kinds = Vec::new();
@@ -392,10 +394,7 @@ impl Layout {
         let take = |left: u64| left.checked_sub(bytes);
         match self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             Ok(_) => Ok(()),
-            Err(_) => {
-                let problem = "it unpacks to more than 1000 times its size, which no data does";
-                Err(Error::malformed(Place::file(&self.path), problem))
-            }
+            Err(_) => Err(Error::malformed(Place::file(&self.path), super::input::too_much(self.most_unpacked))),
         }
     }
 }

@@ -14,8 +14,8 @@ use parquet::file::reader::{ChunkReader, Length};
 use rayon::prelude::*;
 
 use super::{Layout, Part, cells, damaged, guarded, pages};
-use crate::data::files::input::{Input, ReadSeek, most_unpacked};
-use crate::error::{Error, Result};
+use crate::data::files::input::{Input, ReadSeek, most_unpacked, too_much};
+use crate::error::{Error, Place, Result};
 
 /// Values that are unpacked at once, by each thread.
 const BATCH: usize = 1 << 18;
@@ -24,30 +24,34 @@ pub(super) struct File {
     path: PathBuf,
     content: Shared,
     metadata: ArrowReaderMetadata,
+    max_unpacked: Option<u64>,
 }
 
 impl File {
     pub fn open(input: Input) -> Result<Self> {
-        let path = input.path().to_owned();
+        let (path, max_unpacked) = (input.path().to_owned(), input.max_unpacked());
         let whole = input.whole()?;
         let length = whole.len().map_err(|source| Error::io("read", &path, source))?;
         let content = Shared { reader: Arc::new(Mutex::new(whole.into_reader())), length };
+        content.check_metadata().map_err(|error| damaged(&path, error))?;
         let options = ArrowReaderOptions::new();
         let metadata = ArrowReaderMetadata::load(&content, options).map_err(|error| damaged(&path, error))?;
-        Ok(Self { path, content, metadata })
+        Ok(Self { path, content, metadata, max_unpacked })
     }
 
     pub fn schema(&self) -> SchemaRef {
         self.metadata.schema().clone()
     }
 
-    pub fn size(&self) -> u64 {
-        self.content.length
+    pub fn most_unpacked(&self) -> u64 {
+        most_unpacked(self.content.length, self.max_unpacked)
     }
 
     /// Some first row of some columns, once it is known that these do not unpack to more than any data.
     pub fn first(&self, columns: &[usize]) -> Result<Option<RecordBatch>> {
-        self.check_pages(columns).map_err(|error| damaged(&self.path, error))?;
+        if self.check_pages(columns).map_err(|error| damaged(&self.path, error))?.is_none() {
+            return Err(Error::malformed(Place::file(&self.path), too_much(self.most_unpacked())));
+        }
         for group in 0..self.metadata.metadata().num_row_groups() {
             if let Some(batch) = self.batches(group, columns, 1)?.next() {
                 return batch.map(Some).map_err(|error| damaged(&self.path, error));
@@ -56,9 +60,10 @@ impl File {
         Ok(None)
     }
 
-    fn check_pages(&self, columns: &[usize]) -> io::Result<()> {
+    /// None if they do.
+    fn check_pages(&self, columns: &[usize]) -> io::Result<Option<()>> {
         let schema = self.metadata.parquet_schema();
-        let mut left = most_unpacked(self.content.length);
+        let mut left = self.most_unpacked();
         for group in self.metadata.metadata().row_groups() {
             for (leaf, column) in group.columns().iter().enumerate() {
                 if columns.contains(&schema.get_column_root_idx(leaf)) {
@@ -67,11 +72,14 @@ impl File {
                         let reader = BufReader::new(Position { content: self.content.clone(), position });
                         Ok(Box::new(reader) as Box<dyn Read>)
                     };
-                    pages::check(|position| from(start.saturating_add(position)), length, &mut left)?;
+                    let fits = pages::check(|position| from(start.saturating_add(position)), length, &mut left)?;
+                    if fits.is_none() {
+                        return Ok(None);
+                    }
                 }
             }
         }
-        Ok(())
+        Ok(Some(()))
     }
 
     fn batches(
@@ -164,6 +172,22 @@ struct Shared {
 }
 
 impl Shared {
+    /// Looks through the metadata, where the file ends as it must; else that is for the crate of Parquet to say.
+    fn check_metadata(&self) -> io::Result<()> {
+        let Some(end) = self.length.checked_sub(8) else { return Ok(()) };
+        let mut last = [0; 8];
+        Position { content: self.clone(), position: end }.read_exact(&mut last)?;
+        let [a, b, c, d, mark @ ..] = last;
+        let length = u64::from(u32::from_le_bytes([a, b, c, d]));
+        match end.checked_sub(length) {
+            Some(position) if mark == *b"PAR1" => {
+                let content = Position { content: self.clone(), position };
+                pages::check_metadata(BufReader::new(content).take(length))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         reader.seek(SeekFrom::Start(position))?;

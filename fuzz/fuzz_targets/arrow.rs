@@ -1,0 +1,2 @@
+#![no_main]
+softreg_fuzz::target!("arrow");
