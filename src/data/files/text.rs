@@ -15,9 +15,6 @@ use crate::error::{Error, Place, Result};
 /// About how long a block is, in bytes: with what is made of it, it stays in the cache of a core.
 pub(super) const BLOCK: usize = 1 << 18;
 
-/// As many bytes are read at first.
-const FIRST: usize = 1 << 14;
-
 /// A record of more bytes is taken for a mistake: a quote that is not closed.
 const MAX_RECORD: usize = 1 << 30;
 
