@@ -4,7 +4,7 @@
 //! and hashes of the data), on which device it was. What must keep all its digits are tensors: `epochs` (epochs × 4): loss,
 //! validation loss (NaN: none), evaluations and seconds so far; `best` ((d + 1) × q) and `best_loss`; of a stochastic solver
 //! `parameters` ((d + 1) × q) and `moments`, as [`State`] has them; of a batch solver `parameters` in centred coordinates, `pairs`
-//! and `numbers`, as [`Stand`] and [`Numbers`] have them.
+//! and `numbers`, as `Stand` and `Numbers` have them.
 
 use std::collections::HashMap;
 use std::fs;
