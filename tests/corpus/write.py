@@ -563,7 +563,7 @@ def checkpoint():
             begin += len(content)
             all += content
         entries = {
-            "format_version": 1, "softreg_version": "0.1.0", "run": {"solver": "sgd"}, "device": {}, "n_epochs": 7, "n_samples": 5,
+            "format_version": 2, "softreg_version": "0.1.0", "run": {"solver": "sgd"}, "device": {}, "n_epochs": 7, "n_samples": 5,
             "best_epoch": None, "n_steps": 40,
             "hash": xxhash.xxh3_64(b"".join(arrays[name][2] for name in sorted(arrays))).hexdigest(),
         }
@@ -576,7 +576,7 @@ def checkpoint():
     stochastic = dict(epochs=epochs, parameters=nine, moments=("F32", [18], f(*range(18))))
     batch = dict(
         epochs=epochs, parameters=("F64", [9], d(*range(9))), pairs=("F64", [1, 2, 9], d(*range(18))),
-        numbers=("F64", [6], d(*range(6))),
+        numbers=("F64", [7], d(*range(7))),
     )
     of_batch = dict(n_steps=..., n_products=5, n_along=6)
     best = dict(best=nine, best_loss=("F64", [1], d(0.1)))
@@ -600,7 +600,7 @@ def checkpoint():
         "hash": file(stochastic, hash="0123456789abcdef"),
         "short": file({**stochastic, "parameters": ("F32", [4], f(*range(4)))}),
         "nan": file({**stochastic, "parameters": ("F32", [9], f(*range(8), float("nan")))}),
-        "newer": file(stochastic, format_version=2),
+        "newer": file(stochastic, format_version=3),
         "no_version": file(stochastic, format_version=...),
         "cut": plain[:-1],
         "foreign": tensors({"x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, b"\1"),
