@@ -173,7 +173,7 @@ fn with_ctrl_c(command: &mut std::process::Command) {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_says_how_to_go_on() {
-    let epochs = ["--solver", "sgd", "--epochs", "8000", "--batch-size", "32"];
+    let epochs = ["--solver", "sgd", "--epochs", "40000", "--batch-size", "32"];
     let at_once = Folder::new();
     at_once.softreg(["train", "--device", "cpu", "--out", "model"].iter().chain(&epochs)).ok();
     for (has_checkpoint, every) in [(true, "1h"), (true, "1"), (false, "")] {
