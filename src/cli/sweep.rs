@@ -13,12 +13,11 @@ use softreg::{
 use crate::args::{self, CriterionName, FoldsName, Grid};
 use crate::progress::Count;
 use crate::report::{self, rounded};
-use crate::{input, interrupt, output};
+use crate::{input, output};
 
 /// `start` is when the program began.
 pub fn run(args: &args::Sweep, start: Instant) -> Result<()> {
     check_outputs(args)?;
-    interrupt::heed(false);
     let tell = |text: &str| {
         if !args.quiet {
             output::message(text);
@@ -170,7 +169,7 @@ impl Run<'_> {
             writeln!(
                 out,
                 "{:>10}{:>10.5} ± {log_loss_error:.4}{:>9.4} ± {accuracy_error:.4}{:>11}",
-                format!("{:.2e}", l2 + l1),
+                rounded(l2 + l1),
                 log_loss,
                 accuracy,
                 iterations.div_ceil(k)
@@ -192,7 +191,7 @@ impl Run<'_> {
         let Candidate { c, l2, l1, .. } = candidates[*chosen];
         let mut penalties: Vec<String> = c.iter().map(|&c| format!("C = {}", rounded(c))).collect();
         for (name, penalty) in [("l2", l2), ("l1", l1)].into_iter().filter(|(_, penalty)| *penalty > 0.0) {
-            penalties.push(format!("{name} = {penalty:.3e}"));
+            penalties.push(format!("{name} = {}", rounded(penalty)));
         }
         writeln!(
             out,
