@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::certificate::{Certificate, certify};
 use super::minimum::{Learned, Limits, Minimum};
 use super::past::Past;
-use super::preconditioner::{Curvature, Preconditioner, some_rows};
+use super::preconditioner::{ClassSample, Curvature, Preconditioner, some_rows};
 use super::quasi_newton::{MOST_PAIRS, Method, minimise};
 use super::vector::centre_over_classes;
 use super::{Observer, Progress, SolverState, StopReason, proximal};
@@ -204,15 +204,16 @@ impl Batch {
         let Minimum { mut parameters, reason, first_gradient, .. } = minimum;
         let (training, counts) = (before + begin.elapsed(), objective.counts());
         past.keep(&parameters);
+        let rows = ClassSample::new(features, scale, weights, shape)?;
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
             let first = first_gradient.filter(|_| is_cold);
-            let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares)?;
+            let certificate = certify(&mut objective, &mut parameters, &zero, first, &shares, &rows)?;
             (objective.single(&parameters), certificate)
         } else {
             let mut session = cpu.session(features, scale, Some(supervision))?;
             let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean);
-            let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares)?;
+            let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares, &rows)?;
             (objective.single(&parameters), certificate)
         };
         if let Some(&value) = parameters.values.iter().find(|value| !value.is_finite()) {

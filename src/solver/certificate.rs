@@ -1,5 +1,8 @@
 //! How far from the minimum a solution can be at most.
 
+use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
+
+use super::preconditioner::ClassSample;
 use super::quasi_newton::newton_direction;
 use super::vector::{add, centre_over_classes, dot, max_abs};
 use crate::backend::Shape;
@@ -34,7 +37,7 @@ pub struct Certificate {
 /// A class whose frequency is no more than this has no samples: its probability should be 0.
 const NONE: f64 = f64::EPSILON;
 /// The intercept is improved until no class is expected more often than it is, but for this share, in so many steps.
-const EXCESS: f64 = 1e-13;
+const EXCESS: f64 = 1e-12;
 const STEPS: usize = 30;
 /// Without logits that are kept each step is an evaluation.
 const EVALUATIONS: usize = 8;
@@ -66,9 +69,47 @@ fn scaling(residual: &[f64], shares: &[f64]) -> Vec<f64> {
     residual.iter().zip(shares).map(of_class).collect()
 }
 
+/// About the inverse of the Hessian over the intercept: that of some rows.
+struct Inverse {
+    /// Of what those rows say; otherwise its diagonal alone is known, π_j at most.
+    factor: Option<Cholesky<f64, Dyn>>,
+    shares: Vec<f64>,
+}
+
+impl Inverse {
+    /// At `parameters` that are not centred.
+    fn new(sample: &ClassSample, parameters: &[f64], shares: &[f64]) -> Result<Self> {
+        let q = shares.len();
+        let of_rows = sample.curvature(parameters)?;
+        let is_empty = |j: usize| shares[j] <= NONE;
+        let factor = (of_rows.len() == q * q).then(|| {
+            // Nothing curves by what all classes have in common: there any curvature will do.
+            let common = (0..q).map(|j| of_rows[j * q + j]).sum::<f64>() / (q * q) as f64;
+            let value = |j: usize, k: usize| match is_empty(j) || is_empty(k) {
+                true => f64::from(j == k),
+                false => of_rows[j * q + k] + common,
+            };
+            Cholesky::new(DMatrix::from_fn(q, q, value))
+        });
+        Ok(Self { factor: factor.flatten(), shares: shares.to_vec() })
+    }
+
+    /// Its product with `residual`; of classes without samples 0, as there is nothing to solve.
+    fn apply(&self, residual: &[f64]) -> Vec<f64> {
+        let of_samples = |values: &[f64]| -> Vec<f64> {
+            values.iter().zip(&self.shares).map(|(r, share)| if *share > NONE { *r } else { 0.0 }).collect()
+        };
+        let residual = of_samples(residual);
+        match &self.factor {
+            Some(factor) => of_samples(factor.solve(&DVector::from_vec(residual)).as_slice()),
+            None => residual.iter().zip(&self.shares).map(|(r, share)| r / share.max(NONE)).collect(),
+        }
+    }
+}
+
 /// Evaluates at `parameters`, whose intercept is made better first. On logits that are kept that is Newton's method, for no product
 /// with the features.
-fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64]) -> Result<Smooth> {
+fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64], sample: &ClassSample) -> Result<Smooth> {
     let n_weights = parameters.len() - shares.len();
     let mut smooth = objective.start(parameters)?;
     if !objective.has_intercept() {
@@ -95,18 +136,19 @@ fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64]) -
         *next < value || excess(r, shares) < excess(residual, shares)
     };
     let mut is_shifted = false;
+    let mut inverse = None;
     for n_steps in 0..STEPS {
         if excess(&residual, shares) <= EXCESS {
             break;
         }
         let mut step = scaling(&residual, shares);
         if n_steps > 0 {
-            // Of classes without samples there is nothing to solve.
-            let curved = |v: &[f64]| Ok(objective.shift_curvature(v)?.unwrap_or_default());
-            let precondition = |r: &[f64]| -> Vec<f64> {
-                r.iter().zip(shares).map(|(r, share)| if *share > NONE { r / share } else { 0.0 }).collect()
+            let inverse = match &mut inverse {
+                Some(inverse) => inverse,
+                None => inverse.insert(Inverse::new(sample, &objective.uncentred(parameters), shares)?),
             };
-            let (solution, _) = newton_direction(&residual, curved, precondition, EFFORT)?;
+            let curved = |v: &[f64]| Ok(objective.shift_curvature(v)?.unwrap_or_default());
+            let (solution, _) = newton_direction(&residual, curved, |r| inverse.apply(r), EFFORT)?;
             let shortened = LONGEST / max_abs(&solution).max(LONGEST);
             let of_classes = step.iter_mut().zip(&solution).zip(shares).filter(|(_, share)| **share > NONE);
             of_classes.for_each(|((step, x), _)| *step = shortened * x);
@@ -133,7 +175,8 @@ fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64]) -
 }
 
 /// Evaluates at `parameters`, centred, whose intercept is made better first; `zero` are the parameters without weights, and
-/// `first_gradient` the gradient there, where it is known; `shares` are the frequencies of the classes.
+/// `first_gradient` the gradient there, where it is known; `shares` are the frequencies of the classes, `sample` rows that say how the intercept
+/// curves.
 ///
 /// With G = Xᵀ·S·(P − Y), S·1 the weights, the dual problem's value at P is Σ_i s_i·H(p_i) − Σ max(|G| − l1, 0)²/(2·l2), for P with
 /// r = Σ_i s_i·(p_i − y_i) = 0; H is the entropy. The intercept sees to that but for little. For the rest P' = (1 − κ)·P + κ·1·tᵀ
@@ -147,6 +190,7 @@ pub(super) fn certify(
     zero: &[f64],
     first_gradient: Option<Vec<f64>>,
     shares: &[f64],
+    sample: &ClassSample,
 ) -> Result<Certificate> {
     let Shape { n_features: d, n_classes: m, .. } = objective.shape();
     let n_weights = d * m;
@@ -154,7 +198,7 @@ pub(super) fn certify(
         Some(gradient) => gradient,
         None => objective.start(zero)?.gradient,
     };
-    let smooth = evaluate(objective, parameters, shares)?;
+    let smooth = evaluate(objective, parameters, shares, sample)?;
     let (of_weights, residual) = smooth.gradient.split_at(n_weights);
     let excess = if objective.has_intercept() { excess(residual, shares) } else { 0.0 };
     let kappa = if excess.is_finite() { excess / (1.0 + excess) } else { 1.0 };
@@ -249,6 +293,7 @@ mod tests {
             let targets = Targets::Classes(classes.into());
             for features in [Features::new(x, n, d).unwrap(), Features::new(csr, n, d).unwrap()] {
                 let cpu = Cpu::new();
+                let sample = ClassSample::new(&features, 1.0, None, shape).unwrap();
                 let mut session = cpu.session(&features, 1.0, Some((&targets).into())).unwrap();
                 let loss = session.loss(shape).unwrap();
                 let mut objective = Objective::new(loss, shape, Penalty::uniform(1e-3, 0.0, d), Some(vec![0.0; d]));
@@ -263,7 +308,7 @@ mod tests {
                 assert!(whole[d * q..].iter().zip(&product).all(|(a, b)| (a - b).abs() <= 1e-15));
 
                 let products = objective.counts().products;
-                let after = evaluate(&mut objective, &mut found, &shares).unwrap();
+                let after = evaluate(&mut objective, &mut found, &shares, &sample).unwrap();
                 assert_eq!(objective.counts().products - products, 3);
                 assert_eq!(found[..d * q], parameters[..d * q]);
                 let [excess_before, excess] = [before, after].map(|at| excess(&at.gradient[d * q..], &shares));
@@ -329,6 +374,7 @@ mod tests {
                 .unwrap();
             let least = fit.objective;
             let cpu = Cpu::new();
+            let sample = ClassSample::new(&features, 1.0, None, shape).unwrap();
             let mut session = cpu.session(&features, 1.0, Some((&targets).into())).unwrap();
             let loss = Box::new(Plain(session.loss(shape).unwrap()));
             let mut objective = Objective::new(loss, shape, Penalty::uniform(l2, l1, d), Some(mean.clone()));
@@ -343,7 +389,8 @@ mod tests {
                     |(i, value): (usize, &f64)| value + off * if i < d * q { 0.1 } else { 1.0 } * f64::from(number());
                 let mut parameters: Vec<f64> = minimum.iter().enumerate().map(changed).collect();
                 let certificate =
-                    certify(&mut objective, &mut parameters, &vec![0.0; minimum.len()], None, &shares).unwrap();
+                    certify(&mut objective, &mut parameters, &vec![0.0; minimum.len()], None, &shares, &sample)
+                        .unwrap();
                 let left = excess(&objective.start(&parameters).unwrap().gradient[d * q..], &shares);
                 let (missing, gap) = (certificate.objective - least, certificate.gap.unwrap());
                 println!("{l2} {l1} {off:e}: {missing:e} of {gap:e}, excess {left:e}");

@@ -46,7 +46,7 @@ struct Scratch {
     x: Vec<f64>,
     /// (samples × h·q), and memory for the same in single precision.
     residual: Vec<f64>,
-    rounded: Vec<f64>,
+    raised: Vec<f64>,
 }
 
 pub(super) struct CpuLoss<'a, T> {
@@ -107,7 +107,7 @@ impl<'a, T: Element> CpuLoss<'a, T> {
             Ok(Scratch {
                 x: allocate(0.0, tile_len * n_slabs * SLAB, "a part of the features")?,
                 residual: allocate(0.0, tile_len.saturating_mul(m), "a part of the residual")?,
-                rounded: allocate(0.0, tile_len.saturating_mul(m).div_ceil(2), "a part of the residual")?,
+                raised: allocate(0.0, tile_len.saturating_mul(m).div_ceil(2), "a part of the residual")?,
             })
         };
         let n_threads = rayon::current_num_threads().min(parts.len());
@@ -281,7 +281,7 @@ impl<T: Element> Shared<'_, T> {
                 self.residual(first, t, z, direction, residual, &mut part.sums.losses, &mut part.sums.slopes);
             }
             part.sums.add_bias_gradient(residual);
-            let residual = F::rounded(residual, &mut scratch.rounded);
+            let residual = F::raised(residual, &mut scratch.raised);
             instructions.run(Gradient { tile, residual, m, gradient: &mut part.gradient });
         }
     }
