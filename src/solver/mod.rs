@@ -4,6 +4,7 @@
 mod adamw;
 mod batch;
 mod certificate;
+mod class_blocks;
 mod curvature;
 mod minimum;
 mod past;

@@ -14,9 +14,10 @@ use std::ops::Range;
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, LinalgScalar, s};
 use rayon::prelude::*;
 
+use super::class_blocks::{self, Blocks, Means};
 use crate::backend::cpu::{self, Cpu, Moments};
 use crate::backend::{Backend, Parameters, Shape};
 use crate::data::{Features, Stored, Values};
@@ -31,6 +32,8 @@ const GRAM_PRODUCTS: usize = 1_000_000_000;
 const GRAM_ROWS: usize = 4;
 /// Rows that A is taken of.
 const CLASS_ROWS: usize = 4096;
+/// Rows that the blocks of single classes are taken of.
+const BLOCK_ROWS: usize = 16_384;
 /// A row counts in G no more than as so many rows in the mean, by Σ_k (x_k − μ_k)²/σ_k²: an outlier is not what the others curve by.
 const MOST_LEVERAGE: f64 = 30.0;
 /// A feature of which no more than this share is left by those before it is taken to vary as if they were not there.
@@ -48,6 +51,9 @@ pub(super) struct Preconditioner<'a> {
     features: FeatureFactor,
     classes: ClassFactor,
     sample: ClassSample<'a>,
+    curvature: Curvature<'a, 'a>,
+    /// In the place of all that, once they are worth it.
+    blocks: Option<Blocks>,
 }
 
 /// The rows that A is taken of, and their weights; Σ = 1.
@@ -106,11 +112,38 @@ impl<'a> Preconditioner<'a> {
         let mean = classes.eigenvalues.iter().sum::<f64>() / classes.eigenvalues.len() as f64;
         let mut features = FeatureFactor::new(&curvature, mean)?;
         features.prepare(&classes.eigenvalues);
-        Ok(Self { shape, has_intercept, features, classes, sample })
+        Ok(Self { shape, has_intercept, features, classes, sample, curvature, blocks: None })
+    }
+
+    /// The multiplications that [`Preconditioner::sharpen`] takes; nothing where it cannot be.
+    pub fn price_of_blocks(&self) -> Option<f64> {
+        let FeatureFactor { varying, gram: Gram::Full(..), .. } = &self.features else { return None };
+        class_blocks::price(varying.len(), self.shape.n_classes)
+    }
+
+    /// Takes the Hessian class by class, at these parameters (not centred), in the place of the product of means.
+    pub fn sharpen(&mut self, parameters: &[f64]) -> Result<()> {
+        let Curvature { features, scale, weights, .. } = self.curvature;
+        let sample = ClassSample::of(features, scale, weights, self.shape, BLOCK_ROWS)?;
+        if let Some(means) = self.means() {
+            self.blocks = Some(Blocks::new(&sample, parameters, &means)?);
+        }
+        Ok(())
+    }
+
+    fn means(&self) -> Option<Means<'_>> {
+        let FeatureFactor { varying, size, gram: Gram::Full(gram, _), penalty, .. } = &self.features else {
+            return None;
+        };
+        let (mean, has_intercept) = (&self.curvature.moments.mean[..], self.has_intercept);
+        Some(Means { gram: gram.view(), penalty, size, varying, mean, has_intercept })
     }
 
     /// Takes A at other parameters (not centred).
     pub fn refresh(&mut self, parameters: &[f64]) -> Result<()> {
+        if self.blocks.is_some() {
+            return Ok(());
+        }
         self.classes = ClassFactor::new(&self.sample, parameters)?;
         self.features.prepare(&self.classes.eigenvalues);
         Ok(())
@@ -123,6 +156,15 @@ impl<'a> Preconditioner<'a> {
         let ClassFactor { q: vectors, eigenvalues } = &self.classes;
         let mut result = vec![0.0; gradient.len()];
         let row = |k: usize| k * q..(k + 1) * q;
+        for &(k, penalty) in constant {
+            if penalty > 0.0 {
+                result[row(k)].iter_mut().zip(&gradient[row(k)]).for_each(|(to, from)| *to = from / penalty);
+            }
+        }
+        if let (Some(blocks), Some(means)) = (&self.blocks, self.means()) {
+            blocks.apply(gradient, &means, &mut result);
+            return result;
+        }
 
         let mut turned = Array2::<f64>::zeros((varying.len(), q));
         for ((mut to, &k), size) in turned.rows_mut().into_iter().zip(varying).zip(size) {
@@ -139,11 +181,6 @@ impl<'a> Preconditioner<'a> {
             result[row(k)].iter_mut().zip(from).for_each(|(to, from)| *to = size * from);
         }
 
-        for &(k, penalty) in constant {
-            if penalty > 0.0 {
-                result[row(k)].iter_mut().zip(&gradient[row(k)]).for_each(|(to, from)| *to = from / penalty);
-            }
-        }
         if self.has_intercept {
             // The variance of the constant feature 1 is taken to be 1; it has no penalty.
             let from = ArrayView2::from_shape((1, q), &gradient[row(d)]).map(|view| view.to_owned());
@@ -163,10 +200,26 @@ impl<'a> Preconditioner<'a> {
 
 impl<'a> ClassSample<'a> {
     pub fn new(features: &'a Features<'a>, scale: f32, weights: Option<&[f32]>, shape: Shape) -> Result<Self> {
-        let (rows, of_rows) = some_rows(features, weights, CLASS_ROWS)?;
+        Self::of(features, scale, weights, shape, CLASS_ROWS)
+    }
+
+    /// Of up to `most` rows.
+    pub fn of(
+        features: &'a Features<'a>,
+        scale: f32,
+        weights: Option<&[f32]>,
+        shape: Shape,
+        most: usize,
+    ) -> Result<Self> {
+        let (rows, of_rows) = some_rows(features, weights, most)?;
         let total: f64 = of_rows.iter().sum();
         let weights = of_rows.iter().map(|weight| weight / total.max(f64::MIN_POSITIVE)).collect();
         Ok(Self { shape, rows, scale, weights })
+    }
+
+    /// Of each row; Σ = 1.
+    pub fn weights(&self) -> &[f64] {
+        &self.weights
     }
 
     /// The mean of the probabilities of each class for parameters that are not centred, and of each row the probabilities times
@@ -339,39 +392,63 @@ fn level(alpha: f64) -> i32 {
 /// L⁻¹ in the place of the symmetric matrix L·Lᵀ, whose lower half is read. `pivots` has of each row what those before it must leave
 /// at least, and what takes the place of less: the matrix then is that with more on its diagonal. Equations that it solves are solved
 /// the same, as the coordinates of such rows are 0 there; of others, each has a solution.
-fn invert_root(matrix: &mut ArrayViewMut2<f64>, pivots: &[(f64, f64)]) {
+pub(super) fn invert_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)]) {
     let n = matrix.nrows();
     if let [(least, instead)] = *pivots {
         let pivot = matrix[[0, 0]];
-        matrix[[0, 0]] = 1.0 / if pivot > least { pivot } else { instead }.sqrt();
+        matrix[[0, 0]] = F::one() / if pivot > least { pivot } else { instead }.root();
         return;
     }
     let (mut above, mut below) = matrix.view_mut().split_at(Axis(0), n / 2);
     let (mut first, mut zeros) = above.view_mut().split_at(Axis(1), n / 2);
     let (mut between, mut second) = below.view_mut().split_at(Axis(1), n / 2);
     let (of_first, of_second) = pivots.split_at(n / 2);
-    zeros.fill(0.0);
+    let minus = F::zero() - F::one();
+    zeros.fill(F::zero());
     invert_root(&mut first, of_first);
     let lower = multiply(between.view(), first.t());
-    multiply_into(-1.0, lower.view(), lower.t(), 1.0, &mut second);
+    multiply_into(minus, lower.view(), lower.t(), F::one(), &mut second);
     invert_root(&mut second, of_second);
-    multiply_into(-1.0, second.view(), multiply(lower.view(), first.view()).view(), 0.0, &mut between);
+    multiply_into(minus, second.view(), multiply(lower.view(), first.view()).view(), F::zero(), &mut between);
+}
+
+/// Of which there are roots.
+pub(super) trait Real: PartialOrd + Send + Sync {
+    fn root(self) -> Self;
+}
+
+impl Real for f32 {
+    fn root(self) -> Self {
+        self.sqrt()
+    }
+}
+
+impl Real for f64 {
+    fn root(self) -> Self {
+        self.sqrt()
+    }
 }
 
 /// a·b, on all threads.
-fn multiply(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Array2<f64> {
+fn multiply<F: LinalgScalar + Real>(a: ArrayView2<F>, b: ArrayView2<F>) -> Array2<F> {
     let mut product = Array2::zeros((a.nrows(), b.ncols()));
-    multiply_into(1.0, a, b, 0.0, &mut product.view_mut());
+    multiply_into(F::one(), a, b, F::zero(), &mut product.view_mut());
     product
 }
 
 /// c ← factor·a·b + of_c·c, on all threads.
-fn multiply_into(factor: f64, a: ArrayView2<f64>, b: ArrayView2<f64>, of_c: f64, c: &mut ArrayViewMut2<f64>) {
+pub(super) fn multiply_into<F: LinalgScalar + Real>(
+    factor: F,
+    a: ArrayView2<F>,
+    b: ArrayView2<F>,
+    of_c: F,
+    c: &mut ArrayViewMut2<F>,
+) {
     const ROWS: usize = 64;
     if c.nrows() <= ROWS {
         return general_mat_mul(factor, &a, &b, of_c, c);
     }
-    let parts: Vec<(usize, ArrayViewMut2<f64>)> =
+    let parts: Vec<(usize, ArrayViewMut2<F>)> =
         (0..).step_by(ROWS).zip(c.axis_chunks_iter_mut(Axis(0), ROWS)).collect();
     parts.into_par_iter().for_each(|(first, mut part)| {
         let rows: Range<usize> = first..first + part.nrows();

@@ -30,6 +30,10 @@ const OF_CONFIRMATION: (f64, usize) = (0.1, 12);
 pub(super) const MOST_PAIRS: usize = 10;
 /// The probabilities of the preconditioner are taken anew in each of the first iterations, then every few.
 const REFRESHED: usize = 5;
+/// The Hessian class by class takes the place of the product of means when as many multiplications, and so many evaluations, have been
+/// made without: then it is at most as dear as what was in vain. It is made anew after so many times as much.
+const SHARPENED: f64 = 5.0;
+const SHARPENED_AGAIN: f64 = 4.0;
 /// So many iterations in a row that gain less than this share of the tolerance are the end.
 const FRUITLESS: usize = 3;
 const FRUITLESS_SHARE: f64 = 0.02;
@@ -257,6 +261,10 @@ pub(super) fn minimise(
     // Drafts that have ended do not begin again.
     let mut gain = learned.numbers.map_or(f64::INFINITY, |numbers| numbers.gain);
     let is_large = n_samples.saturating_mul(parameters.len()) >= DRAFTED;
+    let evaluation = 2.0 * n_samples as f64 * parameters.len() as f64;
+    // In evaluations. A device evaluates faster than its host makes blocks.
+    let price = preconditioner.price_of_blocks().filter(|_| objective.is_double()).map(|price| price / evaluation);
+    let mut sharpen_at = price.map_or(f64::INFINITY, |price| price.max(SHARPENED));
     let mut is_draft = gain > 0.0 && is_large && objective.set_draft(true);
     let Smooth { mut value, mut gradient, .. } = objective.start(&parameters)?;
     if !value.is_finite() {
@@ -383,7 +391,13 @@ pub(super) fn minimise(
         if let Some(reason) = stop {
             break reason;
         }
-        if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
+        if objective.counts().evaluations() >= sharpen_at {
+            let price = price.unwrap_or_default();
+            preconditioner.sharpen(&objective.uncentred(&parameters))?;
+            objective.count_products((2.0 * price).ceil() as usize);
+            sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price.max(SHARPENED);
+            log::debug!("the Hessian class by class, for {price:.1} evaluations");
+        } else if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
             preconditioner.refresh(&objective.uncentred(&parameters))?;
         }
     };

@@ -1,0 +1,163 @@
+//! The Hessian of the objective class by class, inverted: what directions far from those of a mean sample need.
+//!
+//! The block of class j is H_j = Σ_i s_i·p_ij·(1 − p_ij)·x̃_i·x̃_iᵀ + R, x̃ with the constant feature 1. Where a model is sure of most
+//! samples few of them curve, and other ones for each class, which the product of means of `preconditioner` knows nothing of. The
+//! rows that count most are taken as they are; the rest as so many rows in the mean, whose covariance is G. Between classes the
+//! Hessian has −p_ij·p_ik: on what sums to 0 over the classes that makes it q/(q − 1) times its blocks, where classes are alike.
+
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayView2, s};
+use rayon::prelude::*;
+
+use super::preconditioner::{ClassSample, invert_root, multiply_into};
+use super::vector::{centre_over_classes, max_abs};
+use crate::error::Result;
+
+/// Rows of a class that are taken as they are, and the least weight among them, as a share of the largest.
+const ROWS: usize = 256;
+const LEAST_WEIGHT: f64 = 1e-3;
+/// The curvature of a class is taken to be no smaller than this share of the mean: it grows with the first step.
+const LEAST_CURVATURE: f64 = 1e-3;
+/// All blocks together have no more values than this, 256 MiB.
+const MOST_VALUES: usize = 64 << 20;
+/// In single precision no more than this share of a feature need be left by those before it, as [`super::preconditioner`] has it.
+const LEAST_PIVOT: f32 = 1e-6;
+/// Rows of a product that are computed together, up to the diagonal alone.
+const STRIP: usize = 96;
+
+pub(super) struct Blocks {
+    /// Of each class, L⁻¹ of L·Lᵀ = S·H_j·S, over the features that vary, in units S, and the intercept: row after row, each up to the
+    /// diagonal.
+    roots: Vec<Vec<f32>>,
+    /// Rows of each.
+    n: usize,
+}
+
+/// What the blocks have in common with the product of means, in the units of the features.
+pub(super) struct Means<'s> {
+    /// S·G·S.
+    pub gram: ArrayView2<'s, f64>,
+    /// S·R·S.
+    pub penalty: &'s [f64],
+    /// S of each feature that varies, and which these are.
+    pub size: &'s [f64],
+    pub varying: &'s [usize],
+    /// μ of all features.
+    pub mean: &'s [f64],
+    pub has_intercept: bool,
+}
+
+/// What blocks of `n` features take, in multiplications; nothing where there are too many.
+pub(super) fn price(n: usize, n_classes: usize) -> Option<f64> {
+    let n = n + 1;
+    let values = n.checked_mul(n + 1)?.checked_mul(n_classes)? / 2;
+    let of_class = (n * n) as f64 * (0.6 * ROWS as f64 + 2.0 / 3.0 * n as f64);
+    (values <= MOST_VALUES).then_some(n_classes as f64 * of_class)
+}
+
+impl Blocks {
+    /// At parameters that are not centred.
+    pub fn new(sample: &ClassSample, parameters: &[f64], means: &Means) -> Result<Self> {
+        let (_, p) = sample.probabilities(parameters)?;
+        let gram = means.gram.mapv(|value| value as f32);
+        let n = means.varying.len() + 1;
+        let q = p.ncols();
+        let like = q as f64 / (q as f64 - 1.0).max(1.0);
+        // s·p·(1 − p) of each row.
+        let weights_of = |class: usize| -> Vec<f64> {
+            let of_row = |(p, s): (&f64, &f64)| like * (p * s.sqrt() - p * p).max(0.0);
+            p.column(class).iter().zip(sample.weights()).map(of_row).collect()
+        };
+        let total: f64 = (0..q).map(|class| weights_of(class).iter().sum::<f64>()).sum();
+        let least_total = (LEAST_CURVATURE * total / q as f64).max(1e-30);
+        let root = |class: usize| {
+            let weights = weights_of(class);
+            let mut rows: Vec<usize> = (0..weights.len()).collect();
+            let heaviest = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
+            if rows.len() > ROWS {
+                rows.select_nth_unstable_by(ROWS, heaviest);
+                rows.truncate(ROWS);
+            }
+            rows.sort_unstable_by(heaviest);
+            let least = LEAST_WEIGHT * rows.first().map_or(0.0, |&row| weights[row]);
+            rows.retain(|&row| weights[row] > least);
+            let total = weights.iter().sum::<f64>().max(least_total);
+            let rest = (total - rows.iter().map(|&row| weights[row]).sum::<f64>()).max(0.0);
+
+            let mut block = Array2::<f32>::zeros((n, n));
+            block.slice_mut(s![..n - 1, ..n - 1]).assign(&gram);
+            block *= rest as f32;
+            let mut x = Array2::<f32>::zeros((rows.len(), n));
+            let mut centred = vec![0.0; means.mean.len() + 1];
+            for (mut x, &row) in x.rows_mut().into_iter().zip(&rows) {
+                sample.centred_row(row, means.mean, &mut centred);
+                let root = weights[row].sqrt();
+                for ((x, &k), size) in x.iter_mut().zip(means.varying).zip(means.size) {
+                    *x = (root * size * centred[k]) as f32;
+                }
+                x[n - 1] = root as f32;
+            }
+            for first in (0..n).step_by(STRIP) {
+                let strip: Range<usize> = first..n.min(first + STRIP);
+                let mut to = block.slice_mut(s![strip.clone(), ..strip.end]);
+                multiply_into(1.0, x.slice(s![.., strip.clone()]).t(), x.slice(s![.., ..strip.end]), 1.0, &mut to);
+            }
+            let diagonal = block.diag_mut().into_iter().zip(means.penalty.iter().chain([&0.0]));
+            diagonal.for_each(|(value, &penalty)| *value += penalty as f32);
+            if means.has_intercept {
+                block[[n - 1, n - 1]] += rest as f32;
+            } else {
+                block.slice_mut(s![n - 1, ..n - 1]).fill(0.0);
+                block[[n - 1, n - 1]] = 1.0;
+            }
+            let pivots: Vec<(f32, f32)> = block.diag().iter().map(|&value| (LEAST_PIVOT * value, value)).collect();
+            invert_root(&mut block.view_mut(), &pivots);
+            (0..n).flat_map(|row| block.row(row).iter().take(row + 1).copied().collect::<Vec<_>>()).collect()
+        };
+        Ok(Self { roots: (0..q).into_par_iter().map(root).collect(), n })
+    }
+
+    /// H_j⁻¹ times the gradient of each class, into the rows of `result`, (d + 1) × q, that vary.
+    pub fn apply(&self, gradient: &[f64], means: &Means, result: &mut [f64]) {
+        let (n, q) = (self.n, self.roots.len());
+        let d = gradient.len() / q - 1;
+        let rows = || means.varying.iter().copied().chain([d]).zip(means.size.iter().copied().chain([1.0]));
+        // In single precision, far from its ends.
+        let unit = rows().map(|(k, size)| size * max_abs(&gradient[k * q..][..q])).fold(f64::MIN_POSITIVE, f64::max);
+        let solve = |(class, root): (usize, &Vec<f32>)| {
+            let g: Vec<f32> = rows().map(|(k, size)| (size * gradient[k * q + class] / unit) as f32).collect();
+            let mut x = vec![0.0f32; n];
+            let mut rest = &root[..];
+            for row in 0..n {
+                let (of_row, others) = rest.split_at(row + 1);
+                rest = others;
+                let y = dot(of_row, &g[..=row]);
+                x.iter_mut().zip(of_row).for_each(|(x, l)| *x += y * l);
+            }
+            x
+        };
+        let solved: Vec<Vec<f32>> = self.roots.par_iter().enumerate().map(solve).collect();
+        for (index, (k, size)) in rows().enumerate() {
+            let row = &mut result[k * q..][..q];
+            row.iter_mut().zip(&solved).for_each(|(to, x)| *to = unit * size * f64::from(x[index]));
+            centre_over_classes(row, q);
+        }
+        if !means.has_intercept {
+            result[d * q..].fill(0.0);
+        }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0; 16];
+    let (a, a_rest) = a.as_chunks::<16>();
+    let (b, b_rest) = b.as_chunks::<16>();
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..16 {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}
