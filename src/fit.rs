@@ -414,7 +414,7 @@ impl SoftmaxRegression {
     /// for checkpoints, which a path has none of.
     pub fn path(&self, data: &Dataset, factors: &[f64]) -> Result<Vec<Fit>> {
         let mut fits = Vec::with_capacity(factors.len());
-        self.path_with(data, factors, |_, fit| {
+        self.path_with(data, factors, Past::default(), |_, fit| {
             fits.push(fit);
             Ok(())
         })?;
@@ -422,7 +422,13 @@ impl SoftmaxRegression {
     }
 
     /// The same, and gives each fit, with the place of its factor, to `each` as it is there.
-    fn path_with(&self, data: &Dataset, factors: &[f64], mut each: impl FnMut(usize, Fit) -> Result<()>) -> Result<()> {
+    fn path_with(
+        &self,
+        data: &Dataset,
+        factors: &[f64],
+        mut past: Past,
+        mut each: impl FnMut(usize, Fit) -> Result<()>,
+    ) -> Result<()> {
         let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
         if let Some(factor) = factors.iter().find(|factor| !(**factor > 0.0 && factor.is_finite())) {
             return setting("a factor of the penalties", factor.to_string(), "a finite number above 0");
@@ -442,11 +448,11 @@ impl SoftmaxRegression {
             }
             _ => {}
         }
-        let mut past = Past::default();
         for (index, &factor) in factors.iter().enumerate() {
             past.go_to(factor);
             (estimator.l1, estimator.l2) = (factor * self.l1, factor * self.l2);
-            each(index, estimator.fit_after(&mut past, data, &mut |_| ControlFlow::Continue(()))?)?;
+            let fit = estimator.fit_after(&mut past, data, &mut |_| ControlFlow::Continue(()))?;
+            each(index, fit)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ fn estimator() -> SoftmaxRegression {
 }
 
 fn sweep() -> Sweep {
-    Sweep::new(estimator()).c(C).folds(Folds::Stratified(3))
+    Sweep::new(estimator()).tolerance(1e-9).c(C).folds(Folds::Stratified(3))
 }
 
 /// The samples that are not in a fold.

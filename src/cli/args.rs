@@ -447,13 +447,14 @@ pub struct Sweep {
     #[arg(long)]
     pub one_standard_error: bool,
 
-    /// Iterations of a fit at most
-    #[arg(long, value_name = "N", value_parser = count, default_value = "1000")]
-    pub max_iterations: usize,
+    /// Iterations of a fit at most. Default: 1000
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub max_iterations: Option<usize>,
 
-    /// A fit ends when its objective is estimated to be within this share of its minimum
-    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true, default_value = "1e-8")]
-    pub tolerance: f64,
+    /// A fit ends when its objective is estimated to be within this share of its minimum. Default: 1e-5 in the search, 1e-8
+    /// for the model of the best
+    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
+    pub tolerance: Option<f64>,
 
     /// Train without an intercept
     #[arg(long)]

@@ -83,8 +83,8 @@ fn check_outputs(args: &args::Sweep) -> Result<()> {
 #[expect(clippy::field_reassign_with_default, reason = "its fields are not all for others to name")]
 fn sweep(args: &args::Sweep, device: &Device) -> Result<Sweep> {
     let mut lbfgs = Lbfgs::default();
-    lbfgs.max_iterations = args.max_iterations;
-    lbfgs.tolerance = args.tolerance;
+    lbfgs.max_iterations = args.max_iterations.unwrap_or(lbfgs.max_iterations);
+    lbfgs.tolerance = args.tolerance.unwrap_or(lbfgs.tolerance);
     let estimator = SoftmaxRegression::new()
         .solver(lbfgs)
         .standardize(args.standardize)
@@ -95,6 +95,9 @@ fn sweep(args: &args::Sweep, device: &Device) -> Result<Sweep> {
         .intercept(!args.no_intercept)
         .device(device);
     let mut sweep = Sweep::new(estimator).l1_ratios(args.l1_ratio.clone());
+    if let Some(tolerance) = args.tolerance {
+        sweep = sweep.tolerance(tolerance);
+    }
     sweep = match (&args.c, &args.l2) {
         (Some(Grid(values)), _) => sweep.c(values.clone()),
         (None, Some(Grid(values))) => sweep.penalties(values.clone()),

@@ -312,7 +312,7 @@ impl Run<'_> {
         }
         // The certificate is of the last iteration, which the validation may not have chosen.
         let (products, certificate) = optimum.unzip();
-        let certificate = certificate.filter(|_| best_epoch.is_none_or(|best| best == epochs.len()));
+        let certificate = certificate.flatten().filter(|_| best_epoch.is_none_or(|best| best == epochs.len()));
         let objective = match &certificate {
             Some(certificate) => certificate.objective,
             None => self.loss(&mut *session, &train, &parameters)? + self.penalty.of(&parameters),

@@ -9,7 +9,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::model::Model;
-use crate::solver::{Lbfgs, Solver, StopReason};
+use crate::solver::{Lbfgs, Past, Solver, StopReason};
 
 /// Chooses penalties by cross-validation: for each of a grid and for each fold a model of the other folds is fitted and evaluated on the
 /// fold; the penalty that does best, in the mean over the folds, is fitted on all samples.
@@ -34,6 +34,7 @@ pub struct Sweep {
     folds: Folds,
     criterion: Criterion,
     rule: Rule,
+    tolerance: f64,
 }
 
 /// How strong the penalties are.
@@ -144,6 +145,7 @@ impl Sweep {
             folds: Folds::default(),
             criterion: Criterion::default(),
             rule: Rule::default(),
+            tolerance: 1e-5,
         }
     }
 
@@ -190,6 +192,14 @@ impl Sweep {
         self
     }
 
+    /// The tolerance of the solver in the search, in the place of the estimator's, which is that of the last fit. 1e-5 unless it is called:
+    /// that changes a validation loss by less than 1e-4, far below what tells penalties apart.
+    #[must_use]
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = tolerance;
+        self
+    }
+
     /// How many models are fitted before the last one.
     pub fn n_heads(&self) -> usize {
         self.strengths.values().len() * self.l1_ratios.len() * self.folds.n_folds()
@@ -212,6 +222,11 @@ impl Sweep {
         let begin = Instant::now();
         self.check()?;
         let mut estimator = self.estimator.clone();
+        let solver = match &estimator.solver {
+            Solver::Auto => Lbfgs::default().into(),
+            solver => solver.clone(),
+        };
+        estimator.solver = solver.clone().with_tolerance(self.tolerance);
         // That of a fold, whose largest byte may be another, would be another penalty.
         estimator.feature_scale = FeatureScale::Factor(estimator.feature_scale.of(data.features())?.into());
         let division = Division::new(&self.folds, data)?;
@@ -240,9 +255,7 @@ impl Sweep {
         let search = begin.elapsed();
         let Candidate { l2, l1, .. } = candidates[chosen];
         (estimator.l2, estimator.l1) = (l2, l1);
-        if matches!(estimator.solver, Solver::Auto) {
-            estimator.solver = Lbfgs::default().into();
-        }
+        estimator.solver = solver;
         // A model of the same penalty, without the first fold, is near.
         let fit = match models.get(chosen) {
             Some(model) if estimator.init.is_none() => estimator.init(model).fit(data)?,
@@ -297,7 +310,7 @@ impl Sweep {
         let estimator = estimator.clone().l2(1.0 - l1_ratio).l1(l1_ratio);
         let penalties = self.penalties_for(total_weight(&train));
         let (mut heads, mut models) = (Vec::new(), Vec::new());
-        estimator.path_with(&train, &penalties, |index, fit| {
+        estimator.path_with(&train, &penalties, Past::of_search(), |index, fit| {
             let penalty = penalties[index];
             let head = Head {
                 candidate: ratio * penalties.len() + index,

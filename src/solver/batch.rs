@@ -108,7 +108,8 @@ pub(crate) struct Found {
     pub parameters: Parameters,
     pub reason: StopReason,
     pub counts: Counts,
-    pub certificate: Certificate,
+    /// Nothing where the fits of the past need none.
+    pub certificate: Option<Certificate>,
     /// When the first iteration began, and how long the iterations took.
     pub begin: Instant,
     pub training: Duration,
@@ -192,18 +193,29 @@ impl Batch {
             Some(session) => Some(Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone())),
             None => None,
         };
-        let method = match penalty.has_l1() {
+        let mut method = match penalty.has_l1() {
             true => Prepared::Proximal(proximal::Prepared::new(curvature, shape, past)?),
             false => {
-                let preconditioner = Preconditioner::new(curvature, &objective.uncentred(&parameters), shape)?;
+                let uncentred = objective.uncentred(&parameters);
+                let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut past.gram)?;
+                if past.is_sharp {
+                    preconditioner.sharpen(&mut objective, &parameters)?;
+                }
                 Prepared::QuasiNewton(self.method, Box::new(preconditioner), sample.map(Box::new))
             }
         };
         let (begin, before) = (Instant::now(), observer.elapsed());
-        let minimum = self.minimise_in_legs(method, &mut objective, parameters, n_samples, past, observer)?;
+        let minimum = self.minimise_in_legs(&mut method, &mut objective, parameters, n_samples, past, observer)?;
+        if let Prepared::QuasiNewton(_, preconditioner, _) = &method {
+            past.is_sharp = past.is_path() && preconditioner.is_sharp();
+        }
         let Minimum { mut parameters, reason, first_gradient, .. } = minimum;
         let (training, counts) = (before + begin.elapsed(), objective.counts());
         past.keep(&parameters);
+        if past.is_uncertified {
+            let (parameters, counts, certificate) = (objective.single(&parameters), objective.counts(), None);
+            return Ok(Found { parameters, reason, counts, certificate, begin, training });
+        }
         let rows = ClassSample::new(features, scale, weights, shape)?;
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
@@ -219,7 +231,7 @@ impl Batch {
         if let Some(&value) = parameters.values.iter().find(|value| !value.is_finite()) {
             return Err(Error::NoObjective { value: value.into() });
         }
-        Ok(Found { parameters, reason, counts, certificate, begin, training })
+        Ok(Found { parameters, reason, counts, certificate: Some(certificate), begin, training })
     }
 }
 
@@ -238,7 +250,7 @@ impl Batch {
     /// may have to go on, all is taken anew that is not kept: then it makes no difference whether it had to.
     fn minimise_in_legs(
         &self,
-        mut method: Prepared,
+        method: &mut Prepared,
         objective: &mut Objective,
         mut parameters: Vec<f64>,
         n_samples: usize,
@@ -273,7 +285,7 @@ impl Batch {
                 });
                 Ok(reason)
             };
-            let minimum = match &mut method {
+            let minimum = match method {
                 Prepared::QuasiNewton(method, preconditioner, sample) => {
                     if !is_first {
                         preconditioner.refresh(&objective.uncentred(&parameters))?;
@@ -389,7 +401,7 @@ mod tests {
         let found = train(&Cpu::new(), |progress| values.push(progress.loss));
         assert_eq!(found.reason, StopReason::Converged);
         assert!(values.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-12)), "{values:?}");
-        let Certificate { objective, gap, .. } = found.certificate;
+        let Certificate { objective, gap, .. } = found.certificate.unwrap();
         assert!((objective / values[values.len() - 1] - 1.0).abs() < 1e-9 && gap.unwrap() < 1e-4 * objective);
     }
 
@@ -421,9 +433,10 @@ mod tests {
             });
             assert!(n_plain >= 5 && n_others >= 1, "{n_plain} of {}", n_plain + n_others);
             // As near to the minimum as single precision comes.
-            let exact = train(&Cpu::new(), |_| {}).certificate.objective;
-            let ratio = found.certificate.objective / exact - 1.0;
-            assert!(ratio.abs() < 1e-6 && found.certificate.is_double, "{ratio:e}");
+            let exact = train(&Cpu::new(), |_| {}).certificate.unwrap().objective;
+            let certificate = found.certificate.unwrap();
+            let ratio = certificate.objective / exact - 1.0;
+            assert!(ratio.abs() < 1e-6 && certificate.is_double, "{ratio:e}");
         }
     }
 

@@ -30,8 +30,9 @@ pub(super) struct Blocks {
     /// Of each class, L⁻¹ of L·Lᵀ = S·H_j·S, over the features that vary, in units S, and the intercept: row after row, each up to the
     /// diagonal.
     roots: Vec<Vec<f32>>,
-    /// Rows of each.
-    n: usize,
+    size: Vec<f64>,
+    varying: Vec<usize>,
+    has_intercept: bool,
 }
 
 /// What the blocks have in common with the product of means, in the units of the features.
@@ -115,14 +116,16 @@ impl Blocks {
             invert_root(&mut block.view_mut(), &pivots);
             (0..n).flat_map(|row| block.row(row).iter().take(row + 1).copied().collect::<Vec<_>>()).collect()
         };
-        Ok(Self { roots: (0..q).into_par_iter().map(root).collect(), n })
+        let roots = (0..q).into_par_iter().map(root).collect();
+        let Means { size, varying, has_intercept, .. } = *means;
+        Ok(Self { roots, size: size.to_vec(), varying: varying.to_vec(), has_intercept })
     }
 
     /// H_j⁻¹ times the gradient of each class, into the rows of `result`, (d + 1) × q, that vary.
-    pub fn apply(&self, gradient: &[f64], means: &Means, result: &mut [f64]) {
-        let (n, q) = (self.n, self.roots.len());
+    pub fn apply(&self, gradient: &[f64], result: &mut [f64]) {
+        let (n, q) = (self.varying.len() + 1, self.roots.len());
         let d = gradient.len() / q - 1;
-        let rows = || means.varying.iter().copied().chain([d]).zip(means.size.iter().copied().chain([1.0]));
+        let rows = || self.varying.iter().copied().chain([d]).zip(self.size.iter().copied().chain([1.0]));
         // In single precision, far from its ends.
         let unit = rows().map(|(k, size)| size * max_abs(&gradient[k * q..][..q])).fold(f64::MIN_POSITIVE, f64::max);
         let solve = |(class, root): (usize, &Vec<f32>)| {
@@ -143,7 +146,7 @@ impl Blocks {
             row.iter_mut().zip(&solved).for_each(|(to, x)| *to = unit * size * f64::from(x[index]));
             centre_over_classes(row, q);
         }
-        if !means.has_intercept {
+        if !self.has_intercept {
             result[d * q..].fill(0.0);
         }
     }
@@ -160,4 +163,98 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
     sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::preconditioner::{Curvature, Preconditioner};
+    use super::*;
+    use crate::backend::cpu::{Cpu, moments};
+    use crate::backend::{Backend, Shape};
+    use crate::batch::Shuffle;
+    use crate::data::{Features, Targets};
+    use crate::objective::{Objective, Penalty};
+    use crate::solver::vector::dot;
+
+    /// How far H⁻¹·H·v is from v, as a share, without and with the blocks.
+    fn errors(n: usize, q: usize, size_of_weights: f64, has_intercept: bool) -> [f64; 2] {
+        let mut random = Shuffle::new(n as u64 + q as u64, 1);
+        let mut number = || random.below(1 << 20) as f64 / f64::from(1 << 19) - 1.0;
+        let scales = [1e-3, 1.0, 50.0, 7.0, 0.0];
+        let d = scales.len();
+        let x: Vec<f32> = (0..n * d).map(|i| ((number() + 2.0) * scales[i % d]) as f32).collect();
+        let features = Features::new(x, n, d).unwrap();
+        let weights: Vec<f32> = (0..n).map(|i| (i % 3) as f32).collect();
+        let targets = Targets::Classes((0..n as u32).map(|i| i % q as u32).collect());
+        let shape = Shape { n_features: d, n_classes: q, n_heads: 1 };
+        let moments = moments(&features, 1.0, Some(&weights)).unwrap();
+        let moments = if has_intercept { moments } else { moments.about_zero() };
+        let penalty = Penalty::uniform(1e-4, 0.0, d);
+        let cpu = Cpu::new();
+        let supervision = crate::backend::Supervision { targets: &targets, weights: Some(&weights) };
+        let mut session = cpu.session(&features, 1.0, Some(supervision)).unwrap();
+        let mean = has_intercept.then(|| moments.mean.clone());
+        let mut objective = Objective::new(session.loss(shape).unwrap(), shape, penalty.clone(), mean);
+        let of_row = |k: usize| if k < d && scales[k] > 0.0 { 1.0 / scales[k] } else { f64::from(u8::from(k == d)) };
+        let mut vector = || {
+            let mut v: Vec<f64> = (0..shape.n_parameters()).map(|i| number() * of_row(i / q)).collect();
+            if !has_intercept {
+                v[d * q..].fill(0.0);
+            }
+            centre_over_classes(&mut v, q);
+            v
+        };
+        let parameters: Vec<f64> = vector().iter().map(|w| w * size_of_weights).collect();
+        let v = vector();
+        objective.start(&parameters).unwrap();
+        let curved = objective.hessian_vector(&v).unwrap();
+        let curvature = Curvature {
+            features: &features,
+            scale: 1.0,
+            weights: Some(&weights),
+            moments: &moments,
+            penalty: &penalty.l2,
+            has_intercept,
+        };
+        let uncentred = objective.uncentred(&parameters);
+        let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut None).unwrap();
+        // In units in which the scale of columns does not matter.
+        let error = |preconditioner: &Preconditioner| {
+            let found = preconditioner.apply(&curved);
+            let in_units = |of: &dyn Fn(usize) -> f64| -> Vec<f64> {
+                (0..v.len()).map(|i| of(i) * scales.get(i / q).copied().unwrap_or(1.0)).collect()
+            };
+            let [difference, whole] = [in_units(&|i| found[i] - v[i]), in_units(&|i| v[i])];
+            (dot(&difference, &difference) / dot(&whole, &whole)).sqrt()
+        };
+        let of_means = error(&preconditioner);
+        let products = objective.counts().products;
+        preconditioner.sharpen(&mut objective, &parameters).unwrap();
+        assert!(preconditioner.is_sharp() && objective.counts().products > products);
+        [of_means, error(&preconditioner)]
+    }
+
+    /// Of two classes, whose blocks are all there is, the inverse is exact at any weights; of more it is where classes are alike.
+    #[test]
+    fn the_inverse_of_the_hessian_is_exact_for_two_classes() {
+        for has_intercept in [true, false] {
+            let [of_means, of_blocks] = errors(250, 2, 2.0, has_intercept);
+            assert!(of_blocks < 1e-3 && of_means > 0.1, "{of_means} {of_blocks}");
+            let [_, of_blocks] = errors(250, 5, 0.0, has_intercept);
+            assert!(of_blocks < 1e-3, "{of_blocks}");
+            // Rows that are not taken as they are count as those in the mean; classes that are not alike pull at each other.
+            for (n, q) in [(3000, 2), (250, 5)] {
+                let [of_means, of_blocks] = errors(n, q, 2.0, has_intercept);
+                assert!(of_blocks > 1e-3 && of_blocks < of_means, "{n} {q}: {of_means} {of_blocks}");
+            }
+        }
+    }
+
+    #[test]
+    fn too_many_blocks_have_no_price() {
+        assert!(price(384, 77).is_some() && price(10_000, 77).is_none() && price(usize::MAX / 2, 2).is_none());
+        // That of blocks is of features to the third, that of classes of the first order.
+        let of = |n, q| price(n, q).unwrap();
+        assert!((of(400, 20) / of(400, 10) - 2.0).abs() < 1e-12 && of(800, 10) > 4.0 * of(400, 10));
+    }
 }

@@ -147,6 +147,15 @@ impl Solver {
             Self::Lbfgs(_) | Self::NewtonCg(_) => self,
         }
     }
+
+    /// The same solver with this tolerance, where it has one.
+    pub(crate) fn with_tolerance(mut self, new: f64) -> Self {
+        match &mut self {
+            Self::Lbfgs(Lbfgs { tolerance, .. }) | Self::NewtonCg(NewtonCg { tolerance, .. }) => *tolerance = new,
+            Self::Auto | Self::Sgd(_) | Self::AdamW(_) => {}
+        }
+        self
+    }
 }
 
 impl From<AdamW> for Solver {

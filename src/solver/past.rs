@@ -11,12 +11,23 @@ pub(crate) struct Past {
     solutions: Vec<(f64, Vec<f64>)>,
     /// Where there is an l1 penalty.
     pub(super) curvature: Option<Inheritance>,
+    /// G of the features that vary, where there is no l1 penalty.
+    pub(super) gram: Option<Vec<f64>>,
+    /// Whether the last fit ended with the Hessian class by class, with which the next one begins.
+    pub(super) is_sharp: bool,
+    /// Whether the fits need no certificate.
+    pub(super) is_uncertified: bool,
 }
 
 /// The solutions are followed no further than so many times the distance of the last two.
 const FARTHEST: f64 = 2.0;
 
 impl Past {
+    /// Of a path in search of the best, whose fits need no certificate.
+    pub fn of_search() -> Self {
+        Self { is_uncertified: true, ..Self::default() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.solutions.is_empty()
     }

@@ -22,6 +22,7 @@ use crate::backend::cpu::{self, Cpu, Moments};
 use crate::backend::{Backend, Parameters, Shape};
 use crate::data::{Features, Stored, Values};
 use crate::error::Result;
+use crate::objective::Objective;
 
 /// More features have a diagonal G: to factorise a whole one would take longer than it saves.
 const MOST_FEATURES: usize = 1024;
@@ -104,31 +105,44 @@ pub(super) struct Curvature<'a, 's> {
 }
 
 impl<'a> Preconditioner<'a> {
-    /// For parameters near `parameters` (not centred), which A is taken at.
-    pub fn new(curvature: Curvature<'a, 'a>, parameters: &[f64], shape: Shape) -> Result<Self> {
+    /// For parameters near `parameters` (not centred), which A is taken at. G is taken from `kept`, where fits before on the same
+    /// samples have left it, or left there.
+    pub fn new(
+        curvature: Curvature<'a, 'a>,
+        parameters: &[f64],
+        shape: Shape,
+        kept: &mut Option<Vec<f64>>,
+    ) -> Result<Self> {
         let Curvature { features, scale, weights, has_intercept, .. } = curvature;
         let sample = ClassSample::new(features, scale, weights, shape)?;
         let classes = ClassFactor::new(&sample, parameters)?;
         let mean = classes.eigenvalues.iter().sum::<f64>() / classes.eigenvalues.len() as f64;
-        let mut features = FeatureFactor::new(&curvature, mean)?;
+        let mut features = FeatureFactor::new(&curvature, mean, kept)?;
         features.prepare(&classes.eigenvalues);
         Ok(Self { shape, has_intercept, features, classes, sample, curvature, blocks: None })
     }
 
-    /// The multiplications that [`Preconditioner::sharpen`] takes; nothing where it cannot be.
-    pub fn price_of_blocks(&self) -> Option<f64> {
+    /// What [`Preconditioner::sharpen`] takes, in evaluations; nothing where it cannot be.
+    pub fn price(&self) -> Option<f64> {
         let FeatureFactor { varying, gram: Gram::Full(..), .. } = &self.features else { return None };
-        class_blocks::price(varying.len(), self.shape.n_classes)
+        let evaluation = 2.0 * self.curvature.features.n_samples() as f64 * self.shape.n_parameters() as f64;
+        Some(class_blocks::price(varying.len(), self.shape.n_classes)? / evaluation)
     }
 
-    /// Takes the Hessian class by class, at these parameters (not centred), in the place of the product of means.
-    pub fn sharpen(&mut self, parameters: &[f64]) -> Result<()> {
+    /// Takes the Hessian class by class, at these parameters, in the place of the product of means.
+    pub fn sharpen(&mut self, objective: &mut Objective, parameters: &[f64]) -> Result<()> {
         let Curvature { features, scale, weights, .. } = self.curvature;
+        let (Some(means), Some(price)) = (self.means(), self.price()) else { return Ok(()) };
         let sample = ClassSample::of(features, scale, weights, self.shape, BLOCK_ROWS)?;
-        if let Some(means) = self.means() {
-            self.blocks = Some(Blocks::new(&sample, parameters, &means)?);
-        }
+        let blocks = Blocks::new(&sample, &objective.uncentred(parameters), &means)?;
+        self.blocks = Some(blocks);
+        objective.count_products((2.0 * price).ceil() as usize);
         Ok(())
+    }
+
+    /// Whether it has taken the Hessian class by class.
+    pub fn is_sharp(&self) -> bool {
+        self.blocks.is_some()
     }
 
     fn means(&self) -> Option<Means<'_>> {
@@ -161,8 +175,8 @@ impl<'a> Preconditioner<'a> {
                 result[row(k)].iter_mut().zip(&gradient[row(k)]).for_each(|(to, from)| *to = from / penalty);
             }
         }
-        if let (Some(blocks), Some(means)) = (&self.blocks, self.means()) {
-            blocks.apply(gradient, &means, &mut result);
+        if let Some(blocks) = &self.blocks {
+            blocks.apply(gradient, &mut result);
             return result;
         }
 
@@ -301,7 +315,7 @@ impl ClassFactor {
 
 impl FeatureFactor {
     /// For eigenvalues of A about `scale_of_classes`.
-    fn new(curvature: &Curvature, scale_of_classes: f64) -> Result<Self> {
+    fn new(curvature: &Curvature, scale_of_classes: f64, kept: &mut Option<Vec<f64>>) -> Result<Self> {
         let Curvature { features, moments, penalty, .. } = *curvature;
         let (n_samples, d) = (features.n_samples(), features.n_features());
         let (varying, constant): (Vec<usize>, Vec<usize>) = (0..d).partition(|&k| moments.variance[k] > 0.0);
@@ -316,7 +330,10 @@ impl FeatureFactor {
             return Ok(Self { varying, constant, size, gram: Gram::Diagonal, variance, penalty });
         }
         let n_rows = (GRAM_PRODUCTS / (n * n)).max(GRAM_ROWS * n).min(n_samples);
-        let gram = gram(curvature, &varying, n_rows)?;
+        let gram = match kept {
+            Some(gram) => gram,
+            None => kept.insert(gram(curvature, &varying, n_rows)?),
+        };
         let gram = Array2::from_shape_fn((n, n), |(i, j)| gram[i * n + j] * size[i] * size[j]);
         let by_chance = 1.0 / n_rows as f64 - 1.0 / n_samples as f64;
         let gram = match is_by_chance(&gram, by_chance) {

@@ -25,7 +25,7 @@ const MOST_PREDICTIONS: usize = 6;
 /// How much the residual of Newton's equations falls, in the norm of the preconditioner, and how many products that may take:
 /// of a step, and of the confirmation at the end.
 const OF_STEP: (f64, usize) = (0.3, 20);
-const OF_CONFIRMATION: (f64, usize) = (0.1, 12);
+const OF_CONFIRMATION: (f64, usize) = (0.3, 12);
 /// Pairs of a direction and its curvature that precondition the equations of the next step.
 pub(super) const MOST_PAIRS: usize = 10;
 /// The probabilities of the preconditioner are taken anew in each of the first iterations, then every few.
@@ -261,10 +261,12 @@ pub(super) fn minimise(
     // Drafts that have ended do not begin again.
     let mut gain = learned.numbers.map_or(f64::INFINITY, |numbers| numbers.gain);
     let is_large = n_samples.saturating_mul(parameters.len()) >= DRAFTED;
-    let evaluation = 2.0 * n_samples as f64 * parameters.len() as f64;
-    // In evaluations. A device evaluates faster than its host makes blocks.
-    let price = preconditioner.price_of_blocks().filter(|_| objective.is_double()).map(|price| price / evaluation);
-    let mut sharpen_at = price.map_or(f64::INFINITY, |price| price.max(SHARPENED));
+    // A device evaluates faster than its host makes blocks.
+    let price = preconditioner.price().filter(|_| objective.is_double()).unwrap_or(f64::INFINITY).max(SHARPENED);
+    let mut sharpen_at = price;
+    if preconditioner.is_sharp() && learned.numbers.is_none() {
+        sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price;
+    }
     let mut is_draft = gain > 0.0 && is_large && objective.set_draft(true);
     let Smooth { mut value, mut gradient, .. } = objective.start(&parameters)?;
     if !value.is_finite() {
@@ -286,6 +288,10 @@ pub(super) fn minimise(
         }
         if let Some(reason) = end_at_zero(objective.penalty(), tolerance, value, first_value) {
             break reason;
+        }
+        if objective.counts().evaluations() >= sharpen_at {
+            preconditioner.sharpen(objective, &parameters)?;
+            sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price;
         }
         // ⟨g, H⁻¹·g⟩ is about twice what is left to gain.
         let mut direction = pairs.apply(&gradient, preconditioner);
@@ -323,7 +329,8 @@ pub(super) fn minimise(
             let product = -dot(&gradient, &solution);
             if product > 0.0 {
                 direction = solution.iter().map(|x| -x).collect();
-                if confirm && product > 2.0 * tolerance * value {
+                // What the residual says that the step will leave.
+                if confirm && effort.0 * effort.0 * product > tolerance * value {
                     (confirm, not_confirmed) = (false, decrement);
                 }
                 decrement = product;
@@ -391,13 +398,7 @@ pub(super) fn minimise(
         if let Some(reason) = stop {
             break reason;
         }
-        if objective.counts().evaluations() >= sharpen_at {
-            let price = price.unwrap_or_default();
-            preconditioner.sharpen(&objective.uncentred(&parameters))?;
-            objective.count_products((2.0 * price).ceil() as usize);
-            sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price.max(SHARPENED);
-            log::debug!("the Hessian class by class, for {price:.1} evaluations");
-        } else if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
+        if n_iterations <= REFRESHED || n_iterations.is_multiple_of(REFRESHED) {
             preconditioner.refresh(&objective.uncentred(&parameters))?;
         }
     };
