@@ -196,23 +196,27 @@ impl<'a> Features<'a> {
     /// or more columns, [`Error::Empty`] when there are no
     /// samples or no features, [`Error::NotFinite`] with row and column of the first NaN or infinity.
     pub fn new(values: impl Into<Values<'a>>, n_samples: usize, n_features: usize) -> Result<Self> {
-        let values = values.into();
+        let features = Self::of_finite(values.into(), n_samples, n_features)?;
+        match features.values.first_not_finite() {
+            Some((index, value)) => Err(not_finite(index, n_features, value)),
+            None => Ok(features),
+        }
+    }
+
+    /// As [`Features::new`], of values that were found finite when they were read: looking through them again takes a twentieth of the
+    /// time that CSV does.
+    pub(in crate::data) fn of_finite(values: Values<'a>, n_samples: usize, n_features: usize) -> Result<Self> {
         let expected = check_size(n_samples, n_features)?;
         if let Values::Sparse(csr) = &values {
             csr.check_shape(n_samples, n_features)?;
-            return Ok(Self { n_samples, n_features, values });
-        }
-        if values.len() != expected {
+        } else if values.len() != expected {
             return Err(Error::Shape {
                 what: format!("values of a {n_samples} × {n_features} feature matrix"),
                 expected,
                 found: values.len(),
             });
         }
-        match values.first_not_finite() {
-            Some((index, value)) => Err(not_finite(index, n_features, value)),
-            None => Ok(Self { n_samples, n_features, values }),
-        }
+        Ok(Self { n_samples, n_features, values })
     }
 
     /// A feature matrix from double precision. The values are rounded to `f32`; one that is too large for it is an

@@ -1,5 +1,8 @@
 //! Numbers from text: what `str::parse::<f32>` gives, several times as fast.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 /// The powers of ten from −22 to 22, of which doubles have those from 0 on exactly, and the others rounded.
 const POWERS: [f64; 45] = [
     1e-22, 1e-21, 1e-20, 1e-19, 1e-18, 1e-17, 1e-16, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6,
@@ -89,7 +92,7 @@ pub(super) fn prefix(text: &[u8]) -> Option<(f32, usize)> {
     (is_safe(double) && is_normal).then(|| (f32::from_bits((double as f32).to_bits() | sign), at))
 }
 
-/// Whether a double, as wrong as [`prefix`] says, is far enough from the middle of two singles to be rounded to one.
+/// Whether a double, less than five units in the last place wrong, is far enough from the middle of two singles to be rounded to one.
 #[inline]
 fn is_safe(double: f64) -> bool {
     /// The bits of a double that single precision has not.
@@ -112,6 +115,24 @@ pub(super) fn field(text: &[u8], begin: usize, end: usize) -> Option<f32> {
     let double = if length <= 8 { short(text, end, length)? } else { long(text, begin, end)? };
     let sign = u32::from(is_negative) << 31;
     is_safe(double).then(|| f32::from_bits((double as f32).to_bits() | sign))
+}
+
+/// How many fields [`four`] reads.
+pub(super) const LANES: usize = 4;
+
+/// The numbers of the four fields between five places of a text, where `terminator` stands at all but the first. None where the processor
+/// has no AVX2, without which it is not faster than one after the other, where one of them is not written plainly, near the bounds
+/// of the text, and where their lengths differ much from each other. Numbers then are what [`parse`] says.
+#[inline]
+pub(super) fn four(text: &[u8], places: &[u32; LANES + 1], terminator: u8) -> Option<[f32; LANES]> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has these instructions.
+        return unsafe { avx2::four(text, places, terminator) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (text, places, terminator);
+    None
 }
 
 /// A number of at most 8 bytes.
@@ -287,6 +308,39 @@ mod tests {
         }
     }
 
+    /// That it is what the standard library says also when it is read with three others; how often it was.
+    #[track_caller]
+    fn n_by_four(text: &str) -> usize {
+        let others = [
+            ["7", ".5", "-12.25"],
+            ["0.1234567890123456789", "-314.0000000001", "12"],
+            ["1.5e+03", "-2e-18", "7.25E+01"],
+        ];
+        let mut n = 0;
+        for (i, others) in others.iter().enumerate() {
+            let mut fields = others.to_vec();
+            fields.insert((text.len() + i) % 4, text);
+            let mut line = "5.,".repeat(10);
+            let mut places = [line.len() as u32 - 1; LANES + 1];
+            for (field, place) in fields.iter().zip(&mut places[1..]) {
+                line += field;
+                *place = line.len() as u32;
+                line.push(',');
+            }
+            line += &"-.5".repeat(50);
+            if let Some(values) = four(line.as_bytes(), &places, b',') {
+                let expected = fields.iter().map(|field| field.parse::<f32>().ok().map(f32::to_bits));
+                assert!(expected.eq(values.iter().map(|value| Some(value.to_bits()))), "{fields:?}: {values:?}");
+                n += 1;
+            }
+            // Another row begins.
+            let mut lines = line.into_bytes();
+            lines[places[1 + i] as usize] = b'\n';
+            assert_eq!(four(&lines, &places, b','), None, "{fields:?}");
+        }
+        n
+    }
+
     /// That it is what the standard library says, to the bit; whether it is so without it.
     #[track_caller]
     fn check(text: &str) -> bool {
@@ -302,6 +356,7 @@ mod tests {
                 assert_eq!(Some(value.to_bits()), expected.map(f32::to_bits), "{text} in {line}: {value}");
             }
         }
+        n_by_four(text);
         let fast = prefix(text.as_bytes());
         if let Some((value, length)) = fast {
             // A prefix is a number of its own, whatever follows.
@@ -437,7 +492,7 @@ mod tests {
     fn plain_fields_are_read_as_such() {
         let mut random = Random(4);
         let n = 300_000;
-        let mut n_fast = 0;
+        let (mut n_fast, mut n_fours) = (0, 0);
         for i in 0..n {
             let (n_before, n_behind) = (random.below(9), random.below(20));
             let digits = |random: &mut Random, n| -> String {
@@ -454,9 +509,15 @@ mod tests {
             check(&text);
             let line = format!("1234567,{text},12345678");
             n_fast += usize::from(field(line.as_bytes(), 8, 8 + text.len()).is_some());
+            n_fours += n_by_four(&text);
         }
         // Many exponents are too large.
         assert!(n_fast > n / 2, "{n_fast}");
+        let line = "1,".repeat(100);
+        let has_four = four(line.as_bytes(), &[31, 33, 35, 37, 39], b',') == Some([1.0; LANES]);
+        assert!(!has_four || n_fours > n / 2, "{n_fours}");
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(has_four, is_x86_feature_detected!("avx2"));
     }
 
     #[test]

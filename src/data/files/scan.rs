@@ -82,6 +82,18 @@ impl<'a> Scan<'a> {
         place
     }
 
+    /// The place that was taken last and the next ones, where they are found already.
+    #[inline]
+    pub fn around<const N: usize>(&self) -> Option<&[u32; N]> {
+        self.found.get(self.next.checked_sub(1)?..self.n)?.first_chunk()
+    }
+
+    /// Takes `n` places that [`Self::around`] gave.
+    #[inline]
+    pub fn take(&mut self, n: usize) {
+        self.next += n;
+    }
+
     /// Leaves out what is before `at`.
     pub fn skip_to(&mut self, at: usize) {
         loop {
@@ -148,6 +160,7 @@ mod tests {
 
     #[test]
     fn places_are_those_found_byte_by_byte() {
+        let mut n_around = 0;
         let mut random = Shuffle::new(1, 0);
         for length in (0..300).chain([4095, 4096, 4097, 8191, 10_000]) {
             for of in [2, 3, 8, 200, 5000] {
@@ -158,6 +171,18 @@ mod tests {
                 let found: Vec<usize> = expected.iter().map(|_| scan.next()).collect();
                 assert_eq!(found, expected);
                 assert_eq!((scan.next(), scan.next()), (length, length));
+                let (mut scan, mut found) = (Scan::new(&text, *b",\n"), Vec::new());
+                while found.len() < expected.len() {
+                    if let Some(&[last, next @ ..]) = scan.around::<4>() {
+                        assert_eq!(found.last(), Some(&(last as usize)));
+                        found.extend(next.map(|place| place as usize));
+                        scan.take(3);
+                        n_around += 3;
+                    } else {
+                        found.push(scan.next());
+                    }
+                }
+                assert_eq!(found, expected);
                 let (mut scan, mut at) = (Scan::new(&text, *b",\n"), 0);
                 while at < length {
                     at += random.below(1 + length);
@@ -167,5 +192,7 @@ mod tests {
                 }
             }
         }
+        // Otherwise they were found one by one.
+        assert!(n_around > 10_000, "{n_around}");
     }
 }

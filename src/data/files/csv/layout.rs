@@ -116,6 +116,6 @@ impl Layout {
             }
         };
         values.par_chunks_mut(ROWS * d.max(1)).enumerate().for_each(fill);
-        Features::new(Values::from(values), n_rows, d)
+        Features::of_finite(Values::from(values), n_rows, d)
     }
 }

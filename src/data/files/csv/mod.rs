@@ -42,7 +42,7 @@ fn read_in_blocks(input: Input<'static>, source: &Source, block: usize) -> Resul
     let in_file = |error: Error| error.in_file(&path);
     let Rows { n_rows, values, weights, labels, categories } = rows;
     let (features, feature_names) = if columns.one_hot.is_empty() {
-        let features = Features::new(values, n_rows, columns.n_numbers).map_err(in_file)?;
+        let features = Features::of_finite(values.into(), n_rows, columns.n_numbers).map_err(in_file)?;
         (features, columns.numbers_in_order())
     } else {
         let layout = Layout::new(&columns, &categories).map_err(in_file)?;

@@ -139,7 +139,11 @@ impl<'a> Parser<'a> {
         for &Run { role, n_columns, terminator } in &self.runs {
             match role {
                 Role::Number(first) => {
-                    for value in &mut values[first..first + n_columns] {
+                    let (fours, rest) = values[first..first + n_columns].as_chunks_mut();
+                    for four in fours {
+                        at = plain_numbers(text, at, terminator, scan, four)?;
+                    }
+                    for value in rest {
                         (*value, at) = plain_number(text, at, terminator, scan)?;
                     }
                 }
@@ -161,6 +165,31 @@ impl<'a> Parser<'a> {
         }
         Some(at)
     }
+}
+
+/// Four numbers, in quotes or not; where the next field begins.
+#[inline(always)]
+fn plain_numbers(
+    text: &[u8],
+    mut at: usize,
+    terminator: u8,
+    scan: &mut Scan,
+    into: &mut [f32; number::LANES],
+) -> Option<usize> {
+    if *text.get(at)? != b'"'
+        && let Some(places) = scan.around()
+        && places[0] as usize + 1 == at
+        && let Some(numbers) = number::four(text, places, terminator)
+    {
+        *into = numbers;
+        at = places[number::LANES] as usize + 1;
+        scan.take(number::LANES);
+    } else {
+        for value in into {
+            (*value, at) = plain_number(text, at, terminator, scan)?;
+        }
+    }
+    Some(at)
 }
 
 /// A number, in quotes or not, and where the next field begins.
