@@ -159,9 +159,10 @@ impl Predictor<'_> {
         let parameters = scaling.fold(&model.parameters);
         if parameters.values.iter().any(|value| !value.is_finite()) {
             return Err(Error::Calibration {
-                problem: "the scaled weights are too large for single precision; take more samples, which the model was not \
+                problem:
+                    "the scaled weights are too large for single precision; take more samples, which the model was not \
                           trained on"
-                    .to_owned(),
+                        .to_owned(),
             });
         }
         let mut calibrated = Model { parameters, ..model.clone() };

@@ -77,7 +77,9 @@ impl<'a> Held<'a> {
         let n_counted = weights.map_or(n, |weights| weights.iter().filter(|&&weight| weight > 0.0).count());
         if n_counted < 2 {
             let counted = if weights.is_some() { " of a weight above 0" } else { "" };
-            return Err(problem(format!("it needs at least two samples{counted}, better hundreds; there is {n_counted}")));
+            return Err(problem(format!(
+                "it needs at least two samples{counted}, better hundreds; there is {n_counted}"
+            )));
         }
         let total_weight = weights.map_or(n as f64, |weights| weights.iter().map(|&w| f64::from(w)).sum());
         let rows_of_part = (PART / n_classes).max(n.div_ceil(MOST_PARTS)).max(1);
@@ -126,7 +128,9 @@ impl<'a> Held<'a> {
             }
         });
         if limits[1] == 0.0 && limits[0] == 0.0 {
-            return Err(problem("the model gives all classes of each sample the same logit, which no scaling changes".into()));
+            return Err(problem(
+                "the model gives all classes of each sample the same logit, which no scaling changes".into(),
+            ));
         }
         if limits[1] == 0.0 {
             return Err(problem(
@@ -155,11 +159,12 @@ impl<'a> Held<'a> {
             // Where nothing is left of the curvature, the slope says the direction.
             let newton = if curvature > 0.0 { beta - slope / curvature } else { -slope * f64::INFINITY };
             let mut next = newton.clamp(beta / FURTHEST, beta * FURTHEST);
+            let is_end = |next: f64| (next - beta).abs() <= 1e-14 * beta;
             let is_bracketed = low > 0.0 && high < f64::INFINITY;
-            if !(low < next && next < high) || (iteration > MOST_NEWTON && is_bracketed) {
+            if is_bracketed && !is_end(next) && (iteration > MOST_NEWTON || next <= low || next >= high) {
                 next = low.sqrt() * high.sqrt();
             }
-            let is_end = (next - beta).abs() <= 1e-14 * beta;
+            let is_end = is_end(next);
             beta = next;
             if is_end {
                 break;
