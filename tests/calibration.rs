@@ -434,8 +434,33 @@ fn what_cannot_be_calibrated_is_said() {
 
 #[cfg(feature = "cli")]
 mod cli {
+    use super::common::shared_data;
     use super::program::{Folder, points};
     use serde_json::Value;
+    use softreg::data::{Source, read};
+    use softreg::{Calibration, Sgd, SoftmaxRegression};
+
+    #[test]
+    fn banking77_is_calibrated_on_other_data_too() {
+        let Some(folder) = shared_data("banking77") else { return };
+        let read = |name: &str| {
+            let labels = Some(folder.join(format!("{name}_y.txt")));
+            read(&Source { labels, ..Source::new(folder.join(format!("{name}_x.npy"))) })
+                .unwrap()
+                .into_dataset()
+                .unwrap()
+        };
+        let (train, validation) = read("train").split(0.2, 0).unwrap();
+        let test = read("test");
+        // Its default penalty keeps the probabilities from being as sure as they might.
+        let model = SoftmaxRegression::new().solver(Sgd::default()).fit(&train).unwrap().model;
+        let before = model.evaluate(&test).unwrap();
+        let calibrated = model.calibrate(&validation, Calibration::Temperature).unwrap();
+        let after = calibrated.model.evaluate(&test).unwrap();
+        assert!(after.log_loss < before.log_loss - 0.02, "{} {}", before.log_loss, after.log_loss);
+        assert!(after.calibration_error < 0.5 * before.calibration_error, "{before:?} {after:?}");
+        assert!((after.accuracy - before.accuracy).abs() < 1e-3);
+    }
 
     /// A folder with a model that is not sure enough, and data.
     fn folder() -> Folder {

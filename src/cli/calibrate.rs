@@ -63,13 +63,13 @@ pub fn run(args: &args::Calibrate) -> Result<()> {
 
 /// Vector scaling has two numbers for each class. On MNIST and Banking77 it was worse than temperature scaling on test data, or than
 /// no scaling, with 30 samples a class, and as good with 200.
-const FEW: usize = 100;
+const FEW: f64 = 100.0;
 
 fn warn_of_few(data: &Dataset) {
     if let Some(text) = input::without_samples(data, "calibration") {
         output::message(&format!("labels     {text}: of such vector scaling learns only that they are rare"));
     }
-    let n = data.n_samples() / data.n_classes();
+    let n = (data.n_samples() as f64 / data.n_classes() as f64).round();
     if n < FEW {
         output::message(&format!(
             "warning: {n} samples a class: from fewer than about {FEW} vector scaling may learn chance; compare it with --method \
