@@ -17,7 +17,7 @@ use crate::solver::Held;
 #[non_exhaustive]
 pub enum Calibration {
     /// Temperature scaling: p = softmax(o / T), with the one T > 0 that minimises the mean cross-entropy of the validation data. The
-    /// order of the classes, and so the accuracy, stays as it is.
+    /// order of the classes, and so the accuracy, stays as it is, but for logits that are the same to rounding.
     #[default]
     Temperature,
     /// Vector scaling: p = softmax(a ⊙ o + c), a factor and an offset for each class, which may change predictions and can repair
