@@ -302,6 +302,13 @@ pub enum Error {
         value: f64,
     },
 
+    /// A model cannot be calibrated with the data.
+    #[error("calibration: {problem}")]
+    Calibration {
+        /// What stands in the way and what to do about it.
+        problem: String,
+    },
+
     /// No device has the name asked for.
     #[error("no device is called {asked:?}; there are: {available}")]
     NoSuchDevice {

@@ -41,7 +41,7 @@
 //!   [`SoftmaxRegression::partial_fit`] goes on with new data.
 //! - Prediction: [`Model`], for a matrix of samples or for one without an allocation ([`Model::predict_into`]), and on a
 //!   device of choice ([`Model::on`]). [`Evaluation`] has loss and accuracy, entropies in nats, calibration, and the figures of each
-//!   class.
+//!   class. [`Model::calibrate`] makes probabilities true to validation data.
 //! - Devices: [`Device::auto`], [`Device::named`], [`Device::open`] with [`DeviceOptions`], [`Device::list`].
 //! - Errors: [`Error`] says what was wrong, where (file, row, column) and what to do. The library does not panic on any
 //!   input.
@@ -98,7 +98,7 @@ pub use fit::{
     Candidate, Criterion, FeatureScale, Fit, Folds, Head, Rule, SoftmaxRegression, Sweep, Swept, Validation,
 };
 pub use metrics::Evaluation;
-pub use model::{Model, Predictor};
+pub use model::{Calibrated, Calibration, Model, Predictor, Scaling};
 pub use solver::{AdamW, Certificate, Every, Lbfgs, NewtonCg, Progress, Schedule, Sgd, Solver, StopReason, Warmup};
 pub use weighting::ClassWeight;
 pub use write::write_atomically;

@@ -8,8 +8,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use softreg::data::{Categorical, Dtype, MAX_CLASSES, Source};
 use softreg::{
-    AdamW, ClassWeight, Dataset, DeviceOptions, Every, FeatureScale, Lbfgs, Model, NewtonCg, Schedule, Sgd, Solver,
-    Warmup,
+    AdamW, Calibration, ClassWeight, Dataset, DeviceOptions, Every, FeatureScale, Lbfgs, Model, NewtonCg, Schedule,
+    Sgd, Solver, Warmup,
 };
 
 use crate::known::{self, Known};
@@ -51,6 +51,8 @@ pub enum Command {
     Sweep(Sweep),
     /// Measure a model on labelled data
     Evaluate(Evaluate),
+    /// Scale a model's logits so that its probabilities agree with data
+    Calibrate(Calibrate),
     /// Predict the class of each sample
     Predict(Predict),
     /// List the devices to train on, and which one `auto` takes
@@ -532,6 +534,24 @@ or the probabilities that the labels give. A bit is ln 2 nats.
   calibration error how far the probability of the predicted class is from
                     the share of right predictions, in 15 bins of it (ECE)")]
 pub struct Evaluate {
+    #[command(flatten)]
+    pub data: ModelData,
+
+    /// Report the share of samples whose label is among the K most probable classes. Default: 5, with more classes than that
+    #[arg(long, value_name = "K", value_parser = count)]
+    pub top_k: Option<usize>,
+
+    #[command(flatten)]
+    pub device: Device,
+
+    /// Write the results as one JSON object to this file; `-` is standard output, the report then goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// A model, and labelled data for it.
+#[derive(Debug, Args)]
+pub struct ModelData {
     /// A model that `softreg train --out` saved
     pub model: PathBuf,
 
@@ -563,10 +583,57 @@ pub struct Evaluate {
     /// The column of FEATURES that holds the weights of the samples
     #[arg(long, value_name = "NAME")]
     pub weight_column: Option<String>,
+}
 
-    /// Report the share of samples whose label is among the K most probable classes. Default: 5, with more classes than that
-    #[arg(long, value_name = "K", value_parser = count)]
-    pub top_k: Option<usize>,
+impl ModelData {
+    pub fn source(&self, model: &Model, device: &Device) -> Source {
+        Source {
+            labels: self.labels.clone(),
+            label_column: self.label_column.clone(),
+            weights: self.sample_weight.clone(),
+            weight_column: self.weight_column.clone(),
+            classes: self.classes.clone(),
+            ..self.format.source(&self.features, model, device)
+        }
+    }
+
+    /// The files that are read.
+    pub fn inputs(&self) -> [Option<&Path>; 5] {
+        let others = [&self.labels, &self.classes, &self.sample_weight].map(|path| path.as_deref());
+        [Some(&*self.model), Some(&*self.features), others[0], others[1], others[2]]
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  softreg calibrate flowers.safetensors other.csv --label-column species \\
+      --out calibrated.safetensors
+  softreg calibrate big.safetensors x.npy --labels y.txt --method vector \\
+      --out calibrated.safetensors --json -
+
+The data must be other than what the model was trained on (hundreds of samples,
+thousands with --method vector): on that it is right too often to tell. Test it on
+a third part, with softreg evaluate, as the figures after are of the data that the
+scaling was chosen by. o being the logits of a sample, its probabilities become
+  temperature       softmax(o / T), with the one T of the lowest loss; which
+                    class is the most probable stays as it is
+  vector            softmax(a * o + c), a factor and an offset for each class,
+                    held near 1/T and 0 by a term that weighs as one sample
+The scaling goes into the weights of the new model, which is used like any other;
+`softreg info` shows what it was. (Guo et al. 2017, On Calibration of Modern Neural
+Networks)")]
+pub struct Calibrate {
+    #[command(flatten)]
+    pub data: ModelData,
+
+    /// How the logits are scaled
+    #[arg(long, value_enum, default_value_t = CalibrationName::Temperature)]
+    pub method: CalibrationName,
+
+    /// Save the calibrated model as this file (safetensors)
+    #[arg(long, value_name = "MODEL.safetensors")]
+    pub out: PathBuf,
 
     #[command(flatten)]
     pub device: Device,
@@ -574,6 +641,21 @@ pub struct Evaluate {
     /// Write the results as one JSON object to this file; `-` is standard output, the report then goes to standard error
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CalibrationName {
+    Temperature,
+    Vector,
+}
+
+impl From<CalibrationName> for Calibration {
+    fn from(name: CalibrationName) -> Self {
+        match name {
+            CalibrationName::Temperature => Self::Temperature,
+            CalibrationName::Vector => Self::Vector,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

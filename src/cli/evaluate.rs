@@ -5,28 +5,19 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use softreg::Model;
-use softreg::data::Source;
 
 use crate::report::{self, Stages};
 use crate::{args, input, output};
 
 pub fn run(args: &args::Evaluate) -> Result<()> {
     let start = Instant::now();
+    let of = &args.data;
     if let Some(json) = &args.json {
         output::check_writable(json)?;
-        let labels = [&args.labels, &args.classes, &args.sample_weight].map(|path| path.as_deref());
-        let inputs = [&[Some(args.model.as_path()), Some(&args.features)], &labels[..]].concat();
-        output::check_is_no_input(json, &inputs)?;
+        output::check_is_no_input(json, &of.inputs())?;
     }
-    let model = Model::load(&args.model)?;
-    let source = Source {
-        labels: args.labels.clone(),
-        label_column: args.label_column.clone(),
-        weights: args.sample_weight.clone(),
-        weight_column: args.weight_column.clone(),
-        classes: args.classes.clone(),
-        ..args.format.source(&args.features, &model, &args.device)
-    };
+    let model = Model::load(&of.model)?;
+    let source = of.source(&model, &args.device);
     let data = input::labelled_for(&source, "--labels", (model.classes(), model.n_features()), false)?;
     let mut stages = Stages { load: start.elapsed(), ..Stages::default() };
     let begin = Instant::now();
@@ -40,8 +31,8 @@ pub fn run(args: &args::Evaluate) -> Result<()> {
     if let Some(path) = &args.json {
         let record = json!({
             "softreg_version": env!("CARGO_PKG_VERSION"),
-            "model": args.model.display().to_string(),
-            "features": args.features.display().to_string(),
+            "model": of.model.display().to_string(),
+            "features": of.features.display().to_string(),
             "device": device.info().name,
             "backend": device.info().backend,
             "n_samples": evaluation.n_samples,

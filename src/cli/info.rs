@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, HumanCount};
 use serde_json::Value;
 use softreg::{Error, Model};
 
-use crate::report::{first, printable, rounded};
+use crate::report::{first, printable, range, rounded};
 use crate::{args, output};
 
 pub fn run(args: &args::Info) -> Result<()> {
@@ -72,7 +72,28 @@ fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::R
     let metrics = [("train_loss", "loss"), ("train_accuracy", "accuracy"), ("objective", "objective")];
     section(out, "training", training, &metrics)?;
     let test = [("n_test_samples", "samples"), ("test_loss", "loss"), ("test_accuracy", "accuracy")];
-    section(out, "test", training, &test)
+    section(out, "test", training, &test)?;
+    let calibrations = training["calibrations"].as_array().map_or(&[][..], Vec::as_slice);
+    calibrations.iter().try_for_each(|record| calibration(out, record))
+}
+
+/// What a calibration did, and the figures of its data, which are later than all above.
+fn calibration(out: &mut dyn Write, record: &Value) -> io::Result<()> {
+    let numbers =
+        |key: &str| record[key].as_array().map(|all| all.iter().filter_map(Value::as_f64).collect::<Vec<_>>());
+    let scaling = match (record["temperature"].as_f64(), numbers("factors"), numbers("offsets")) {
+        (Some(temperature), _, _) => format!("temperature {}", rounded(temperature)),
+        (None, Some(factors), Some(offsets)) => format!("factors {}, offsets {}", range(&factors), range(&offsets)),
+        _ => return Ok(()),
+    };
+    let n = record["n_samples"].as_u64().map_or_else(|| "?".to_owned(), |n| HumanCount(n).to_string());
+    writeln!(out, "calibrated {scaling}, from {n} samples")?;
+    let figure = |(key, name): (&str, &str)| {
+        let [before, after] = ["before", "after"].map(|when| record[when][key].as_f64());
+        Some(format!("{name} {} → {}", rounded(before?), rounded(after?)))
+    };
+    let figures = [("log_loss", "loss"), ("calibration_error", "calibration error"), ("accuracy", "accuracy")];
+    writeln!(out, "           {}", figures.into_iter().filter_map(figure).collect::<Vec<_>>().join(", "))
 }
 
 /// `title  name value, name value, …` of those that the file has.

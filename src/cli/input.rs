@@ -129,17 +129,17 @@ impl Training {
                 "warning: {q} classes in {n} samples; are the labels measurements, or row numbers?"
             ));
         }
-        if let Some(text) = without_samples(train) {
+        if let Some(text) = without_samples(train, "training") {
             tell(&format!("labels     {text}"));
         }
     }
 }
 
-/// Which classes have no sample that counts, when there are such.
-fn without_samples(train: &Dataset) -> Option<String> {
-    let totals = train.class_totals();
+/// Which classes have no sample that counts in what is called `title` data, when there are such.
+pub fn without_samples(data: &Dataset, title: &str) -> Option<String> {
+    let totals = data.class_totals();
     let without: Vec<&String> =
-        train.classes().iter().zip(&totals).filter(|(_, total)| **total == 0.0).map(|(name, _)| name).collect();
+        data.classes().iter().zip(&totals).filter(|(_, total)| **total == 0.0).map(|(name, _)| name).collect();
     let (which, have) = match &without[..] {
         [] => return None,
         [one] => (format!("class {:?}", report::printable(one, 40)), "has"),
@@ -150,8 +150,8 @@ fn without_samples(train: &Dataset) -> Option<String> {
             (format!("classes {}{more}", names.join(", ")), "have")
         }
     };
-    let counts = if train.weights().is_some() { " of a weight above 0" } else { "" };
-    Some(format!("{which} {have} no sample{counts} in the training data"))
+    let counts = if data.weights().is_some() { " of a weight above 0" } else { "" };
+    Some(format!("{which} {have} no sample{counts} in the {title} data"))
 }
 
 /// What is trained on, and what tested.

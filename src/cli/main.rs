@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod convert;
 mod devices;
 mod download;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args, start),
         Command::Sweep(args) => sweep::run(&args, start),
         Command::Evaluate(args) => evaluate::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Devices => devices::run(),
         Command::Bench(args) => bench::run(&args),

@@ -213,6 +213,13 @@ pub fn rounded(value: f64) -> String {
     if value == 0.0 || (1e-4..1e6).contains(&value.abs()) { value.to_string() } else { format!("{value:e}") }
 }
 
+/// `LEAST to LARGEST`.
+pub fn range(values: &[f64]) -> String {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{} to {}", rounded(least), rounded(largest))
+}
+
 /// The share of the values that sparse features store; none of dense ones.
 pub fn density(features: &Features) -> Option<f64> {
     let n_values = features.n_samples() as f64 * features.n_features() as f64;

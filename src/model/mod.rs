@@ -1,9 +1,11 @@
 //! The fitted classifier: predict, save and load. It needs no GPU.
 
+mod calibration;
 mod file;
 mod predictor;
 mod start;
 
+pub use calibration::{Calibrated, Calibration, Scaling};
 pub use predictor::Predictor;
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
@@ -189,7 +191,8 @@ impl Model {
     }
 
     /// What trained the model, as a JSON object: solver and its settings, device, penalty, feature scale, loss and
-    /// accuracy on the training data and, after [`Model::record_test`], on test data.
+    /// accuracy on the training data and, after [`Model::record_test`], on test data; after [`Model::calibrate`] also a list
+    /// `calibrations`, the figures beside it being those from before.
     pub fn training(&self) -> &Value {
         &self.training
     }
