@@ -41,6 +41,8 @@ const MOST_LEVERAGE: f64 = 30.0;
 const LEAST_PIVOT: f64 = 1e-10;
 /// Correlations of a sample that are no more than so many times what they were by chance, the largest below the second, say nothing.
 const CHANCE: (f64, f64) = (2.0, 0.5);
+/// Rows of a matrix whose root is inverted without dividing it further.
+const SMALL: usize = 32;
 /// From one β to the next.
 const LEVEL: f64 = 4.0;
 /// Eigenvalues of A are taken to be no smaller than this share of their mean.
@@ -411,10 +413,8 @@ fn level(alpha: f64) -> i32 {
 /// the same, as the coordinates of such rows are 0 there; of others, each has a solution.
 pub(super) fn invert_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)]) {
     let n = matrix.nrows();
-    if let [(least, instead)] = *pivots {
-        let pivot = matrix[[0, 0]];
-        matrix[[0, 0]] = F::one() / if pivot > least { pivot } else { instead }.root();
-        return;
+    if n <= SMALL {
+        return invert_small_root(matrix, pivots);
     }
     let (mut above, mut below) = matrix.view_mut().split_at(Axis(0), n / 2);
     let (mut first, mut zeros) = above.view_mut().split_at(Axis(1), n / 2);
@@ -427,6 +427,33 @@ pub(super) fn invert_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>,
     multiply_into(minus, lower.view(), lower.t(), F::one(), &mut second);
     invert_root(&mut second, of_second);
     multiply_into(minus, second.view(), multiply(lower.view(), first.view()).view(), F::zero(), &mut between);
+}
+
+/// The same of a few rows, one value after the other.
+fn invert_small_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)]) {
+    let n = matrix.nrows();
+    let mut l = [[F::zero(); SMALL]; SMALL];
+    for (row, from) in l.iter_mut().zip(matrix.rows()) {
+        row.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    }
+    for (j, &(least, instead)) in pivots.iter().enumerate() {
+        let (above, below) = l.split_at_mut(j + 1);
+        let row = &mut above[j];
+        let pivot = row[..j].iter().fold(row[j], |pivot, &value| pivot - value * value);
+        row[j] = if pivot > least { pivot } else { instead }.root();
+        for other in &mut below[..n - j - 1] {
+            let product = row[..j].iter().zip(&other[..j]).fold(F::zero(), |sum, (&a, &b)| sum + a * b);
+            other[j] = (other[j] - product) / row[j];
+        }
+    }
+    matrix.fill(F::zero());
+    for j in 0..n {
+        matrix[[j, j]] = F::one() / l[j][j];
+        for i in j + 1..n {
+            let sum = (j..i).fold(F::zero(), |sum, k| sum + l[i][k] * matrix[[k, j]]);
+            matrix[[i, j]] = F::zero() - sum / l[i][i];
+        }
+    }
 }
 
 /// Of which there are roots.
