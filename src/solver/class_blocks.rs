@@ -23,8 +23,6 @@ const LEAST_CURVATURE: f64 = 1e-3;
 const MOST_VALUES: usize = 64 << 20;
 /// In single precision no more than this share of a feature need be left by those before it, as [`super::preconditioner`] has it.
 const LEAST_PIVOT: f32 = 1e-6;
-/// By how much longer a multiplication takes here.
-const SLOWER: f64 = 1.5;
 /// Rows of a product that are computed together, up to the diagonal alone.
 const STRIP: usize = 96;
 
@@ -51,11 +49,11 @@ pub(super) struct Means<'s> {
     pub has_intercept: bool,
 }
 
-/// What blocks of `n` features take, in multiplications of an evaluation, which are made faster; nothing where there are too many.
+/// What blocks of `n` features take, in multiplications; nothing where there are too many.
 pub(super) fn price(n: usize, n_classes: usize) -> Option<f64> {
     let n = n + 1;
     let values = n.checked_mul(n + 1)?.checked_mul(n_classes)? / 2;
-    let of_class = SLOWER * (n * n) as f64 * (0.6 * ROWS as f64 + 2.0 / 3.0 * n as f64);
+    let of_class = (n * n) as f64 * (0.6 * ROWS as f64 + 2.0 / 3.0 * n as f64);
     (values <= MOST_VALUES).then_some(n_classes as f64 * of_class)
 }
 

@@ -429,30 +429,36 @@ pub(super) fn invert_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>,
     multiply_into(minus, second.view(), multiply(lower.view(), first.view()).view(), F::zero(), &mut between);
 }
 
-/// The same of a few rows, one value after the other.
+/// The same of a few rows, in memory of its own.
 fn invert_small_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)]) {
+    /// Whole rows, as that is faster than a part of one.
+    fn subtract<F: LinalgScalar>(from: &mut [F; SMALL], factor: F, row: &[F; SMALL]) {
+        from.iter_mut().zip(row).for_each(|(value, &of_row)| *value = *value - factor * of_row);
+    }
     let n = matrix.nrows();
-    let mut l = [[F::zero(); SMALL]; SMALL];
-    for (row, from) in l.iter_mut().zip(matrix.rows()) {
-        row.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    // Lᵀ
+    let mut upper = [[F::zero(); SMALL]; SMALL];
+    for ((i, j), &value) in matrix.indexed_iter().filter(|((i, j), _)| i >= j) {
+        upper[j][i] = value;
     }
+    let mut inverse = [[F::zero(); SMALL]; SMALL];
     for (j, &(least, instead)) in pivots.iter().enumerate() {
-        let (above, below) = l.split_at_mut(j + 1);
-        let row = &mut above[j];
-        let pivot = row[..j].iter().fold(row[j], |pivot, &value| pivot - value * value);
-        row[j] = if pivot > least { pivot } else { instead }.root();
-        for other in &mut below[..n - j - 1] {
-            let product = row[..j].iter().zip(&other[..j]).fold(F::zero(), |sum, (&a, &b)| sum + a * b);
-            other[j] = (other[j] - product) / row[j];
-        }
-    }
-    matrix.fill(F::zero());
-    for j in 0..n {
-        matrix[[j, j]] = F::one() / l[j][j];
+        let pivot = upper[j][j];
+        let factor = F::one() / if pivot > least { pivot } else { instead }.root();
+        upper[j].iter_mut().for_each(|value| *value = *value * factor);
+        let row = upper[j];
         for i in j + 1..n {
-            let sum = (j..i).fold(F::zero(), |sum, k| sum + l[i][k] * matrix[[k, j]]);
-            matrix[[i, j]] = F::zero() - sum / l[i][i];
+            subtract(&mut upper[i], row[i], &row);
         }
+        let mut of_inverse = [F::zero(); SMALL];
+        of_inverse[j] = F::one();
+        for (above, of_above) in upper.iter().zip(&inverse).take(j) {
+            subtract(&mut of_inverse, above[j], of_above);
+        }
+        inverse[j] = of_inverse.map(|value| value * factor);
+    }
+    for (mut to, from) in matrix.rows_mut().into_iter().zip(&inverse) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
     }
 }
 
