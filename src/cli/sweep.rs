@@ -80,7 +80,6 @@ fn check_outputs(args: &args::Sweep) -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::field_reassign_with_default, reason = "its fields are not all for others to name")]
 fn sweep(args: &args::Sweep, device: &Device) -> Result<Sweep> {
     let mut lbfgs = Lbfgs::default();
     lbfgs.max_iterations = args.max_iterations.unwrap_or(lbfgs.max_iterations);

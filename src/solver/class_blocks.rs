@@ -11,7 +11,7 @@ use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
 use super::preconditioner::{ClassSample, invert_root, multiply_into};
-use super::vector::{centre_over_classes, max_abs};
+use super::vector::{centre_over_classes, dot_of_part, max_abs};
 use crate::error::Result;
 
 /// Rows of a class that are taken as they are, and the least weight among them, as a share of the largest.
@@ -135,7 +135,7 @@ impl Blocks {
             for row in 0..n {
                 let (of_row, others) = rest.split_at(row + 1);
                 rest = others;
-                let y = dot(of_row, &g[..=row]);
+                let y = dot_of_part(of_row, &g[..=row]);
                 x.iter_mut().zip(of_row).for_each(|(x, l)| *x += y * l);
             }
             x
@@ -150,19 +150,6 @@ impl Blocks {
             result[d * q..].fill(0.0);
         }
     }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0; 16];
-    let (a, a_rest) = a.as_chunks::<16>();
-    let (b, b_rest) = b.as_chunks::<16>();
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..16 {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]
