@@ -53,6 +53,25 @@ fn each_head_is_a_fit_of_its_own() {
     }
 }
 
+/// A search is less exact than a fit, and not so much that it would matter.
+#[test]
+fn the_tolerance_of_a_search_is_enough() {
+    let data = digits().unwrap();
+    let grid = |estimator| Sweep::new(estimator).c(C).folds(Folds::Stratified(3));
+    let exact = sweep().fit(&data).unwrap();
+    let found = grid(estimator()).fit(&data).unwrap();
+    let worst = |found: &Swept| {
+        let pairs = found.candidates.iter().zip(&exact.candidates);
+        pairs.map(|(found, exact)| (found.log_loss - exact.log_loss).abs()).fold(0.0, f64::max)
+    };
+    let products = |swept: &Swept| swept.heads.iter().map(|head| head.products).sum::<usize>();
+    assert!(worst(&found) < 1e-3 && found.chosen == exact.chosen, "{}", worst(&found));
+    assert!(products(&found) < products(&exact));
+    // The negative control, and a larger tolerance of the estimator.
+    let rough = grid(SoftmaxRegression::new().solver(Lbfgs { tolerance: 0.3, ..Lbfgs::default() })).fit(&data).unwrap();
+    assert!(worst(&rough) > 1e-3 && products(&rough) < products(&found), "{}", worst(&rough));
+}
+
 fn own_loss(train: &Dataset, l2: f64, l1: f64) -> f64 {
     let scale = softreg::FeatureScale::Factor(1.0 / 16.0);
     estimator().feature_scale(scale).l2(l2).l1(l1).fit(train).unwrap().objective

@@ -47,11 +47,11 @@ pub enum Scaling {
 }
 
 impl Scaling {
-    /// What the logit of a class becomes.
-    fn apply(&self, class: usize, logit: f64) -> f64 {
+    /// What the logit of a class is multiplied by, and what is added to it.
+    fn of_class(&self, class: usize) -> [f64; 2] {
         match self {
-            Self::Temperature(temperature) => logit / temperature,
-            Self::Vector { factors, offsets } => factors[class] * logit + offsets[class],
+            Self::Temperature(temperature) => [1.0 / temperature, 0.0],
+            Self::Vector { factors, offsets } => [factors[class], offsets[class]],
         }
     }
 
@@ -61,10 +61,9 @@ impl Scaling {
         let q = parameters.shape.n_classes;
         let n_weights = parameters.weights().len();
         for (index, value) in scaled.values.iter_mut().enumerate() {
-            let (class, old) = (index % q, f64::from(*value));
-            // Of weights the linear part.
-            let offset = if index < n_weights { self.apply(class, 0.0) } else { 0.0 };
-            *value = (self.apply(class, old) - offset) as f32;
+            let [factor, offset] = self.of_class(index % q);
+            let offset = if index < n_weights { 0.0 } else { offset };
+            *value = (factor * f64::from(*value) + offset) as f32;
         }
         scaled
     }

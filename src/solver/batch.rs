@@ -216,7 +216,7 @@ impl Batch {
             let (parameters, counts, certificate) = (objective.single(&parameters), objective.counts(), None);
             return Ok(Found { parameters, reason, counts, certificate, begin, training });
         }
-        let rows = ClassSample::new(features, scale, weights, shape)?;
+        let rows = || ClassSample::new(features, scale, weights, shape);
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
         let (parameters, certificate) = if objective.is_double() || evaluation > CERTIFIED {
             let first = first_gradient.filter(|_| is_cold);
@@ -288,7 +288,7 @@ impl Batch {
             let minimum = match method {
                 Prepared::QuasiNewton(method, preconditioner, sample) => {
                     if !is_first {
-                        preconditioner.refresh(&objective.uncentred(&parameters))?;
+                        preconditioner.blunt(&objective.uncentred(&parameters))?;
                     }
                     let objectives = (&mut *objective, sample.as_deref_mut());
                     minimise(*method, limits, objectives, preconditioner, parameters, n_samples, learned, &mut observe)?

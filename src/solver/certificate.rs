@@ -69,6 +69,9 @@ fn scaling(residual: &[f64], shares: &[f64]) -> Vec<f64> {
     residual.iter().zip(shares).map(of_class).collect()
 }
 
+/// Gives rows that say how the intercept curves, when they are needed.
+pub(super) type Sample<'s> = dyn Fn() -> Result<ClassSample<'s>> + 's;
+
 /// About the inverse of the Hessian over the intercept: that of some rows.
 struct Inverse {
     /// Of what those rows say; otherwise its diagonal alone is known, π_j at most.
@@ -109,7 +112,7 @@ impl Inverse {
 
 /// Evaluates at `parameters`, whose intercept is made better first. On logits that are kept that is Newton's method, for no product
 /// with the features.
-fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64], sample: &ClassSample) -> Result<Smooth> {
+fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64], sample: &Sample) -> Result<Smooth> {
     let n_weights = parameters.len() - shares.len();
     let mut smooth = objective.start(parameters)?;
     if !objective.has_intercept() {
@@ -145,7 +148,7 @@ fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64], s
         if n_steps > 0 {
             let inverse = match &mut inverse {
                 Some(inverse) => inverse,
-                None => inverse.insert(Inverse::new(sample, &objective.uncentred(parameters), shares)?),
+                None => inverse.insert(Inverse::new(&sample()?, &objective.uncentred(parameters), shares)?),
             };
             let curved = |v: &[f64]| Ok(objective.shift_curvature(v)?.unwrap_or_default());
             let (solution, _) = newton_direction(&residual, curved, |r| inverse.apply(r), EFFORT)?;
@@ -175,8 +178,8 @@ fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64], s
 }
 
 /// Evaluates at `parameters`, centred, whose intercept is made better first; `zero` are the parameters without weights, and
-/// `first_gradient` the gradient there, where it is known; `shares` are the frequencies of the classes, `sample` rows that say how the intercept
-/// curves.
+/// `first_gradient` the gradient there, where it is known; `shares` are the frequencies of the classes, `sample` gives rows that say how the
+/// intercept curves.
 ///
 /// With G = Xᵀ·S·(P − Y), S·1 the weights, the dual problem's value at P is Σ_i s_i·H(p_i) − Σ max(|G| − l1, 0)²/(2·l2), for P with
 /// r = Σ_i s_i·(p_i − y_i) = 0; H is the entropy. The intercept sees to that but for little. For the rest P' = (1 − κ)·P + κ·1·tᵀ
@@ -190,7 +193,7 @@ pub(super) fn certify(
     zero: &[f64],
     first_gradient: Option<Vec<f64>>,
     shares: &[f64],
-    sample: &ClassSample,
+    sample: &Sample,
 ) -> Result<Certificate> {
     let Shape { n_features: d, n_classes: m, .. } = objective.shape();
     let n_weights = d * m;
@@ -293,7 +296,7 @@ mod tests {
             let targets = Targets::Classes(classes.into());
             for features in [Features::new(x, n, d).unwrap(), Features::new(csr, n, d).unwrap()] {
                 let cpu = Cpu::new();
-                let sample = ClassSample::new(&features, 1.0, None, shape).unwrap();
+                let sample = || ClassSample::new(&features, 1.0, None, shape);
                 let mut session = cpu.session(&features, 1.0, Some((&targets).into())).unwrap();
                 let loss = session.loss(shape).unwrap();
                 let mut objective = Objective::new(loss, shape, Penalty::uniform(1e-3, 0.0, d), Some(vec![0.0; d]));
@@ -374,7 +377,7 @@ mod tests {
                 .unwrap();
             let least = fit.objective;
             let cpu = Cpu::new();
-            let sample = ClassSample::new(&features, 1.0, None, shape).unwrap();
+            let sample = || ClassSample::new(&features, 1.0, None, shape);
             let mut session = cpu.session(&features, 1.0, Some((&targets).into())).unwrap();
             let loss = Box::new(Plain(session.loss(shape).unwrap()));
             let mut objective = Objective::new(loss, shape, Penalty::uniform(l2, l1, d), Some(mean.clone()));

@@ -58,8 +58,8 @@ pub(super) fn price(n: usize, n_classes: usize) -> Option<f64> {
 }
 
 impl Blocks {
-    /// At parameters that are not centred.
-    pub fn new(sample: &ClassSample, parameters: &[f64], means: &Means) -> Result<Self> {
+    /// At parameters that are not centred; nothing where they are past single precision.
+    pub fn new(sample: &ClassSample, parameters: &[f64], means: &Means) -> Result<Option<Self>> {
         let (_, p) = sample.probabilities(parameters)?;
         let gram = means.gram.mapv(|value| value as f32);
         let n = means.varying.len() + 1;
@@ -112,13 +112,15 @@ impl Blocks {
                 block.slice_mut(s![n - 1, ..n - 1]).fill(0.0);
                 block[[n - 1, n - 1]] = 1.0;
             }
-            let pivots: Vec<(f32, f32)> = block.diag().iter().map(|&value| (LEAST_PIVOT * value, value)).collect();
+            let pivot = |&value: &f32| (LEAST_PIVOT * value, value.max(LEAST_PIVOT));
+            let pivots: Vec<(f32, f32)> = block.diag().iter().map(pivot).collect();
             invert_root(&mut block.view_mut(), &pivots);
             (0..n).flat_map(|row| block.row(row).iter().take(row + 1).copied().collect::<Vec<_>>()).collect()
         };
-        let roots = (0..q).into_par_iter().map(root).collect();
+        let roots: Vec<Vec<f32>> = (0..q).into_par_iter().map(root).collect();
+        let is_finite = roots.par_iter().all(|root| root.iter().all(|value| value.is_finite()));
         let Means { size, varying, has_intercept, .. } = *means;
-        Ok(Self { roots, size: size.to_vec(), varying: varying.to_vec(), has_intercept })
+        Ok(is_finite.then(|| Self { roots, size: size.to_vec(), varying: varying.to_vec(), has_intercept }))
     }
 
     /// H_j⁻¹ times the gradient of each class, into the rows of `result`, (d + 1) × q, that vary.

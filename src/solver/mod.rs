@@ -150,10 +150,12 @@ impl Solver {
         }
     }
 
-    /// The same solver with this tolerance, where it has one.
-    pub(crate) fn with_tolerance(mut self, new: f64) -> Self {
+    /// The same solver with another tolerance, where it has one.
+    pub(crate) fn with_tolerance(mut self, of: impl Fn(f64) -> f64) -> Self {
         match &mut self {
-            Self::Lbfgs(Lbfgs { tolerance, .. }) | Self::NewtonCg(NewtonCg { tolerance, .. }) => *tolerance = new,
+            Self::Lbfgs(Lbfgs { tolerance, .. }) | Self::NewtonCg(NewtonCg { tolerance, .. }) => {
+                *tolerance = of(*tolerance);
+            }
             Self::Auto | Self::Sgd(_) | Self::AdamW(_) => {}
         }
         self

@@ -33,8 +33,9 @@ const GRAM_PRODUCTS: usize = 1_000_000_000;
 const GRAM_ROWS: usize = 4;
 /// Rows that A is taken of.
 const CLASS_ROWS: usize = 4096;
-/// Rows that the blocks of single classes are taken of.
+/// Rows that the blocks of single classes are taken of, and probabilities of them.
 const BLOCK_ROWS: usize = 16_384;
+const BLOCK_PROBABILITIES: usize = 1 << 23;
 /// A row counts in G no more than as so many rows in the mean, by Σ_k (x_k − μ_k)²/σ_k²: an outlier is not what the others curve by.
 const MOST_LEVERAGE: f64 = 30.0;
 /// A feature of which no more than this share is left by those before it is taken to vary as if they were not there.
@@ -135,11 +136,19 @@ impl<'a> Preconditioner<'a> {
     pub fn sharpen(&mut self, objective: &mut Objective, parameters: &[f64]) -> Result<()> {
         let Curvature { features, scale, weights, .. } = self.curvature;
         let (Some(means), Some(price)) = (self.means(), self.price()) else { return Ok(()) };
-        let sample = ClassSample::of(features, scale, weights, self.shape, BLOCK_ROWS)?;
+        let most = BLOCK_ROWS.min(BLOCK_PROBABILITIES / self.shape.n_classes);
+        let sample = ClassSample::of(features, scale, weights, self.shape, most)?;
         let blocks = Blocks::new(&sample, &objective.uncentred(parameters), &means)?;
-        self.blocks = Some(blocks);
+        // The product of means again where there are none.
+        self.blocks = blocks;
         objective.count_products((2.0 * price).ceil() as usize);
         Ok(())
+    }
+
+    /// Takes the product of means again, with A at these parameters (not centred).
+    pub fn blunt(&mut self, parameters: &[f64]) -> Result<()> {
+        self.blocks = None;
+        self.refresh(parameters)
     }
 
     /// Whether it has taken the Hessian class by class.

@@ -25,7 +25,7 @@ const MOST_PREDICTIONS: usize = 6;
 /// How much the residual of Newton's equations falls, in the norm of the preconditioner, and how many products that may take:
 /// of a step, and of the confirmation at the end.
 const OF_STEP: (f64, usize) = (0.3, 20);
-const OF_CONFIRMATION: (f64, usize) = (0.3, 12);
+const OF_CONFIRMATION: (f64, usize) = (0.1, 12);
 /// Pairs of a direction and its curvature that precondition the equations of the next step.
 pub(super) const MOST_PAIRS: usize = 10;
 /// The probabilities of the preconditioner are taken anew in each of the first iterations, then every few.
@@ -264,7 +264,7 @@ pub(super) fn minimise(
     // A device evaluates faster than its host makes blocks.
     let price = preconditioner.price().filter(|_| objective.is_double()).unwrap_or(f64::INFINITY).max(SHARPENED);
     let mut sharpen_at = price;
-    if preconditioner.is_sharp() && learned.numbers.is_none() {
+    if preconditioner.is_sharp() {
         sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price;
     }
     let mut is_draft = gain > 0.0 && is_large && objective.set_draft(true);
@@ -289,7 +289,9 @@ pub(super) fn minimise(
         if let Some(reason) = end_at_zero(objective.penalty(), tolerance, value, first_value) {
             break reason;
         }
-        if objective.counts().evaluations() >= sharpen_at {
+        // Not between checkpoints that follow each other soon: blocks are made anew after each, to go on to the same bits.
+        let is_worth_it = (max_iterations - n_iterations) as f64 >= SHARPENED_AGAIN * price;
+        if objective.counts().evaluations() >= sharpen_at && is_worth_it {
             preconditioner.sharpen(objective, &parameters)?;
             sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price;
         }
@@ -329,8 +331,7 @@ pub(super) fn minimise(
             let product = -dot(&gradient, &solution);
             if product > 0.0 {
                 direction = solution.iter().map(|x| -x).collect();
-                // What the residual says that the step will leave.
-                if confirm && effort.0 * effort.0 * product > tolerance * value {
+                if confirm && product > 2.0 * tolerance * value {
                     (confirm, not_confirmed) = (false, decrement);
                 }
                 decrement = product;
