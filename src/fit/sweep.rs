@@ -109,7 +109,7 @@ pub struct Head {
     pub l1: f64,
     /// On the fold left out.
     pub validation: Evaluation,
-    /// The objective on the others.
+    /// The objective on the others, of the model's weights, which are in single precision.
     pub objective: f64,
     /// Iterations of the solver.
     pub n_iterations: usize,

@@ -115,7 +115,8 @@ impl Blocks {
             let pivot = |&value: &f32| (LEAST_PIVOT * value, value.max(LEAST_PIVOT));
             let pivots: Vec<(f32, f32)> = block.diag().iter().map(pivot).collect();
             invert_root(&mut block.view_mut(), &pivots);
-            (0..n).flat_map(|row| block.row(row).iter().take(row + 1).copied().collect::<Vec<_>>()).collect()
+            let rows = block.rows().into_iter().enumerate();
+            rows.flat_map(|(index, row)| row.into_iter().take(index + 1)).copied().collect()
         };
         let roots: Vec<Vec<f32>> = (0..q).into_par_iter().map(root).collect();
         let is_finite = roots.par_iter().all(|root| root.iter().all(|value| value.is_finite()));

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, LinalgScalar, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, NdFloat, s};
 use rayon::prelude::*;
 
 use super::class_blocks::{self, Blocks, Means};
@@ -135,11 +135,13 @@ impl<'a> Preconditioner<'a> {
     /// Takes the Hessian class by class, at these parameters, in the place of the product of means.
     pub fn sharpen(&mut self, objective: &mut Objective, parameters: &[f64]) -> Result<()> {
         let Curvature { features, scale, weights, .. } = self.curvature;
+        // Those from before need not be kept beside.
+        self.blocks = None;
         let (Some(means), Some(price)) = (self.means(), self.price()) else { return Ok(()) };
-        let most = BLOCK_ROWS.min(BLOCK_PROBABILITIES / self.shape.n_classes);
+        let most = BLOCK_ROWS.min(BLOCK_PROBABILITIES / self.shape.n_classes).max(1);
         let sample = ClassSample::of(features, scale, weights, self.shape, most)?;
         let blocks = Blocks::new(&sample, &objective.uncentred(parameters), &means)?;
-        // The product of means again where there are none.
+        // Where there are none, the product of means goes on.
         self.blocks = blocks;
         objective.count_products((2.0 * price).ceil() as usize);
         Ok(())
@@ -420,7 +422,7 @@ fn level(alpha: f64) -> i32 {
 /// L⁻¹ in the place of the symmetric matrix L·Lᵀ, whose lower half is read. `pivots` has of each row what those before it must leave
 /// at least, and what takes the place of less: the matrix then is that with more on its diagonal. Equations that it solves are solved
 /// the same, as the coordinates of such rows are 0 there; of others, each has a solution.
-pub(super) fn invert_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)]) {
+pub(super) fn invert_root<F: NdFloat>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)]) {
     let n = matrix.nrows();
     if n <= SMALL {
         return invert_small_root(matrix, pivots);
@@ -429,20 +431,19 @@ pub(super) fn invert_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>,
     let (mut first, mut zeros) = above.view_mut().split_at(Axis(1), n / 2);
     let (mut between, mut second) = below.view_mut().split_at(Axis(1), n / 2);
     let (of_first, of_second) = pivots.split_at(n / 2);
-    let minus = F::zero() - F::one();
     zeros.fill(F::zero());
     invert_root(&mut first, of_first);
     let lower = multiply(between.view(), first.t());
-    multiply_into(minus, lower.view(), lower.t(), F::one(), &mut second);
+    multiply_into(-F::one(), lower.view(), lower.t(), F::one(), &mut second);
     invert_root(&mut second, of_second);
-    multiply_into(minus, second.view(), multiply(lower.view(), first.view()).view(), F::zero(), &mut between);
+    multiply_into(-F::one(), second.view(), multiply(lower.view(), first.view()).view(), F::zero(), &mut between);
 }
 
 /// The same of a few rows, in memory of its own.
-fn invert_small_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)]) {
+fn invert_small_root<F: NdFloat>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)]) {
     /// Whole rows, as that is faster than a part of one.
-    fn subtract<F: LinalgScalar>(from: &mut [F; SMALL], factor: F, row: &[F; SMALL]) {
-        from.iter_mut().zip(row).for_each(|(value, &of_row)| *value = *value - factor * of_row);
+    fn subtract<F: NdFloat>(from: &mut [F; SMALL], factor: F, row: &[F; SMALL]) {
+        from.iter_mut().zip(row).for_each(|(value, &of_row)| *value -= factor * of_row);
     }
     let n = matrix.nrows();
     // Lᵀ
@@ -453,8 +454,8 @@ fn invert_small_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>, pivo
     let mut inverse = [[F::zero(); SMALL]; SMALL];
     for (j, &(least, instead)) in pivots.iter().enumerate() {
         let pivot = upper[j][j];
-        let factor = F::one() / if pivot > least { pivot } else { instead }.root();
-        upper[j].iter_mut().for_each(|value| *value = *value * factor);
+        let factor = F::one() / if pivot > least { pivot } else { instead }.sqrt();
+        upper[j].iter_mut().for_each(|value| *value *= factor);
         let row = upper[j];
         for i in j + 1..n {
             subtract(&mut upper[i], row[i], &row);
@@ -471,32 +472,15 @@ fn invert_small_root<F: LinalgScalar + Real>(matrix: &mut ArrayViewMut2<F>, pivo
     }
 }
 
-/// Of which there are roots.
-pub(super) trait Real: PartialOrd + Send + Sync {
-    fn root(self) -> Self;
-}
-
-impl Real for f32 {
-    fn root(self) -> Self {
-        self.sqrt()
-    }
-}
-
-impl Real for f64 {
-    fn root(self) -> Self {
-        self.sqrt()
-    }
-}
-
 /// a·b, on all threads.
-fn multiply<F: LinalgScalar + Real>(a: ArrayView2<F>, b: ArrayView2<F>) -> Array2<F> {
+fn multiply<F: NdFloat>(a: ArrayView2<F>, b: ArrayView2<F>) -> Array2<F> {
     let mut product = Array2::zeros((a.nrows(), b.ncols()));
     multiply_into(F::one(), a, b, F::zero(), &mut product.view_mut());
     product
 }
 
 /// c ← factor·a·b + of_c·c, on all threads.
-pub(super) fn multiply_into<F: LinalgScalar + Real>(
+pub(super) fn multiply_into<F: NdFloat>(
     factor: F,
     a: ArrayView2<F>,
     b: ArrayView2<F>,

@@ -2,7 +2,7 @@
 
 use std::iter::Sum;
 
-use ndarray::LinalgScalar;
+use ndarray::NdFloat;
 use rayon::prelude::*;
 
 /// Values that are worth a thread.
@@ -18,14 +18,14 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// The same on this thread, in whichever precision.
-pub(super) fn dot_of_part<F: LinalgScalar + Sum>(a: &[F], b: &[F]) -> F {
+pub(super) fn dot_of_part<F: NdFloat + Sum>(a: &[F], b: &[F]) -> F {
     // As many sums as fill the vectors of a processor.
     let mut sums = [F::zero(); 16];
     let (a, a_rest) = a.as_chunks::<16>();
     let (b, b_rest) = b.as_chunks::<16>();
     for (a, b) in a.iter().zip(b) {
         for i in 0..16 {
-            sums[i] = sums[i] + a[i] * b[i];
+            sums[i] += a[i] * b[i];
         }
     }
     let rest: F = a_rest.iter().zip(b_rest).map(|(&a, &b)| a * b).sum();
