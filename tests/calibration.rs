@@ -501,6 +501,8 @@ mod cli {
             assert!(run.stdout.contains("saved as c.safetensors"), "{}", run.stdout);
             assert_eq!(run.stderr.contains("50 samples a class"), method == "vector", "{}", run.stderr);
 
+            assert!(!run.stderr.contains("trained on"), "{}", run.stderr);
+
             let evaluate = ["evaluate", "c.safetensors", "other.csv", "--label-column", "species", "--json", "-"];
             let evaluated = folder.softreg([&evaluate[..], &["--device", "cpu"]].concat()).ok().json();
             assert_eq!(evaluated["log_loss"].as_f64(), Some(number("/after/log_loss")));
@@ -514,6 +516,11 @@ mod cli {
             }
         }
         assert_eq!(folder.read("m.safetensors"), before);
+        // Data that the model was trained on is no test of it.
+        let train = ["train", "other.csv", "--label-column", "species", "--device", "cpu", "--quiet"];
+        folder.softreg([&train[..], &["--l2", "0.3", "--out", "m.safetensors"]].concat()).ok();
+        let run = folder.softreg([&CALIBRATE[..], &["--out", "c.safetensors"]].concat()).ok();
+        assert!(run.stderr.contains("looks like the data that the model was trained on"), "{}", run.stderr);
     }
 
     #[test]

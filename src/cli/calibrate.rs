@@ -29,6 +29,11 @@ pub fn run(args: &args::Calibrate) -> Result<()> {
     let begin = Instant::now();
     let calibrated = model.on(&device).calibrate(&data, method)?;
     stages.evaluate = begin.elapsed();
+    if is_of_training(&model, &calibrated) {
+        output::message(
+            "warning: this looks like the data that the model was trained on, about which it is right too often; take other data",
+        );
+    }
     calibrated.model.save(&args.out)?;
     stages.total = start.elapsed();
 
@@ -76,6 +81,13 @@ fn warn_of_few(data: &Dataset) {
              temperature on other data"
         ));
     }
+}
+
+/// Whether there are as many samples as in the training, with the same loss.
+fn is_of_training(model: &Model, calibrated: &Calibrated) -> bool {
+    let (training, before) = (model.training(), &calibrated.before);
+    let is_loss = |loss: f64| (before.log_loss - loss).abs() <= 1e-5 * loss.abs();
+    training["n_samples"] == before.n_samples && training["train_loss"].as_f64().is_some_and(is_loss)
 }
 
 /// Finds out what cannot be written before anything is read.
