@@ -3,7 +3,7 @@
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
 use super::preconditioner::ClassSample;
-use super::quasi_newton::newton_direction;
+use super::quasi_newton::{Effort, NewtonDirection, newton_direction};
 use super::vector::{add, centre_over_classes, dot, max_abs};
 use crate::backend::Shape;
 use crate::error::Result;
@@ -43,7 +43,7 @@ const STEPS: usize = 30;
 const EVALUATIONS: usize = 8;
 /// How far Newton's equations for the intercept are solved, as in `quasi_newton`; the longest of a step, and the share of it that is
 /// tried at least.
-const EFFORT: (f64, usize) = (0.01, 30);
+const EFFORT: Effort = Effort { share: 0.01, left: 0.0, most: 30 };
 const LONGEST: f64 = 10.0;
 const SHORTEST: f64 = 1e-3;
 
@@ -151,7 +151,8 @@ fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64], s
                 None => inverse.insert(Inverse::new(&sample()?, &objective.uncentred(parameters), shares)?),
             };
             let curved = |v: &[f64]| Ok(objective.shift_curvature(v)?.unwrap_or_default());
-            let (solution, _) = newton_direction(&residual, curved, |r| inverse.apply(r), EFFORT)?;
+            let NewtonDirection { solution, .. } =
+                newton_direction(&residual, curved, |r| inverse.apply(r), EFFORT)?;
             let shortened = LONGEST / max_abs(&solution).max(LONGEST);
             let of_classes = step.iter_mut().zip(&solution).zip(shares).filter(|(_, share)| **share > NONE);
             of_classes.for_each(|((step, x), _)| *step = shortened * x);

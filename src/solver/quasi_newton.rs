@@ -24,8 +24,10 @@ const PREDICTED: f64 = 0.03;
 const MOST_PREDICTIONS: usize = 6;
 /// How much the residual of Newton's equations falls, in the norm of the preconditioner, and how many products that may take:
 /// of a step, and of the confirmation at the end.
-const OF_STEP: (f64, usize) = (0.3, 20);
-const OF_CONFIRMATION: (f64, usize) = (0.1, 12);
+const OF_STEP: Effort = Effort { share: 0.3, left: 0.0, most: 20 };
+const OF_CONFIRMATION: Effort = Effort { share: 0.1, left: 0.0, most: 12 };
+/// It is confirmed that next to nothing is left when what a solution leaves is no more than this share of the tolerance.
+const CONFIRMED: f64 = 0.02;
 /// Pairs of a direction and its curvature that precondition the equations of the next step.
 pub(super) const MOST_PAIRS: usize = 10;
 /// The probabilities of the preconditioner are taken anew in each of the first iterations, then every few.
@@ -100,25 +102,42 @@ impl Pairs {
     }
 }
 
-/// Directions with their products with the Hessian.
-pub(super) type Products = Vec<(Vec<f64>, Vec<f64>)>;
+/// How far conjugate gradients go: until the residual has fallen to a share, in the norm of the preconditioner, or the square of the
+/// share to which it has fallen, times ⟨x, H·x⟩, is no more than `left`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Effort {
+    pub share: f64,
+    pub left: f64,
+    /// Products with the Hessian.
+    pub most: usize,
+}
 
-/// A solution of Newton's equations H·x = −g by conjugate gradients, and the directions on the way with their products with H;
-/// `curved` is the product with H, `precondition` that with an approximation of its inverse.
+/// What conjugate gradients found.
+pub(super) struct NewtonDirection {
+    pub solution: Vec<f64>,
+    /// Directions on the way, with their products with the Hessian.
+    pub products: Vec<(Vec<f64>, Vec<f64>)>,
+    /// ⟨x, H·x⟩ of the solution, about twice what it gains, and that times the square of the share to which the residual has fallen.
+    pub decrement: f64,
+    pub left: f64,
+}
+
+/// A solution of Newton's equations H·x = −g by conjugate gradients; `curved` is the product with H, `precondition` that with an
+/// approximation of its inverse.
 pub(super) fn newton_direction(
     gradient: &[f64],
     mut curved: impl FnMut(&[f64]) -> Result<Vec<f64>>,
     precondition: impl Fn(&[f64]) -> Vec<f64>,
-    (share, most): (f64, usize),
-) -> Result<(Vec<f64>, Products)> {
+    effort: Effort,
+) -> Result<NewtonDirection> {
     let mut solution = vec![0.0; gradient.len()];
     let mut residual: Vec<f64> = gradient.iter().map(|g| -g).collect();
     let mut preconditioned = precondition(&residual);
     let mut direction = preconditioned.clone();
     let first = dot(&residual, &preconditioned);
-    let mut product = first;
-    let mut found = Vec::new();
-    for _ in 0..most {
+    let (mut product, mut decrement, mut left) = (first, 0.0, f64::INFINITY);
+    let mut products = Vec::new();
+    for _ in 0..effort.most {
         let curved = curved(&direction)?;
         let curvature = dot(&direction, &curved);
         // Rounding may leave a direction without curvature.
@@ -128,16 +147,18 @@ pub(super) fn newton_direction(
         let length = product / curvature;
         add(&mut solution, length, &direction);
         add(&mut residual, -length, &curved);
-        found.push((direction.clone(), curved));
+        products.push((direction.clone(), curved));
         preconditioned = precondition(&residual);
         let next = dot(&residual, &preconditioned);
-        if next <= share * share * first {
+        decrement += length * product;
+        left = next / first * decrement;
+        if next <= effort.share.powi(2) * first || left <= effort.left {
             break;
         }
         direction.iter_mut().zip(&preconditioned).for_each(|(d, z)| *d = z + next / product * *d);
         product = next;
     }
-    Ok((solution, found))
+    Ok(NewtonDirection { solution, products, decrement, left })
 }
 
 /// A point on the line: its length, value and slope.
@@ -319,22 +340,22 @@ pub(super) fn minimise(
         let mut confirm =
             is_near(decrement) && dot(&gradient, &preconditioner.apply(&gradient)) <= OUTSIDE * tolerance * value;
         if confirm || method == Method::NewtonCg {
-            let effort = if confirm { OF_CONFIRMATION } else { OF_STEP };
+            let enough = CONFIRMED * tolerance * value;
+            let effort = if confirm { Effort { left: enough, ..OF_CONFIRMATION } } else { OF_STEP };
             let curved = |direction: &[f64]| objective.hessian_vector(direction);
             let precondition = |residual: &[f64]| pairs.apply(residual, preconditioner);
-            let (solution, found) = newton_direction(&gradient, curved, precondition, effort)?;
+            let newton = newton_direction(&gradient, curved, precondition, effort)?;
             // The pairs of L-BFGS are those of its steps.
             if method == Method::NewtonCg {
-                let n_old = found.len().saturating_sub(pairs.most);
-                found.into_iter().skip(n_old).for_each(|(direction, curved)| pairs.push(direction, curved));
+                let n_old = newton.products.len().saturating_sub(pairs.most);
+                newton.products.into_iter().skip(n_old).for_each(|(direction, curved)| pairs.push(direction, curved));
             }
-            let product = -dot(&gradient, &solution);
-            if product > 0.0 {
-                direction = solution.iter().map(|x| -x).collect();
-                if confirm && product > 2.0 * tolerance * value {
+            if newton.decrement > 0.0 {
+                direction = newton.solution.iter().map(|x| -x).collect();
+                if confirm && newton.left > enough {
                     (confirm, not_confirmed) = (false, decrement);
                 }
-                decrement = product;
+                decrement = newton.decrement;
                 guess = 1.0;
             }
         }
@@ -386,7 +407,9 @@ pub(super) fn minimise(
             // Newton's equations have it, and left next to nothing.
             let left = dot(&gradient, &pairs.apply(&gradient, preconditioner));
             let is_measurable = decrement > 1e-11 * value.abs();
-            let is_as_promised = (0.4..2.5).contains(&point.t) && (0.25..4.0).contains(&(2.0 * gain / decrement));
+            let is_as_promised = (0.4..2.5).contains(&point.t)
+                && (0.25..4.0).contains(&(2.0 * gain / decrement))
+                && (gain - 0.5 * decrement).abs() <= tolerance * value;
             if left <= tolerance * value && (is_as_promised || !is_measurable) {
                 break StopReason::Converged;
             }
