@@ -1,15 +1,17 @@
 //! Many models on the same data: a grid of penalties, each cross-validated, and a model of the best on all samples.
 
+mod division;
+mod paths;
+
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::{FeatureScale, Fit, Folds, SoftmaxRegression};
-use crate::backend::DeviceKind;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
-use crate::model::Model;
-use crate::solver::{Lbfgs, Past, Solver, StopReason};
+use crate::solver::{Lbfgs, Solver, StopReason};
+use division::Division;
 
 /// Chooses penalties by cross-validation: for each of a grid and for each fold a model of the other folds is fitted and evaluated on the
 /// fold; the penalty that does best, in the mean over the folds, is fitted on all samples.
@@ -235,25 +237,13 @@ impl Sweep {
         // That of a fold, whose largest byte may be another, would be another penalty.
         estimator.feature_scale = FeatureScale::Factor(estimator.feature_scale.of(data.features())?.into());
         let division = Division::new(&self.folds, data)?;
-        let n_folds = self.folds.n_folds();
-        let paths: Vec<Path> =
-            (0..self.l1_ratios.len()).flat_map(|ratio| (0..n_folds).map(move |fold| Path { fold, ratio })).collect();
         let on_head = Mutex::new(on_head);
         let tell = |head: &Head| {
             if let Ok(mut on_head) = on_head.lock() {
                 on_head(head);
             }
         };
-        let work = |path: &Path| self.fit_path(&estimator, &division, *path, &tell);
-        let is_cpu = estimator.device.info().kind == DeviceKind::Cpu;
-        let done = if is_cpu { beside_each_other(&paths, work) } else { paths.iter().map(work).collect() };
-
-        let (mut heads, mut models) = (Vec::with_capacity(self.n_heads()), Vec::new());
-        for done in done {
-            let (of_path, first) = done?;
-            heads.extend(of_path);
-            models.extend(first);
-        }
+        let (mut heads, models) = self.fit_paths(&estimator, &division, &tell)?;
         heads.sort_by_key(|head| (head.fold, head.candidate));
         let candidates = self.candidates(&heads, total_weight(data));
         let chosen = self.choose(&candidates);
@@ -299,44 +289,6 @@ impl Sweep {
         };
         penalties.sort_by(|a, b| b.total_cmp(a));
         penalties
-    }
-
-    /// The models of a path, and, of the first fold, what is in them.
-    fn fit_path(
-        &self,
-        estimator: &SoftmaxRegression,
-        division: &Division,
-        Path { fold, ratio }: Path,
-        tell: &dyn Fn(&Head),
-    ) -> Result<(Vec<Head>, Vec<Model>)> {
-        let train = division.without(fold)?;
-        let validation = division.of(fold)?;
-        let l1_ratio = self.l1_ratios[ratio];
-        let estimator = estimator.clone().l2(1.0 - l1_ratio).l1(l1_ratio);
-        let penalties = self.penalties_for(total_weight(&train));
-        let (mut heads, mut models) = (Vec::new(), Vec::new());
-        estimator.path_with(&train, &penalties, Past::of_search(), |index, fit| {
-            let penalty = penalties[index];
-            let head = Head {
-                candidate: ratio * penalties.len() + index,
-                fold,
-                l2: (1.0 - l1_ratio) * penalty,
-                l1: l1_ratio * penalty,
-                validation: fit.model.on(&estimator.device).evaluate(&validation)?,
-                objective: fit.objective,
-                n_iterations: fit.epochs.len(),
-                products: fit.products.unwrap_or_default(),
-                reason: fit.reason,
-                training: fit.training,
-            };
-            tell(&head);
-            heads.push(head);
-            if fold == 0 {
-                models.push(fit.model);
-            }
-            Ok(())
-        })?;
-        Ok((heads, models))
     }
 
     /// What the heads say of each penalty; the weights of all samples sum to `total`.
@@ -393,50 +345,6 @@ impl Strengths {
     }
 }
 
-/// The models of one fold and one share of l1.
-#[derive(Debug, Clone, Copy)]
-struct Path {
-    fold: usize,
-    ratio: usize,
-}
-
-/// The samples in the order of their folds.
-struct Division<'d> {
-    data: Dataset<'d>,
-    /// Where each fold begins, and the end.
-    starts: Vec<usize>,
-}
-
-impl<'d> Division<'d> {
-    fn new(folds: &Folds, data: &'d Dataset<'d>) -> Result<Self> {
-        let fold_of = folds.of(data.labels())?;
-        let mut starts = vec![0; folds.n_folds() + 1];
-        fold_of.iter().for_each(|&fold| starts[fold as usize + 1] += 1);
-        (1..starts.len()).for_each(|fold| starts[fold] += starts[fold - 1]);
-        let data = if fold_of.is_sorted() {
-            data.rows(0..data.n_samples())?
-        } else {
-            let mut order: Vec<u32> = (0..fold_of.len() as u32).collect();
-            order.sort_by_key(|&row| fold_of[row as usize]);
-            data.select(&order)?
-        };
-        Ok(Self { data, starts })
-    }
-
-    /// All samples, those of the fold with weight 0.
-    fn without(&self, fold: usize) -> Result<Dataset<'_>> {
-        let n = self.data.n_samples();
-        let mut weights = self.data.weights().map_or_else(|| vec![1.0; n], <[f32]>::to_vec);
-        weights[self.starts[fold]..self.starts[fold + 1]].fill(0.0);
-        self.data.rows(0..n)?.with_weights(weights)
-    }
-
-    /// The samples of the fold.
-    fn of(&self, fold: usize) -> Result<Dataset<'_>> {
-        self.data.rows(self.starts[fold]..self.starts[fold + 1])
-    }
-}
-
 /// The number of samples, or the sum of their weights.
 fn total_weight(data: &Dataset) -> f64 {
     match data.weights() {
@@ -451,30 +359,4 @@ fn mean_and_error(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     let mean = values.clone().sum::<f64>() / n;
     let variance = values.map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
     (mean, (variance / n).sqrt())
-}
-
-/// Does the work for each of `tasks`: of as many as there are threads each has one, with what is left over all threads help.
-fn beside_each_other<T: Sync, R: Send>(tasks: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Vec<Result<R>> {
-    let n_threads = rayon::current_num_threads();
-    let alone = |task: &T| match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
-        Ok(pool) => pool.install(|| work(task)),
-        // Then with all threads, as it would be without others.
-        Err(_) => work(task),
-    };
-    let mut results = Vec::with_capacity(tasks.len());
-    for tasks in tasks.chunks(n_threads) {
-        if tasks.len() < n_threads || n_threads == 1 {
-            results.extend(tasks.iter().map(&work));
-            continue;
-        }
-        let of_threads: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = tasks.iter().map(|task| scope.spawn(|| alone(task))).collect();
-            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
-        });
-        results.extend(of_threads.into_iter().map(|result| match result {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }));
-    }
-    results
 }

@@ -1,0 +1,105 @@
+//! The search of the batch solvers: the models of a fold are a path from the largest penalty to the smallest.
+
+use super::division::Division;
+use super::{Head, Sweep, total_weight};
+use crate::backend::DeviceKind;
+use crate::error::Result;
+use crate::fit::SoftmaxRegression;
+use crate::model::Model;
+use crate::solver::Past;
+
+/// The models of one fold and one share of l1.
+#[derive(Debug, Clone, Copy)]
+struct Path {
+    fold: usize,
+    ratio: usize,
+}
+
+impl Sweep {
+    /// All models of the search, and those of the first fold, whose heads have the same order of candidates.
+    pub(super) fn fit_paths(
+        &self,
+        estimator: &SoftmaxRegression,
+        division: &Division,
+        tell: &(dyn Fn(&Head) + Sync),
+    ) -> Result<(Vec<Head>, Vec<Model>)> {
+        let n_folds = self.folds.n_folds();
+        let paths: Vec<Path> =
+            (0..self.l1_ratios.len()).flat_map(|ratio| (0..n_folds).map(move |fold| Path { fold, ratio })).collect();
+        let work = |path: &Path| self.fit_path(estimator, division, *path, tell);
+        let is_cpu = estimator.device.info().kind == DeviceKind::Cpu;
+        let done = if is_cpu { beside_each_other(&paths, work) } else { paths.iter().map(work).collect() };
+
+        let (mut heads, mut models) = (Vec::with_capacity(self.n_heads()), Vec::new());
+        for done in done {
+            let (of_path, first) = done?;
+            heads.extend(of_path);
+            models.extend(first);
+        }
+        Ok((heads, models))
+    }
+
+    /// The models of a path, and, of the first fold, what is in them.
+    fn fit_path(
+        &self,
+        estimator: &SoftmaxRegression,
+        division: &Division,
+        Path { fold, ratio }: Path,
+        tell: &dyn Fn(&Head),
+    ) -> Result<(Vec<Head>, Vec<Model>)> {
+        let train = division.without(fold)?;
+        let validation = division.of(fold)?;
+        let l1_ratio = self.l1_ratios[ratio];
+        let estimator = estimator.clone().l2(1.0 - l1_ratio).l1(l1_ratio);
+        let penalties = self.penalties_for(total_weight(&train));
+        let (mut heads, mut models) = (Vec::new(), Vec::new());
+        estimator.path_with(&train, &penalties, Past::of_search(), |index, fit| {
+            let penalty = penalties[index];
+            let head = Head {
+                candidate: ratio * penalties.len() + index,
+                fold,
+                l2: (1.0 - l1_ratio) * penalty,
+                l1: l1_ratio * penalty,
+                validation: fit.model.on(&estimator.device).evaluate(&validation)?,
+                objective: fit.objective,
+                n_iterations: fit.epochs.len(),
+                products: fit.products.unwrap_or_default(),
+                reason: fit.reason,
+                training: fit.training,
+            };
+            tell(&head);
+            heads.push(head);
+            if fold == 0 {
+                models.push(fit.model);
+            }
+            Ok(())
+        })?;
+        Ok((heads, models))
+    }
+}
+
+/// Does the work for each of `tasks`: of as many as there are threads each has one, with what is left over all threads help.
+fn beside_each_other<T: Sync, R: Send>(tasks: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Vec<Result<R>> {
+    let n_threads = rayon::current_num_threads();
+    let alone = |task: &T| match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
+        Ok(pool) => pool.install(|| work(task)),
+        // Then with all threads, as it would be without others.
+        Err(_) => work(task),
+    };
+    let mut results = Vec::with_capacity(tasks.len());
+    for tasks in tasks.chunks(n_threads) {
+        if tasks.len() < n_threads || n_threads == 1 {
+            results.extend(tasks.iter().map(&work));
+            continue;
+        }
+        let of_threads: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = tasks.iter().map(|task| scope.spawn(|| alone(task))).collect();
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        results.extend(of_threads.into_iter().map(|result| match result {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }));
+    }
+    results
+}
