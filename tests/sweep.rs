@@ -155,3 +155,22 @@ fn what_cannot_be_searched_is_an_error() {
         assert!(matches!(error, Error::Setting { .. }), "{error}");
     }
 }
+
+/// In whatever memory; the passes are in common where there is more than one path at a time.
+#[test]
+fn paths_side_by_side_are_those_of_one_at_a_time() {
+    let data = digits().unwrap();
+    let of = |sweep: Sweep| {
+        let swept = sweep.fit(&data).unwrap();
+        let heads: Vec<_> = swept.heads.iter().map(|head| (head.objective, head.validation.clone())).collect();
+        let products: usize = swept.heads.iter().map(|head| head.products).sum();
+        (swept.fit.model, heads, swept.passes.unwrap(), products)
+    };
+    let side_by_side = of(sweep());
+    let alone = of(sweep().memory(1));
+    assert!(side_by_side.0 == alone.0 && side_by_side.1 == alone.1 && side_by_side.3 == alone.3);
+    // Where all go on at once a pass is for three folds, of which not all need as many.
+    assert!(2 * side_by_side.2 < alone.2, "{} {}", side_by_side.2, alone.2);
+    let other = of(sweep().folds(Folds::Contiguous(3)));
+    assert!(other.1 != alone.1);
+}

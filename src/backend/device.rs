@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::cpu::Cpu;
 use super::streamed::Streamed;
-use super::{Backend, Session, Supervision};
+use super::{Backend, Session, Shape, Supervision};
 use crate::data::{Features, Values};
 use crate::error::{Error, Result};
 
@@ -282,6 +282,32 @@ impl Device {
     #[doc(hidden)]
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
+    }
+
+    /// Does the work of `n_heads` heads, as many at a time as [`Backend::side_by_side`] can with `memory` bytes for their losses, by default
+    /// a quarter of the machine's; each with the device it is to take. How many passes over the features they had in common; nothing,
+    /// and no work is done, where there are none.
+    pub(crate) fn side_by_side(
+        &self,
+        features: &Features,
+        scale: f32,
+        shape: Shape,
+        n_heads: usize,
+        memory: Option<u64>,
+        work: &(dyn Fn(usize, &Self) + Sync),
+    ) -> Result<Option<usize>> {
+        let memory = memory.or_else(|| Some(super::cpu::memory()? / 4)).unwrap_or(u64::MAX);
+        let at_once = memory / self.backend.loss_bytes(features.n_samples(), shape).max(1);
+        let n_groups = n_heads.div_ceil(at_once.clamp(1, n_heads.max(1) as u64) as usize).max(1);
+        let of_group = n_heads.div_ceil(n_groups);
+        let work = |head: usize, backend: Arc<dyn Backend>| work(head, &Self { backend, ..self.clone() });
+        let mut passes = None;
+        for first in (0..n_heads).step_by(of_group.max(1)) {
+            let heads = first..n_heads.min(first + of_group);
+            let of_group = self.backend.side_by_side(features, scale, shape, heads, &work)?;
+            passes = of_group.map(|n| n + passes.unwrap_or_default());
+        }
+        Ok(passes)
     }
 
     /// The seam of the solvers. Features in a file, or too large for the device, are there part by part.

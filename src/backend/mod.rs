@@ -17,6 +17,7 @@ mod streamed;
 mod tests;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -203,6 +204,9 @@ pub struct Ceilings {
 /// Takes the first of some rows, and their logits (rows × h·q, row-major), which it may change.
 pub type Finish<'f> = dyn Fn(usize, &mut [f32]) + Sync + 'f;
 
+/// Takes the number of a head, and a backend for it.
+pub type OfHead<'w> = dyn Fn(usize, Arc<dyn Backend>) + Sync + 'w;
+
 /// In the place of a class: a logit is not finite.
 pub const NOT_FINITE: u32 = u32::MAX;
 
@@ -240,6 +244,26 @@ pub trait Backend: Send + Sync {
     /// The most of the rows that a session of these samples can hold in one chunk.
     fn chunk_rows(&self, features: &Features, _supervision: Option<Supervision>) -> usize {
         features.n_samples()
+    }
+
+    /// Does the work of `heads` on a thread each, with a backend whose sessions of these features, each value of which counts `scale`
+    /// times, have the passes over them in common: a pass serves all losses of that shape that wait for one, whatever the weights of
+    /// their samples, and gives each what one of its own would. How many passes there were; nothing, and no work is done, where the
+    /// backend has none in common.
+    fn side_by_side(
+        &self,
+        _features: &Features,
+        _scale: f32,
+        _shape: Shape,
+        _heads: Range<usize>,
+        _work: &OfHead,
+    ) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
+    /// What a loss takes beside the features, in bytes, on the host.
+    fn loss_bytes(&self, n_samples: usize, shape: Shape) -> u64 {
+        8 * shape.n_parameters() as u64 + 4 * n_samples as u64
     }
 
     /// Takes the data to where the arithmetic is: features, every value of which counts `scale` times, and for training

@@ -97,6 +97,10 @@ fn sweep(args: &args::Sweep, device: &Device) -> Result<Sweep> {
     if let Some(tolerance) = args.tolerance {
         sweep = sweep.tolerance(tolerance);
     }
+    if let Some(limit) = args.device.memory_limit {
+        // The other half is for the features.
+        sweep = sweep.memory(limit / 2);
+    }
     sweep = match (&args.c, &args.l2) {
         (Some(Grid(values)), _) => sweep.c(values.clone()),
         (None, Some(Grid(values))) => sweep.penalties(values.clone()),
@@ -201,7 +205,11 @@ impl Run<'_> {
             penalties.join(", ")
         )?;
         let (n, seconds) = (heads.len() + 1, self.seconds);
-        writeln!(out, "time       {seconds:.2} s for {n} models, {} evaluations", self.evaluations())?;
+        write!(out, "time       {seconds:.2} s for {n} models, {} evaluations", self.evaluations())?;
+        match self.swept.passes {
+            Some(passes) => writeln!(out, "; {passes} passes over the data in the search")?,
+            None => writeln!(out)?,
+        }
         writeln!(out, "device     {}", report::device(self.device))?;
         match &self.args.out {
             Some(path) => writeln!(out, "model      saved as {}", path.display()),
@@ -269,6 +277,7 @@ impl Run<'_> {
             "n_folds": args.cv,
             "n_heads": swept.heads.len(),
             "n_evaluations": self.evaluations(),
+            "n_passes": swept.passes,
             "seconds_train": seconds,
             "seconds_search": swept.search.as_secs_f64(),
             "seconds_total": start.elapsed().as_secs_f64(),

@@ -151,8 +151,7 @@ fn evaluate(objective: &mut Objective, parameters: &mut [f64], shares: &[f64], s
                 None => inverse.insert(Inverse::new(&sample()?, &objective.uncentred(parameters), shares)?),
             };
             let curved = |v: &[f64]| Ok(objective.shift_curvature(v)?.unwrap_or_default());
-            let NewtonDirection { solution, .. } =
-                newton_direction(&residual, curved, |r| inverse.apply(r), EFFORT)?;
+            let NewtonDirection { solution, .. } = newton_direction(&residual, curved, |r| inverse.apply(r), EFFORT)?;
             let shortened = LONGEST / max_abs(&solution).max(LONGEST);
             let of_classes = step.iter_mut().zip(&solution).zip(shares).filter(|(_, share)| **share > NONE);
             of_classes.for_each(|((step, x), _)| *step = shortened * x);

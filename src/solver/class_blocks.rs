@@ -11,7 +11,8 @@ use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
 use super::preconditioner::{ClassSample, invert_root, multiply_into};
-use super::vector::{centre_over_classes, dot_of_part, max_abs};
+use super::vector::{centre_over_classes, max_abs};
+use crate::backend::cpu::InverseRoot;
 use crate::error::Result;
 
 /// Rows of a class that are taken as they are, and the least weight among them, as a share of the largest.
@@ -27,9 +28,8 @@ const LEAST_PIVOT: f32 = 1e-6;
 const STRIP: usize = 96;
 
 pub(super) struct Blocks {
-    /// Of each class, L⁻¹ of L·Lᵀ = S·H_j·S, over the features that vary, in units S, and the intercept: row after row, each up to the
-    /// diagonal.
-    roots: Vec<Vec<f32>>,
+    /// Of each class that of S·H_j·S, over the features that vary, in units S, and the intercept.
+    roots: Vec<InverseRoot>,
     size: Vec<f64>,
     varying: Vec<usize>,
     has_intercept: bool,
@@ -115,32 +115,26 @@ impl Blocks {
             let pivot = |&value: &f32| (LEAST_PIVOT * value, value.max(LEAST_PIVOT));
             let pivots: Vec<(f32, f32)> = block.diag().iter().map(pivot).collect();
             invert_root(&mut block.view_mut(), &pivots);
-            let rows = block.rows().into_iter().enumerate();
-            rows.flat_map(|(index, row)| row.into_iter().take(index + 1)).copied().collect()
+            InverseRoot::new(block.view())
         };
-        let roots: Vec<Vec<f32>> = (0..q).into_par_iter().map(root).collect();
-        let is_finite = roots.par_iter().all(|root| root.iter().all(|value| value.is_finite()));
+        let roots: Vec<InverseRoot> = (0..q).into_par_iter().map(root).collect();
+        let is_finite = roots.par_iter().all(InverseRoot::is_finite);
         let Means { size, varying, has_intercept, .. } = *means;
         Ok(is_finite.then(|| Self { roots, size: size.to_vec(), varying: varying.to_vec(), has_intercept }))
     }
 
     /// H_j⁻¹ times the gradient of each class, into the rows of `result`, (d + 1) × q, that vary.
     pub fn apply(&self, gradient: &[f64], result: &mut [f64]) {
-        let (n, q) = (self.varying.len() + 1, self.roots.len());
+        let q = self.roots.len();
         let d = gradient.len() / q - 1;
         let rows = || self.varying.iter().copied().chain([d]).zip(self.size.iter().copied().chain([1.0]));
         // In single precision, far from its ends.
         let unit = rows().map(|(k, size)| size * max_abs(&gradient[k * q..][..q])).fold(f64::MIN_POSITIVE, f64::max);
-        let solve = |(class, root): (usize, &Vec<f32>)| {
-            let g: Vec<f32> = rows().map(|(k, size)| (size * gradient[k * q + class] / unit) as f32).collect();
-            let mut x = vec![0.0f32; n];
-            let mut rest = &root[..];
-            for row in 0..n {
-                let (of_row, others) = rest.split_at(row + 1);
-                rest = others;
-                let y = dot_of_part(of_row, &g[..=row]);
-                x.iter_mut().zip(of_row).for_each(|(x, l)| *x += y * l);
-            }
+        let solve = |(class, root): (usize, &InverseRoot)| {
+            let mut g: Vec<f32> = rows().map(|(k, size)| (size * gradient[k * q + class] / unit) as f32).collect();
+            g.resize(root.len(), 0.0);
+            let mut x = vec![0.0; root.len()];
+            root.solve(&g, &mut x);
             x
         };
         let solved: Vec<Vec<f32>> = self.roots.par_iter().enumerate().map(solve).collect();

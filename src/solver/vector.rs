@@ -1,8 +1,5 @@
 //! Vectors of parameters on the host.
 
-use std::iter::Sum;
-
-use ndarray::NdFloat;
 use rayon::prelude::*;
 
 /// Values that are worth a thread.
@@ -17,10 +14,10 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     parts.iter().sum()
 }
 
-/// The same on this thread, in whichever precision.
-pub(super) fn dot_of_part<F: NdFloat + Sum>(a: &[F], b: &[F]) -> F {
+/// The same on this thread.
+fn dot_of_part(a: &[f64], b: &[f64]) -> f64 {
     // As many sums as fill the vectors of a processor.
-    let mut sums = [F::zero(); 16];
+    let mut sums = [0.0; 16];
     let (a, a_rest) = a.as_chunks::<16>();
     let (b, b_rest) = b.as_chunks::<16>();
     for (a, b) in a.iter().zip(b) {
@@ -28,8 +25,8 @@ pub(super) fn dot_of_part<F: NdFloat + Sum>(a: &[F], b: &[F]) -> F {
             sums[i] += a[i] * b[i];
         }
     }
-    let rest: F = a_rest.iter().zip(b_rest).map(|(&a, &b)| a * b).sum();
-    sums.into_iter().sum::<F>() + rest
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.into_iter().sum::<f64>() + rest
 }
 
 /// Whether a·b is more than what rounding leaves of terms that cancel, whatever the scale of single coordinates.

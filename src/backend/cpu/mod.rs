@@ -12,10 +12,14 @@ mod dot;
 mod double;
 mod lanes;
 mod loss;
+mod meeting;
 mod moments;
 mod narrow;
+mod pass;
 mod product;
 mod real;
+mod residual;
+mod root;
 mod row;
 mod softmax;
 mod sparse;
@@ -28,16 +32,21 @@ mod update;
 mod wide;
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::thread;
 
 use super::{
-    Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Loss, Parameters, Session, Shape, Sink, State, Stepper,
-    Supervision, check,
+    Backend, Ceilings, DeviceInfo, DeviceKind, Finish, Head, Loss, OfHead, Parameters, Session, Shape, Sink, State,
+    Stepper, Supervision, check,
 };
 use crate::data::{Features, Stored, Values};
 use crate::error::Result;
 use lanes::{Element, Instructions};
 use loss::CpuLoss;
+use meeting::{Meeting, Seat, meeting};
 pub(crate) use moments::{Moments, moments, second_moments};
+use pass::Kept;
+pub(crate) use root::InverseRoot;
 pub(crate) use row::{logits_of_row, softmax_of_row};
 use sparse::SparseSession;
 use stepper::{CpuStepper, Data};
@@ -47,6 +56,8 @@ use tiles::{Buffer, DotTile, Matrix, TILE, TileToRows, Weights};
 pub struct Cpu {
     info: DeviceInfo,
     instructions: Instructions,
+    /// Where the losses of its sessions have their passes in common with others.
+    meeting: Option<Meeting>,
 }
 
 impl Default for Cpu {
@@ -81,12 +92,40 @@ impl Cpu {
             max_workgroup_memory: None,
             unusable: None,
         };
-        Self { info, instructions }
+        Self { info, instructions, meeting: None }
+    }
+}
+
+impl Cpu {
+    /// [`Backend::side_by_side`] on these features.
+    fn meet<T: Element>(&self, x: &[T], scale: f32, shape: Shape, heads: Range<usize>, work: &OfHead) -> Result<usize> {
+        let n_heads = heads.len();
+        let (meeting, lead) = meeting(self.instructions, Matrix { x, d: shape.n_features }, scale, shape)?;
+        let seats: Vec<Seat> = heads.clone().map(|_| meeting.seat()).collect();
+        let (info, instructions) = (self.info.clone(), self.instructions);
+        let cpu: Arc<dyn Backend> = Arc::new(Self { info, instructions, meeting: Some(meeting) });
+        // What is no pass is done beside that of the others.
+        let n_threads = (rayon::current_num_threads() / n_heads).max(1);
+        let passes = thread::scope(|scope| {
+            for (head, seat) in heads.zip(seats) {
+                let cpu = cpu.clone();
+                scope.spawn(move || {
+                    let _seat = seat;
+                    match rayon::ThreadPoolBuilder::new().num_threads(n_threads).build() {
+                        Ok(pool) => pool.install(|| work(head, cpu)),
+                        // With the threads of all.
+                        Err(_) => work(head, cpu),
+                    }
+                });
+            }
+            lead.lead(n_heads)
+        });
+        Ok(passes)
     }
 }
 
 /// The machine's memory in bytes, where the system tells it in a file.
-fn memory() -> Option<u64> {
+pub(super) fn memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
@@ -99,6 +138,26 @@ impl Backend for Cpu {
 
     fn ceilings(&self) -> Result<Ceilings> {
         ceilings::measure(self.instructions)
+    }
+
+    fn side_by_side(
+        &self,
+        features: &Features,
+        scale: f32,
+        shape: Shape,
+        heads: Range<usize>,
+        work: &OfHead,
+    ) -> Result<Option<usize>> {
+        match features.values() {
+            Values::F32(x) => self.meet(x, scale, shape, heads, work).map(Some),
+            Values::F16(x) => self.meet(x, scale, shape, heads, work).map(Some),
+            Values::U8(x) => self.meet(x, scale, shape, heads, work).map(Some),
+            Values::Stored(_) | Values::Sparse(_) => Ok(None),
+        }
+    }
+
+    fn loss_bytes(&self, n_samples: usize, shape: Shape) -> u64 {
+        Kept::bytes(n_samples, shape)
     }
 
     fn session<'a>(
@@ -122,6 +181,7 @@ impl Backend for Cpu {
 
 struct CpuSession<'a, T> {
     instructions: Instructions,
+    meeting: Option<&'a Meeting>,
     x: Matrix<'a, T>,
     scale: f32,
     supervision: Option<Supervision<'a>>,
@@ -130,9 +190,10 @@ struct CpuSession<'a, T> {
 }
 
 impl<'a, T: Element> CpuSession<'a, T> {
-    fn new(cpu: &Cpu, features: &Features, x: &'a [T], scale: f32, supervision: Option<Supervision<'a>>) -> Self {
+    fn new(cpu: &'a Cpu, features: &Features, x: &'a [T], scale: f32, supervision: Option<Supervision<'a>>) -> Self {
         let x = Matrix { x, d: features.n_features() };
-        Self { instructions: cpu.instructions, x, scale, supervision, rows: 0..features.n_samples() }
+        let (instructions, meeting) = (cpu.instructions, cpu.meeting.as_ref());
+        Self { instructions, meeting, x, scale, supervision, rows: 0..features.n_samples() }
     }
 }
 
@@ -216,7 +277,7 @@ impl<T: Element> Session for CpuSession<'_, T> {
     fn loss<'s>(&'s mut self, shape: Shape) -> Result<Box<dyn Loss + 's>> {
         check::shape(shape, self.x.d)?;
         let supervision = check::supervision(shape, self.supervision, self.rows.end)?;
-        Ok(Box::new(CpuLoss::new(self.instructions, self.x, self.scale, supervision, shape)?))
+        Ok(Box::new(CpuLoss::new(self.instructions, self.x, self.scale, supervision, shape, self.meeting)?))
     }
 
     fn stepper<'s>(&'s mut self, start: &State, heads: &[Head], batch_size: usize) -> Result<Box<dyn Stepper + 's>> {

@@ -27,6 +27,11 @@ impl<'d> Division<'d> {
         Ok(Self { data, starts })
     }
 
+    /// All samples.
+    pub fn data(&self) -> &Dataset<'d> {
+        &self.data
+    }
+
     /// All samples, those of the fold with weight 0.
     pub fn without(&self, fold: usize) -> Result<Dataset<'_>> {
         let n = self.data.n_samples();

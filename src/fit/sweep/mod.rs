@@ -16,9 +16,9 @@ use division::Division;
 /// Chooses penalties by cross-validation: for each of a grid and for each fold a model of the other folds is fitted and evaluated on the
 /// fold; the penalty that does best, in the mean over the folds, is fitted on all samples.
 ///
-/// The models of a fold are a path from the largest penalty to the smallest ([`SoftmaxRegression::path`]). On the CPU as many
-/// paths go on at once as there are threads. The samples are copied once, in the order of their folds, whose models differ in
-/// weights that are 0 for the fold left out. The fitted models do not depend on how many threads there are.
+/// The models of a fold are a path from the largest penalty to the smallest ([`SoftmaxRegression::path`]). On the CPU all paths go on at
+/// once, and have their passes over dense features in common. The samples are copied once, in the order of their folds, whose models
+/// differ in weights that are 0 for the fold left out. The fitted models do not depend on how many threads there are.
 ///
 /// ```
 /// use softreg::{Folds, SoftmaxRegression, Sweep, data};
@@ -38,6 +38,7 @@ pub struct Sweep {
     rule: Rule,
     /// Of the search, where it is given.
     tolerance: Option<f64>,
+    memory: Option<u64>,
 }
 
 /// The tolerance of a search, unless it or the estimator has another.
@@ -135,6 +136,8 @@ pub struct Swept {
     pub chosen: usize,
     /// Its fit on all samples.
     pub fit: Fit,
+    /// Passes over the features in the search, where its paths had them in common: each for all paths that waited for one, or nearly all.
+    pub passes: Option<usize>,
     /// How long the search took, without that fit.
     pub search: Duration,
 }
@@ -152,6 +155,7 @@ impl Sweep {
             criterion: Criterion::default(),
             rule: Rule::default(),
             tolerance: None,
+            memory: None,
         }
     }
 
@@ -207,6 +211,14 @@ impl Sweep {
         self
     }
 
+    /// Bytes that the models in training may take beside the features, chiefly two numbers of 8 bytes for each sample and class of a
+    /// path; no more paths go on at once. By default a quarter of the machine's memory. The fitted models are the same.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
     /// How many models are fitted before the last one.
     pub fn n_heads(&self) -> usize {
         self.strengths.values().len() * self.l1_ratios.len() * self.folds.n_folds()
@@ -243,7 +255,7 @@ impl Sweep {
                 on_head(head);
             }
         };
-        let (mut heads, models) = self.fit_paths(&estimator, &division, &tell)?;
+        let (mut heads, models, passes) = self.fit_paths(&estimator, &division, &tell)?;
         heads.sort_by_key(|head| (head.fold, head.candidate));
         let candidates = self.candidates(&heads, total_weight(data));
         let chosen = self.choose(&candidates);
@@ -256,7 +268,7 @@ impl Sweep {
             Some(model) if estimator.init.is_none() => estimator.init(model).fit(data)?,
             _ => estimator.fit(data)?,
         };
-        Ok(Swept { candidates, heads, chosen, fit, search })
+        Ok(Swept { candidates, heads, chosen, fit, passes, search })
     }
 
     fn check(&self) -> Result<()> {

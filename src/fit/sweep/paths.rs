@@ -2,7 +2,9 @@
 
 use super::division::Division;
 use super::{Head, Sweep, total_weight};
-use crate::backend::DeviceKind;
+use std::sync::{Mutex, PoisonError};
+
+use crate::backend::{Device, DeviceKind, Shape};
 use crate::error::Result;
 use crate::fit::SoftmaxRegression;
 use crate::model::Model;
@@ -16,19 +18,37 @@ struct Path {
 }
 
 impl Sweep {
-    /// All models of the search, and those of the first fold, whose heads have the same order of candidates.
+    /// All models of the search, those of the first fold, whose heads have the same order of candidates, and how many passes over the
+    /// samples there were, where the paths had them in common.
     pub(super) fn fit_paths(
         &self,
         estimator: &SoftmaxRegression,
         division: &Division,
         tell: &(dyn Fn(&Head) + Sync),
-    ) -> Result<(Vec<Head>, Vec<Model>)> {
+    ) -> Result<(Vec<Head>, Vec<Model>, Option<usize>)> {
         let n_folds = self.folds.n_folds();
         let paths: Vec<Path> =
             (0..self.l1_ratios.len()).flat_map(|ratio| (0..n_folds).map(move |fold| Path { fold, ratio })).collect();
-        let work = |path: &Path| self.fit_path(estimator, division, *path, tell);
-        let is_cpu = estimator.device.info().kind == DeviceKind::Cpu;
-        let done = if is_cpu { beside_each_other(&paths, work) } else { paths.iter().map(work).collect() };
+        let of_path = |path: &Path, device: &Device| {
+            self.fit_path(&SoftmaxRegression { device: device.clone(), ..estimator.clone() }, division, *path, tell)
+        };
+        let data = division.data();
+        let scale = estimator.feature_scale.of(data.features())?;
+        let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
+        let side_by_side = Mutex::new((0..paths.len()).map(|_| None).collect::<Vec<_>>());
+        let work = |index: usize, device: &Device| {
+            let done = of_path(&paths[index], device);
+            side_by_side.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(done);
+        };
+        let device = &estimator.device;
+        let passes = device.side_by_side(data.features(), scale, shape, paths.len(), self.memory, &work)?;
+        let done: Vec<_> = match passes {
+            Some(_) => {
+                side_by_side.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
+            }
+            None if device.info().kind == DeviceKind::Cpu => beside_each_other(&paths, |path| of_path(path, device)),
+            None => paths.iter().map(|path| of_path(path, device)).collect(),
+        };
 
         let (mut heads, mut models) = (Vec::with_capacity(self.n_heads()), Vec::new());
         for done in done {
@@ -36,7 +56,7 @@ impl Sweep {
             heads.extend(of_path);
             models.extend(first);
         }
-        Ok((heads, models))
+        Ok((heads, models, passes))
     }
 
     /// The models of a path, and, of the first fold, what is in them.

@@ -3,7 +3,8 @@
 //! First, part after part of the samples, logits and residual, which stays; then, feature after feature, the gradient.
 
 use super::super::lanes::Instructions;
-use super::super::loss::{Curvature, Residual, Sums, shares};
+use super::super::pass::{Sums, shares};
+use super::super::residual::{Curvature, Residual};
 use super::super::team;
 use super::super::tiles::allocate;
 use super::sum::WeightedSum;

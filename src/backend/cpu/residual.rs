@@ -1,0 +1,120 @@
+//! The loss of each sample, its residual P − Y and the curvature, from logits in double precision.
+
+use super::double::exp;
+use super::lanes::{Kernel, Lanes};
+use crate::data::Targets;
+
+/// By sample and head, with o = z + t·zₚ: loss ℓ = log Σ_k exp(o_k − m) − Σ_j y_j·(o_j − m), m = max_k o_k; residual
+/// r_j = s·(p_j − y_j), p_j = exp(o_j − m) / Σ_k exp(o_k − m); slope Σ_j r_j·zₚ_j. The sums of s·ℓ and of the slopes are added
+/// to those of the head.
+pub(super) struct Residual<'a> {
+    /// The number of the first sample.
+    pub first: usize,
+    pub t: &'a [f64],
+    /// (samples × h·q), and so are direction, where there is one, and residual.
+    pub z: &'a [f64],
+    pub direction: &'a [f64],
+    pub targets: &'a Targets<'a>,
+    pub n_classes: usize,
+    /// s of each sample, or one for all.
+    pub weights: &'a [f64],
+    pub residual: &'a mut [f64],
+    pub losses: &'a mut [f64],
+    pub slopes: &'a mut [f64],
+}
+
+/// r_j = s·p_j·(v_j − Σ_k p_k·v_k) by sample and head, P = softmax(Z); v is in the place of the residual.
+pub(super) struct Curvature<'a> {
+    pub z: &'a [f64],
+    pub n_classes: usize,
+    pub n_heads: usize,
+    pub weights: &'a [f64],
+    pub residual: &'a mut [f64],
+}
+
+/// s of sample `index` of a tile.
+#[inline(always)]
+fn weight(weights: &[f64], index: usize) -> f64 {
+    if let [weight] = weights { *weight } else { weights[index] }
+}
+
+#[inline(always)]
+fn maximum(row: &[f64]) -> f64 {
+    row.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+impl Kernel for Residual<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { first, t, z, direction, targets, n_classes: q, weights, residual, losses, slopes } = self;
+        let n_heads = t.len();
+        let heads = || (0..n_heads).cycle();
+        for ((index, head), out) in heads().enumerate().zip(residual.chunks_exact_mut(q)) {
+            let z = &z[index * q..][..q];
+            if direction.is_empty() {
+                out.copy_from_slice(z);
+            } else {
+                let direction = &direction[index * q..][..q];
+                for ((o, z), direction) in out.iter_mut().zip(z).zip(direction) {
+                    *o = z + t[head] * direction;
+                }
+            }
+            let max = maximum(out);
+            out.iter_mut().for_each(|o| *o -= max);
+            let sample = first + index / n_heads;
+            let of_target: f64 = match targets {
+                Targets::Classes(classes) => out[classes[sample] as usize],
+                Targets::Distributions(y) => {
+                    y[sample * q..][..q].iter().zip(&*out).map(|(&y, o)| f64::from(y) * o).sum()
+                }
+            };
+            losses[head] -= weight(weights, index / n_heads) * of_target;
+        }
+        // All at once: the rows of few classes would not fill a vector.
+        residual.iter_mut().for_each(|o| *o = exp(lanes, *o));
+        for ((index, head), out) in heads().enumerate().zip(residual.chunks_exact_mut(q)) {
+            let sample = first + index / n_heads;
+            let weight = weight(weights, index / n_heads);
+            let sum: f64 = out.iter().sum();
+            // Distributions in single precision sum to 1 but for rounding; with the sum as a factor of the logarithm the residual
+            // is the derivative of just this loss, and sums to 0.
+            let mass: f64 = match targets {
+                Targets::Classes(_) => 1.0,
+                Targets::Distributions(y) => y[sample * q..][..q].iter().map(|&y| f64::from(y)).sum(),
+            };
+            losses[head] += weight * mass * sum.ln();
+            let factor = weight * mass / sum;
+            out.iter_mut().for_each(|r| *r *= factor);
+            match targets {
+                Targets::Classes(classes) => out[classes[sample] as usize] -= weight,
+                Targets::Distributions(y) => {
+                    let y = &y[sample * q..][..q];
+                    out.iter_mut().zip(y).for_each(|(r, &y)| *r -= weight * f64::from(y));
+                }
+            }
+            if !direction.is_empty() {
+                slopes[head] += out.iter().zip(&direction[index * q..][..q]).map(|(r, z)| r * z).sum::<f64>();
+            }
+        }
+    }
+}
+
+impl Kernel for Curvature<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { z, n_classes: q, n_heads, weights, residual } = self;
+        let mut p = vec![0.0; q];
+        for (index, (z, v)) in z.chunks_exact(q).zip(residual.chunks_exact_mut(q)).enumerate() {
+            let max = maximum(z);
+            p.iter_mut().zip(z).for_each(|(p, z)| *p = exp(lanes, z - max));
+            let sum: f64 = p.iter().sum();
+            let mean = p.iter().zip(&*v).map(|(p, v)| p * v).sum::<f64>() / sum;
+            let factor = weight(weights, index / n_heads) / sum;
+            v.iter_mut().zip(&p).for_each(|(v, p)| *v = factor * p * (*v - mean));
+        }
+    }
+}
