@@ -65,15 +65,15 @@ impl Blocks {
         let n = means.varying.len() + 1;
         let q = p.ncols();
         let like = q as f64 / (q as f64 - 1.0).max(1.0);
-        // s·p·(1 − p) of each row.
-        let weights_of = |class: usize| -> Vec<f64> {
-            let of_row = |(p, s): (&f64, &f64)| like * (p * s.sqrt() - p * p).max(0.0);
-            p.column(class).iter().zip(sample.weights()).map(of_row).collect()
-        };
-        let total: f64 = (0..q).map(|class| weights_of(class).iter().sum::<f64>()).sum();
-        let least_total = (LEAST_CURVATURE * total / q as f64).max(1e-30);
+        // s·p·(1 − p) of each class and row.
+        let mut weights = Array2::<f64>::zeros((q, p.nrows()));
+        for ((p, mut to), s) in p.rows().into_iter().zip(weights.columns_mut()).zip(sample.weights()) {
+            let root = s.sqrt();
+            to.iter_mut().zip(p).for_each(|(to, p)| *to = like * (p * root - p * p).max(0.0));
+        }
+        let least_total = (LEAST_CURVATURE * weights.sum() / q as f64).max(1e-30);
         let root = |class: usize| {
-            let weights = weights_of(class);
+            let weights = weights.row(class);
             let mut rows: Vec<usize> = (0..weights.len()).collect();
             let heaviest = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
             if rows.len() > ROWS {
