@@ -100,7 +100,8 @@ impl Names {
     /// The labels that the names are.
     pub fn into_labels(self) -> Result<Labels<'static>> {
         let (classes, order) = self.sorted()?;
-        let indices: Vec<u32> = self.codes.iter().map(|&code| order[code as usize]).collect();
+        // In the same memory.
+        let indices: Vec<u32> = self.codes.into_iter().map(|code| order[code as usize]).collect();
         Labels::from_indices(indices, classes)
     }
 }

@@ -1,5 +1,7 @@
 //! Features of numbers and of categories, in the order of the columns.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::columns::{Columns, Feature, Role};
@@ -21,6 +23,8 @@ pub(super) struct Layout {
     of_numbers: Vec<u32>,
     /// The feature of each category of each one-hot column, by its code.
     of_categories: Vec<Vec<u32>>,
+    /// The features of numbers that stand beside each other in both.
+    runs: Vec<Range<usize>>,
 }
 
 impl Layout {
@@ -33,6 +37,7 @@ impl Layout {
                 .iter()
                 .map(|one_hot| vec![0; one_hot.known.as_ref().map_or(0, Vec::len)])
                 .collect(),
+            runs: Vec::new(),
         };
         for feature in &columns.features {
             let next = layout.names.len() as u32;
@@ -60,6 +65,8 @@ impl Layout {
             }
         }
         check_unique("feature", &layout.names)?;
+        let runs = layout.of_numbers.chunk_by(|a, b| *b == a + 1);
+        layout.runs = runs.map(|run| run[0] as usize..run[0] as usize + run.len()).collect();
         Ok(layout)
     }
 
@@ -75,7 +82,7 @@ impl Layout {
             numbers.chain(categories.iter().zip(&self.of_categories).filter_map(one))
         };
         let n_values = n_rows.saturating_mul(d);
-        if d > MAX_DENSE.0 || n_values > MAX_DENSE.1 {
+        if !self.is_dense(n_rows) {
             let n_stored: usize = (0..n_rows).into_par_iter().map(|row| of_row(row).count()).sum();
             if n_stored.saturating_mul(2) < n_values {
                 let (mut offsets, mut columns, mut values) =
@@ -96,26 +103,46 @@ impl Layout {
             return Err(Error::out_of_memory("the one-hot features", n_values, 4));
         };
         let n_numbers = self.of_numbers.len();
-        // Numbers that stand beside each other in both.
-        let is_beside = |a: &u32, b: &u32| *b == a + 1;
-        let runs: Vec<&[u32]> = self.of_numbers.chunk_by(is_beside).collect();
         let fill = |(block, into): (usize, &mut [f32])| {
-            for (i, into) in into.chunks_exact_mut(d).enumerate() {
-                let row = block * ROWS + i;
-                let mut numbers = &numbers[row * n_numbers..][..n_numbers];
-                for run in &runs {
-                    let (first, rest) = numbers.split_at(run.len());
-                    into[run[0] as usize..][..run.len()].copy_from_slice(first);
-                    numbers = rest;
-                }
-                for (names, features) in categories.iter().zip(&self.of_categories) {
-                    if let Some(&feature) = features.get(names.codes[row] as usize) {
-                        into[feature as usize] = 1.0;
-                    }
-                }
-            }
+            let first = block * ROWS;
+            self.fill(&numbers[first * n_numbers..], categories, first, into);
         };
         values.par_chunks_mut(ROWS * d.max(1)).enumerate().for_each(fill);
         Features::of_finite(Values::from(values), n_rows, d)
+    }
+
+    /// Whether so many rows are as well dense.
+    pub fn is_dense(&self, n_rows: usize) -> bool {
+        let d = self.names.len();
+        d <= MAX_DENSE.0 && n_rows.saturating_mul(d) <= MAX_DENSE.1
+    }
+
+    /// Writes into zeros the rows that have these numbers, and the categories from row `first` on.
+    pub fn fill(&self, mut numbers: &[f32], categories: &[Names], first: usize, into: &mut [f32]) {
+        for (i, into) in into.chunks_exact_mut(self.names.len().max(1)).enumerate() {
+            for run in &self.runs {
+                let (some, rest) = numbers.split_at(run.len());
+                into[run.clone()].copy_from_slice(some);
+                numbers = rest;
+            }
+            for (names, features) in categories.iter().zip(&self.of_categories) {
+                if let Some(&feature) = features.get(names.codes[first + i] as usize) {
+                    into[feature as usize] = 1.0;
+                }
+            }
+        }
+    }
+
+    /// Leaves of rows only their numbers, in the order of the columns.
+    pub fn take_back(&self, values: &mut Vec<f32>) {
+        let d = self.names.len().max(1);
+        let mut to = 0;
+        for row in (0..values.len()).step_by(d) {
+            for run in &self.runs {
+                values.copy_within(row + run.start..row + run.end, to);
+                to += run.len();
+            }
+        }
+        values.truncate(to);
     }
 }

@@ -40,8 +40,10 @@ fn read_in_blocks(input: Input<'static>, source: &Source, block: usize) -> Resul
     )?;
 
     let in_file = |error: Error| error.in_file(&path);
-    let Rows { n_rows, values, weights, labels, categories } = rows;
-    let (features, feature_names) = if columns.one_hot.is_empty() {
+    let Rows { n_rows, values, layout, weights, labels, categories } = rows;
+    let (features, feature_names) = if let Some(layout) = layout {
+        (Features::of_finite(values.into(), n_rows, layout.names.len()).map_err(in_file)?, layout.names)
+    } else if columns.one_hot.is_empty() {
         let features = Features::of_finite(values.into(), n_rows, columns.n_numbers).map_err(in_file)?;
         (features, columns.numbers_in_order())
     } else {
@@ -291,7 +293,7 @@ mod tests {
                     let source = Source { categorical, ..source };
                     let mut columns = Columns::choose(&header, delimiter, &source, &mut text).unwrap();
                     // The column that is left out.
-                    columns.roles[2] = Role::Nothing;
+                    (columns.roles[2], columns.roles[3], columns.n_numbers) = (Role::Nothing, Role::Number(1), 2);
                     columns.features.retain(|feature| !matches!(feature, Feature::Number(2)));
                     (columns, delimiter)
                 };
@@ -303,6 +305,9 @@ mod tests {
                 let parse = |text: &[u8], rows: &mut Rows| parser.parse(text, rows);
                 text.parse(Some(delimiter), || Rows::new(&columns), parse, append).unwrap();
                 assert_eq!(rows.n_rows, 300);
+                if let Some(layout) = rows.layout.take() {
+                    layout.take_back(&mut rows.values);
+                }
                 for (row, (a, b, category, label)) in expected.iter().enumerate() {
                     let values = &rows.values[row * columns.n_numbers..][..columns.n_numbers];
                     assert_eq!((values[0], values[columns.n_numbers - 1]), (*a, *b));
@@ -380,8 +385,9 @@ mod tests {
     }
 
     /// What rows are, to the bit.
-    fn of_rows(rows: &Rows) -> String {
-        let bits: Vec<u32> = rows.values.iter().map(|value| value.to_bits()).collect();
+    fn of_rows(rows: &Rows, columns: &Columns) -> String {
+        let values = &rows.values[..rows.n_rows * columns.n_numbers];
+        let bits: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
         let labels: Vec<&String> = rows.labels.codes.iter().map(|&code| &rows.labels.names[code as usize]).collect();
         format!("{} {bits:?} {:?} {labels:?} {:?}", rows.n_rows, rows.weights, rows.categories[0].codes)
     }
@@ -399,7 +405,7 @@ mod tests {
                 n_plain += 1;
                 plain.n_rows += 1;
                 assert_eq!(columns.any_row(text.as_bytes(), 0, &mut any).ok(), Some(next), "{text}");
-                assert_eq!(of_rows(&plain), of_rows(&any), "{text}");
+                assert_eq!(of_rows(&plain, &columns), of_rows(&any, &columns), "{text}");
                 // And it left off where the next begins.
                 let end = text[next..].find([',', '\n']).unwrap();
                 assert_eq!(scan.next(), next + end, "{text}");
@@ -430,7 +436,7 @@ mod tests {
             let found = parser.parse(text.as_bytes(), &mut rows);
             if found.is_ok() {
                 n_sound += usize::from(rows.n_rows > 1);
-                assert_eq!(of_rows(&rows), of_rows(&expected), "{text}");
+                assert_eq!(of_rows(&rows, &columns), of_rows(&expected, &columns), "{text}");
                 // Names of blocks before may stay.
                 Rows::new(&columns).append(&mut rows, &columns, &Place::default()).unwrap();
             } else {
