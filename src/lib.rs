@@ -77,7 +77,8 @@ mod columns;
 pub mod data;
 mod error;
 mod fit;
-pub mod metrics;
+pub mod memory;
+mod metrics;
 mod model;
 mod objective;
 #[doc(hidden)]

@@ -284,9 +284,7 @@ impl Device {
         &*self.backend
     }
 
-    /// Does the work of `n_heads` heads, as many at a time as [`Backend::side_by_side`] can with `memory` bytes for their losses, by default
-    /// a quarter of the machine's; each with the device it is to take. How many passes over the features they had in common; nothing,
-    /// and no work is done, where there are none.
+    /// [`Backend::side_by_side`] with the device that each head is to take.
     pub(crate) fn side_by_side(
         &self,
         features: &Features,
@@ -296,18 +294,8 @@ impl Device {
         memory: Option<u64>,
         work: &(dyn Fn(usize, &Self) + Sync),
     ) -> Result<Option<usize>> {
-        let memory = memory.or_else(|| Some(super::cpu::memory()? / 4)).unwrap_or(u64::MAX);
-        let at_once = memory / self.backend.loss_bytes(features.n_samples(), shape).max(1);
-        let n_groups = n_heads.div_ceil(at_once.clamp(1, n_heads.max(1) as u64) as usize).max(1);
-        let of_group = n_heads.div_ceil(n_groups);
         let work = |head: usize, backend: Arc<dyn Backend>| work(head, &Self { backend, ..self.clone() });
-        let mut passes = None;
-        for first in (0..n_heads).step_by(of_group.max(1)) {
-            let heads = first..n_heads.min(first + of_group);
-            let of_group = self.backend.side_by_side(features, scale, shape, heads, &work)?;
-            passes = of_group.map(|n| n + passes.unwrap_or_default());
-        }
-        Ok(passes)
+        self.backend.side_by_side(features, scale, shape, n_heads, memory, &work)
     }
 
     /// The seam of the solvers. Features in a file, or too large for the device, are there part by part.

@@ -246,24 +246,21 @@ pub trait Backend: Send + Sync {
         features.n_samples()
     }
 
-    /// Does the work of `heads` on a thread each, with a backend whose sessions of these features, each value of which counts `scale`
-    /// times, have the passes over them in common: a pass serves all losses of that shape that wait for one, whatever the weights of
-    /// their samples, and gives each what one of its own would. How many passes there were; nothing, and no work is done, where the
-    /// backend has none in common.
+    /// Does the work of `n_heads` heads on a thread each, with a backend whose sessions of these features, each value of which counts
+    /// `scale` times, have the passes over them in common: a pass serves all losses of that shape that wait for one, whatever the weights
+    /// of their samples, and gives each what one of its own would. No more heads go on at once than have room for their losses in
+    /// `memory` bytes. How many passes there were, which with many heads depends on who is late; nothing, and no work is done, where
+    /// the backend has none in common.
     fn side_by_side(
         &self,
         _features: &Features,
         _scale: f32,
         _shape: Shape,
-        _heads: Range<usize>,
+        _n_heads: usize,
+        _memory: Option<u64>,
         _work: &OfHead,
     ) -> Result<Option<usize>> {
         Ok(None)
-    }
-
-    /// What a loss takes beside the features, in bytes, on the host.
-    fn loss_bytes(&self, n_samples: usize, shape: Shape) -> u64 {
-        8 * shape.n_parameters() as u64 + 4 * n_samples as u64
     }
 
     /// Takes the data to where the arithmetic is: features, every value of which counts `scale` times, and for training

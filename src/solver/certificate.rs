@@ -43,7 +43,7 @@ const STEPS: usize = 30;
 const EVALUATIONS: usize = 8;
 /// How far Newton's equations for the intercept are solved, as in `quasi_newton`; the longest of a step, and the share of it that is
 /// tried at least.
-const EFFORT: Effort = Effort { share: 0.01, left: 0.0, most: 30 };
+const EFFORT: Effort = Effort { share: 0.01, left: f64::INFINITY, most: 30 };
 const LONGEST: f64 = 10.0;
 const SHORTEST: f64 = 1e-3;
 

@@ -20,7 +20,7 @@ const ROWS: usize = 256;
 const LEAST_WEIGHT: f64 = 1e-3;
 /// The curvature of a class is taken to be no smaller than this share of the mean: it grows with the first step.
 const LEAST_CURVATURE: f64 = 1e-3;
-/// All blocks together have no more values than this, 256 MiB.
+/// All blocks together have no more values than this, 256 MiB, but for what fills up the rows of small ones.
 const MOST_VALUES: usize = 64 << 20;
 /// In single precision no more than this share of a feature need be left by those before it, as [`super::preconditioner`] has it.
 const LEAST_PIVOT: f32 = 1e-6;

@@ -24,8 +24,8 @@ const PREDICTED: f64 = 0.03;
 const MOST_PREDICTIONS: usize = 6;
 /// How much the residual of Newton's equations falls, in the norm of the preconditioner, and how many products that may take:
 /// of a step, and of the confirmation at the end.
-const OF_STEP: Effort = Effort { share: 0.3, left: 0.0, most: 20 };
-const OF_CONFIRMATION: Effort = Effort { share: 0.1, left: 0.0, most: 12 };
+const OF_STEP: Effort = Effort { share: 0.3, left: f64::INFINITY, most: 20 };
+const OF_CONFIRMATION: Effort = Effort { share: 0.1, left: f64::INFINITY, most: 16 };
 /// It is confirmed that next to nothing is left when what a solution leaves is no more than this share of the tolerance.
 const CONFIRMED: f64 = 0.02;
 /// Pairs of a direction and its curvature that precondition the equations of the next step.
@@ -102,7 +102,7 @@ impl Pairs {
     }
 }
 
-/// How far conjugate gradients go: until the residual has fallen to a share, in the norm of the preconditioner, or the square of the
+/// How far conjugate gradients go: until the residual has fallen to a share, in the norm of the preconditioner, and the square of the
 /// share to which it has fallen, times ⟨x, H·x⟩, is no more than `left`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Effort {
@@ -117,9 +117,8 @@ pub(super) struct NewtonDirection {
     pub solution: Vec<f64>,
     /// Directions on the way, with their products with the Hessian.
     pub products: Vec<(Vec<f64>, Vec<f64>)>,
-    /// ⟨x, H·x⟩ of the solution, about twice what it gains, and that times the square of the share to which the residual has fallen.
-    pub decrement: f64,
-    pub left: f64,
+    /// Whether they went as far as they were to.
+    pub is_solved: bool,
 }
 
 /// A solution of Newton's equations H·x = −g by conjugate gradients; `curved` is the product with H, `precondition` that with an
@@ -135,8 +134,8 @@ pub(super) fn newton_direction(
     let mut preconditioned = precondition(&residual);
     let mut direction = preconditioned.clone();
     let first = dot(&residual, &preconditioned);
-    let (mut product, mut decrement, mut left) = (first, 0.0, f64::INFINITY);
-    let mut products = Vec::new();
+    let (mut product, mut decrement) = (first, 0.0);
+    let (mut products, mut is_solved) = (Vec::new(), false);
     for _ in 0..effort.most {
         let curved = curved(&direction)?;
         let curvature = dot(&direction, &curved);
@@ -151,14 +150,15 @@ pub(super) fn newton_direction(
         preconditioned = precondition(&residual);
         let next = dot(&residual, &preconditioned);
         decrement += length * product;
-        left = next / first * decrement;
-        if next <= effort.share.powi(2) * first || left <= effort.left {
+        // Both: before the residual has fallen, what the solution is worth says nothing of what it leaves.
+        is_solved = next <= effort.share.powi(2) * first && next * decrement <= effort.left * first;
+        if is_solved {
             break;
         }
         direction.iter_mut().zip(&preconditioned).for_each(|(d, z)| *d = z + next / product * *d);
         product = next;
     }
-    Ok(NewtonDirection { solution, products, decrement, left })
+    Ok(NewtonDirection { solution, products, is_solved })
 }
 
 /// A point on the line: its length, value and slope.
@@ -340,8 +340,10 @@ pub(super) fn minimise(
         let mut confirm =
             is_near(decrement) && dot(&gradient, &preconditioner.apply(&gradient)) <= OUTSIDE * tolerance * value;
         if confirm || method == Method::NewtonCg {
-            let enough = CONFIRMED * tolerance * value;
-            let effort = if confirm { Effort { left: enough, ..OF_CONFIRMATION } } else { OF_STEP };
+            let effort = match confirm {
+                true => Effort { left: CONFIRMED * tolerance * value, ..OF_CONFIRMATION },
+                false => OF_STEP,
+            };
             let curved = |direction: &[f64]| objective.hessian_vector(direction);
             let precondition = |residual: &[f64]| pairs.apply(residual, preconditioner);
             let newton = newton_direction(&gradient, curved, precondition, effort)?;
@@ -350,13 +352,16 @@ pub(super) fn minimise(
                 let n_old = newton.products.len().saturating_sub(pairs.most);
                 newton.products.into_iter().skip(n_old).for_each(|(direction, curved)| pairs.push(direction, curved));
             }
-            if newton.decrement > 0.0 {
+            if confirm && !newton.is_solved {
+                (confirm, not_confirmed) = (false, decrement);
+            }
+            let product = -dot(&gradient, &newton.solution);
+            if product > 0.0 {
                 direction = newton.solution.iter().map(|x| -x).collect();
-                if confirm && newton.left > enough {
-                    (confirm, not_confirmed) = (false, decrement);
-                }
-                decrement = newton.decrement;
+                decrement = product;
                 guess = 1.0;
+            } else {
+                confirm = false;
             }
         }
         direction.iter_mut().for_each(|x| *x = -*x);
@@ -371,7 +376,8 @@ pub(super) fn minimise(
                 gain = 0.0;
                 continue;
             }
-            break if confirm { StopReason::Converged } else { StopReason::Precision };
+            let is_little = decrement <= 2.0 * tolerance * value;
+            break if confirm && is_little { StopReason::Converged } else { StopReason::Precision };
         };
         objective.advance(point.t)?;
         if let Some(sample) = &mut sample {
@@ -443,6 +449,29 @@ mod tests {
     use crate::batch::Shuffle;
     use crate::data::{Features, Targets};
     use crate::objective::Penalty;
+
+    /// A direction that curves much hides, at first, one that hardly curves, to which nearly all that is left belongs.
+    #[test]
+    fn equations_are_solved_only_when_the_residual_has_fallen() {
+        let effort = |left| Effort { share: 0.1, left, most: 5 };
+        for (curvatures, gradient) in [([1.0, 1e-6], [0.07, 0.07]), ([1e4, 1e-4], [0.7, 0.7])] {
+            let curved = |v: &[f64]| Ok(v.iter().zip(curvatures).map(|(v, h)| h * v).collect());
+            let solve = |effort| newton_direction(&gradient, curved, |r| r.to_vec(), effort).unwrap();
+            let newton = solve(effort(0.02));
+            assert!(newton.is_solved && newton.products.len() == 2);
+            for ((x, g), h) in newton.solution.iter().zip(gradient).zip(curvatures) {
+                assert!((x + g / h).abs() < 1e-6 * (g / h).abs(), "{:?}", newton.solution);
+            }
+            let unfinished = solve(Effort { most: 1, ..effort(0.02) });
+            assert!(!unfinished.is_solved && unfinished.products.len() == 1);
+            // What is worth much must be solved further than the share.
+            let share_alone = solve(Effort { share: 2.0, ..effort(f64::INFINITY) });
+            assert!(share_alone.is_solved && share_alone.products.len() == 1);
+        }
+        // No solution without a direction that curves.
+        let flat = newton_direction(&[1.0], |_| Ok(vec![0.0]), |r| r.to_vec(), effort(f64::INFINITY)).unwrap();
+        assert!(!flat.is_solved && flat.products.is_empty());
+    }
 
     /// The length is right for rows of other targets, since targets only tilt the line.
     #[test]

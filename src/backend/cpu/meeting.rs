@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// One in so many heads may be late for a pass, where a thread has nothing else to do than to go on without it.
 const LATE: usize = 4;
 
-/// Who is not here yet, for the heads.
+/// What heads know of the meeting.
 pub(super) struct Meeting {
     /// Where the features begin, and how many values they are.
     x: (usize, usize),
@@ -40,7 +40,7 @@ pub(super) struct Lead<'a, T> {
 /// The place of a head, which leaves when it is dropped.
 pub(super) struct Seat(Sender<Message>);
 
-/// The loss of a head.
+/// The way of a head's loss to the lead.
 pub(super) struct Member {
     targets: Arc<Targets<'static>>,
     messages: Sender<Message>,
@@ -119,9 +119,9 @@ impl Member {
     pub fn pass(&self, kept: Kept, product: Product, t: &[f64]) -> Result<(Kept, Evaluation)> {
         let (answer, answers) = channel();
         let request = Request { kept, product, t: t.to_vec(), targets: self.targets.clone(), answer };
-        // Where a panic has ended the lead there is no answer.
-        let asked = self.messages.send(Message::Pass(request)).is_ok();
-        answers.recv().ok().filter(|_| asked).ok_or_else(|| Error::Device {
+        // Where a panic has ended the lead the request is dropped, and there is no answer.
+        let _ = self.messages.send(Message::Pass(request));
+        answers.recv().map_err(|_| Error::Device {
             device: "cpu".to_owned(),
             problem: "the passes over the samples of several models have ended".to_owned(),
         })
@@ -173,16 +173,19 @@ impl<T: Element> Lead<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::{Arc, Mutex};
 
     use half::f16;
 
     use super::super::Cpu;
+    use super::super::pass::Kept;
     use crate::backend::{Backend, Evaluation, Loss, Shape, Supervision};
     use crate::batch::Shuffle;
     use crate::data::{Features, Targets};
 
-    const SHAPE: Shape = Shape { n_features: 37, n_classes: 5, n_heads: 1 };
+    /// A part is more than a block, and the features lie in whole slabs.
+    const SHAPE: Shape = Shape { n_features: 1008, n_classes: 3, n_heads: 1 };
     const N: usize = 1700;
     /// Passes of `rounds`.
     const ROUNDS: usize = 6;
@@ -198,57 +201,79 @@ mod tests {
 
     /// Each head leaves out samples of its own.
     fn weights(head: usize) -> Vec<f32> {
-        (0..N).map(|i| if i / 300 == head { 0.0 } else { 1.0 + (i % 3) as f32 }).collect()
+        (0..N).map(|i| if i / 150 % 5 == head % 5 { 0.0 } else { 1.0 + (i % 3) as f32 }).collect()
     }
 
-    /// What a solver asks for, some of it in drafts.
+    /// What a solver asks for: some heads another thing than others at a time, and some of it in drafts.
     fn rounds(loss: &mut dyn Loss, head: usize) -> Vec<Evaluation> {
         let vector = |seed| values(seed + 100 * head as u64, SHAPE.n_parameters());
         let mut found = Vec::new();
-        loss.set_draft(head == 1);
+        loss.set_draft(head % 2 == 1);
         found.push(loss.start(&vector(1)).unwrap());
         found.push(loss.look(&vector(2), &[0.7]).unwrap());
         let point = loss.along(&[0.3]).unwrap().swap_remove(0);
-        found.push(Evaluation { point: point.clone(), gradient: Vec::new() });
-        found.push(loss.gradient(&[0.3]).unwrap());
+        for turn in 0..2 {
+            found.push(match (turn + head) % 2 {
+                0 => loss.gradient(&[0.3]).unwrap(),
+                _ => Evaluation { point: point.clone(), gradient: loss.hessian_vector(&vector(3)).unwrap() },
+            });
+        }
         loss.advance(&[0.3]).unwrap();
-        found.push(Evaluation { point, gradient: loss.hessian_vector(&vector(3)).unwrap() });
         found.push(loss.look(&vector(4), &[-0.2]).unwrap());
-        loss.set_draft(false);
+        loss.set_draft(head == 0);
         found.push(loss.start(&vector(1)).unwrap());
         found
     }
 
-    fn found_by(backend: &dyn Backend, features: &Features, targets: &Targets, head: usize) -> Vec<Evaluation> {
+    fn found_by(
+        backend: &dyn Backend,
+        features: &Features,
+        scale: f32,
+        targets: &Targets,
+        head: usize,
+    ) -> Vec<Evaluation> {
         let weights = weights(head);
         let supervision = Supervision { targets, weights: Some(&weights) };
-        let mut session = backend.session(features, 0.5, Some(supervision)).unwrap();
+        let mut session = backend.session(features, scale, Some(supervision)).unwrap();
         rounds(&mut *session.loss(SHAPE).unwrap(), head)
     }
 
+    fn alone(features: &Features, scale: f32, targets: &Targets, n_heads: usize) -> Vec<Vec<Evaluation>> {
+        (0..n_heads).map(|head| found_by(&Cpu::new(), features, scale, targets, head)).collect()
+    }
+
     /// For so many heads, the first with these targets: what each found, and how many passes there were.
-    fn together(features: &Features, of_first: &Targets, n_heads: usize) -> (Vec<Vec<Evaluation>>, usize) {
+    fn together(
+        features: &Features,
+        scale: f32,
+        of_first: &Targets,
+        n_heads: usize,
+        memory: Option<u64>,
+    ) -> (Vec<Vec<Evaluation>>, usize) {
         let found = Mutex::new(vec![Vec::new(); n_heads]);
-        let passes = Cpu::new().side_by_side(features, 0.5, SHAPE, 0..n_heads, &|head, backend| {
+        let passes = Cpu::new().side_by_side(features, scale, SHAPE, n_heads, memory, &|head, backend| {
             let targets = if head == 0 { of_first.clone() } else { targets(0) };
-            let of_head = found_by(&*backend, features, &targets, head);
+            let of_head = found_by(&*backend, features, scale, &targets, head);
             found.lock().unwrap()[head] = of_head;
         });
         (found.into_inner().unwrap(), passes.unwrap().unwrap())
     }
 
-    /// To the bit, whatever the features are stored as; and X is read once for all.
+    fn features() -> Features<'static> {
+        let x: Vec<f32> = values(9, N * SHAPE.n_features).iter().map(|&x| x as f32).collect();
+        Features::new(x, N, SHAPE.n_features).unwrap()
+    }
+
+    /// To the bit, whatever the features are stored as, where they lie and in tiles of their own; and X is read once for all.
     #[test]
     fn heads_find_what_they_would_alone_in_as_many_passes_as_one() {
         let x: Vec<f64> = values(9, N * SHAPE.n_features);
         let d = SHAPE.n_features;
-        let f32s = Features::new(x.iter().map(|&x| x as f32).collect::<Vec<_>>(), N, d).unwrap();
         let f16s = Features::new(x.iter().map(|&x| f16::from_f64(x)).collect::<Vec<_>>(), N, d).unwrap();
         let u8s = Features::new(x.iter().map(|&x| (x * 200.0 + 100.0) as u8).collect::<Vec<_>>(), N, d).unwrap();
-        for features in [f32s, f16s, u8s] {
-            let (found, passes) = together(&features, &targets(0), 3);
-            let alone = |head| found_by(&Cpu::new(), &features, &targets(0), head);
-            assert_eq!(found, (0..3).map(alone).collect::<Vec<_>>());
+        for (features, scale) in [(features(), 1.0), (features(), 0.5), (f16s, 1.0), (u8s, 1.0 / 256.0)] {
+            let (found, passes) = together(&features, scale, &targets(0), 3, None);
+            assert_eq!(found, alone(&features, scale, &targets(0), 3));
             assert_ne!(found[0], found[1]);
             assert_eq!(passes, ROUNDS);
         }
@@ -257,22 +282,48 @@ mod tests {
     /// A head with other targets finds what is right for these, by itself.
     #[test]
     fn targets_of_others_are_not_taken() {
-        let x: Vec<f32> = values(9, N * SHAPE.n_features).iter().map(|&x| x as f32).collect();
-        let features = Features::new(x, N, SHAPE.n_features).unwrap();
-        let (found, _) = together(&features, &targets(1), 2);
-        assert_eq!(found[0], found_by(&Cpu::new(), &features, &targets(1), 0));
-        assert_ne!(found[0], found_by(&Cpu::new(), &features, &targets(0), 0));
-        assert_eq!(found[1], found_by(&Cpu::new(), &features, &targets(0), 1));
+        let (features, n_heads) = (features(), 2);
+        let (found, _) = together(&features, 1.0, &targets(1), n_heads, None);
+        assert_eq!(found[0], alone(&features, 1.0, &targets(1), n_heads)[0]);
+        assert_ne!(found[0], alone(&features, 1.0, &targets(0), n_heads)[0]);
+        assert_eq!(found[1], alone(&features, 1.0, &targets(0), n_heads)[1]);
     }
 
-    /// With many heads some may be late, but nearly all share each pass.
+    /// With many heads some may be late, but nearly all share each pass; in little memory there are groups.
     #[test]
     fn many_heads_share_nearly_all_passes() {
-        let x: Vec<f32> = values(9, N * SHAPE.n_features).iter().map(|&x| x as f32).collect();
-        let features = Features::new(x, N, SHAPE.n_features).unwrap();
-        let n_heads = 12;
-        let (found, passes) = together(&features, &targets(0), n_heads);
+        let (features, n_heads) = (features(), 12);
+        let expected = alone(&features, 1.0, &targets(0), n_heads);
+        let (found, passes) = together(&features, 1.0, &targets(0), n_heads, None);
+        assert_eq!(found, expected);
         assert!(passes >= ROUNDS && passes < n_heads * ROUNDS / 3, "{passes}");
-        assert_eq!(found[7], found_by(&Cpu::new(), &features, &targets(0), 7));
+        let (found, passes) = together(&features, 1.0, &targets(0), n_heads, Some(3 * Kept::bytes(N, SHAPE)));
+        assert_eq!(found, expected);
+        assert_eq!(passes, 4 * ROUNDS);
+    }
+
+    /// One that fails or panics leaves the others to go on; the panic is that of the call.
+    #[test]
+    fn a_head_that_leaves_is_not_waited_for() {
+        let features = features();
+        let expected = alone(&features, 1.0, &targets(0), 3);
+        let of_last = Mutex::new(Vec::new());
+        let work = |head: usize, backend: Arc<dyn Backend>| match head {
+            0 => {}
+            1 => panic!("of one head"),
+            _ => *of_last.lock().unwrap() = found_by(&*backend, &features, 1.0, &targets(0), head),
+        };
+        let call = || Cpu::new().side_by_side(&features, 1.0, SHAPE, 3, None, &work);
+        let panic = catch_unwind(AssertUnwindSafe(call)).unwrap_err();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"of one head"));
+        assert_eq!(*of_last.lock().unwrap(), expected[2]);
+    }
+
+    #[test]
+    fn what_does_not_suit_is_an_error() {
+        let shape = Shape { n_features: 3, ..SHAPE };
+        assert!(Cpu::new().side_by_side(&features(), 1.0, shape, 3, None, &|_, _| ()).is_err());
+        let passes = Cpu::new().side_by_side(&features(), 1.0, SHAPE, 0, None, &|_, _| ());
+        assert_eq!(passes.unwrap(), Some(0));
     }
 }

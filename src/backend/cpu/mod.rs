@@ -40,10 +40,11 @@ use super::{
     Stepper, Supervision, check,
 };
 use crate::data::{Features, Stored, Values};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::memory;
 use lanes::{Element, Instructions};
 use loss::CpuLoss;
-use meeting::{Meeting, Seat, meeting};
+use meeting::{Meeting, meeting};
 pub(crate) use moments::{Moments, moments, second_moments};
 use pass::Kept;
 pub(crate) use root::InverseRoot;
@@ -51,6 +52,11 @@ pub(crate) use row::{logits_of_row, softmax_of_row};
 use sparse::SparseSession;
 use stepper::{CpuStepper, Data};
 use tiles::{Buffer, DotTile, Matrix, TILE, TileToRows, Weights};
+
+/// Heads that go on at once at most, each on threads of its own.
+const MOST_AT_ONCE: u64 = 64;
+/// What their losses may take, in bytes, where the system does not tell what memory is free.
+const MEMORY: u64 = 2 << 30;
 
 /// The CPU backend.
 pub struct Cpu {
@@ -86,7 +92,7 @@ impl Cpu {
             backend: "cpu",
             kind: DeviceKind::Cpu,
             driver: format!("{}, {n_threads} {threads}", instructions.name()),
-            memory: memory(),
+            memory: memory::total(),
             max_buffer: None,
             max_binding: None,
             max_workgroup_memory: None,
@@ -98,37 +104,69 @@ impl Cpu {
 
 impl Cpu {
     /// [`Backend::side_by_side`] on these features.
-    fn meet<T: Element>(&self, x: &[T], scale: f32, shape: Shape, heads: Range<usize>, work: &OfHead) -> Result<usize> {
+    fn meet<T: Element>(
+        &self,
+        x: &[T],
+        scale: f32,
+        shape: Shape,
+        n_heads: usize,
+        memory: Option<u64>,
+        work: &OfHead,
+    ) -> Result<usize> {
+        let memory = memory.or_else(|| Some(memory::available()? / 4)).unwrap_or(MEMORY);
+        let at_once = memory / Kept::bytes(x.len() / shape.n_features, shape).max(1);
+        let n_groups = n_heads.div_ceil(at_once.clamp(1, MOST_AT_ONCE) as usize).max(1);
+        let of_group = n_heads.div_ceil(n_groups).max(1);
+        let mut n_passes = 0;
+        for first in (0..n_heads).step_by(of_group) {
+            n_passes += self.meet_at_once(x, scale, shape, first..n_heads.min(first + of_group), work)?;
+        }
+        Ok(n_passes)
+    }
+
+    fn meet_at_once<T: Element>(
+        &self,
+        x: &[T],
+        scale: f32,
+        shape: Shape,
+        heads: Range<usize>,
+        work: &OfHead,
+    ) -> Result<usize> {
+        let no_thread = |problem: String| Error::Device { device: "cpu".to_owned(), problem };
         let n_heads = heads.len();
         let (meeting, lead) = meeting(self.instructions, Matrix { x, d: shape.n_features }, scale, shape)?;
-        let seats: Vec<Seat> = heads.clone().map(|_| meeting.seat()).collect();
+        // What is no pass is done beside that of the others.
+        let n_threads = (rayon::current_num_threads() / n_heads.max(1)).max(1);
+        let place = |_| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build();
+            Ok((meeting.seat(), pool.map_err(|error| no_thread(error.to_string()))?))
+        };
+        let places = heads.clone().map(place).collect::<Result<Vec<_>>>()?;
         let (info, instructions) = (self.info.clone(), self.instructions);
         let cpu: Arc<dyn Backend> = Arc::new(Self { info, instructions, meeting: Some(meeting) });
-        // What is no pass is done beside that of the others.
-        let n_threads = (rayon::current_num_threads() / n_heads).max(1);
-        let passes = thread::scope(|scope| {
-            for (head, seat) in heads.zip(seats) {
+        thread::scope(|scope| {
+            let (mut threads, mut failed) = (Vec::new(), None);
+            for (head, (seat, pool)) in heads.zip(places) {
                 let cpu = cpu.clone();
-                scope.spawn(move || {
+                let of_head = move || {
                     let _seat = seat;
-                    match rayon::ThreadPoolBuilder::new().num_threads(n_threads).build() {
-                        Ok(pool) => pool.install(|| work(head, cpu)),
-                        // With the threads of all.
-                        Err(_) => work(head, cpu),
-                    }
-                });
+                    pool.install(|| work(head, cpu));
+                };
+                // One that is not begun leaves its seat.
+                match thread::Builder::new().spawn_scoped(scope, of_head) {
+                    Ok(thread) => threads.push(thread),
+                    Err(error) => failed = Some(no_thread(error.to_string())),
+                }
             }
-            lead.lead(n_heads)
-        });
-        Ok(passes)
+            let n_passes = lead.lead(n_heads);
+            for thread in threads {
+                if let Err(panic) = thread.join() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+            failed.map_or(Ok(n_passes), Err)
+        })
     }
-}
-
-/// The machine's memory in bytes, where the system tells it in a file.
-pub(super) fn memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 impl Backend for Cpu {
@@ -145,19 +183,17 @@ impl Backend for Cpu {
         features: &Features,
         scale: f32,
         shape: Shape,
-        heads: Range<usize>,
+        n_heads: usize,
+        memory: Option<u64>,
         work: &OfHead,
     ) -> Result<Option<usize>> {
+        check::shape(shape, features.n_features())?;
         match features.values() {
-            Values::F32(x) => self.meet(x, scale, shape, heads, work).map(Some),
-            Values::F16(x) => self.meet(x, scale, shape, heads, work).map(Some),
-            Values::U8(x) => self.meet(x, scale, shape, heads, work).map(Some),
+            Values::F32(x) => self.meet(x, scale, shape, n_heads, memory, work).map(Some),
+            Values::F16(x) => self.meet(x, scale, shape, n_heads, memory, work).map(Some),
+            Values::U8(x) => self.meet(x, scale, shape, n_heads, memory, work).map(Some),
             Values::Stored(_) | Values::Sparse(_) => Ok(None),
         }
-    }
-
-    fn loss_bytes(&self, n_samples: usize, shape: Shape) -> u64 {
-        Kept::bytes(n_samples, shape)
     }
 
     fn session<'a>(

@@ -19,13 +19,15 @@ use crate::error::Result;
 
 /// A part has at least so many samples.
 const LEAST_PART: usize = 512;
-/// At most so many parts, whose gradients together have at most so many values (256 MiB).
+/// At most so many parts, whose gradients together have at most so many values (256 MiB for each loss).
 const MOST_PARTS: usize = 64;
 const MOST_GRADIENTS: usize = 32 << 20;
 /// Values of the parts' gradients that are worth a thread to sum.
 const PARALLEL: usize = 1 << 17;
 /// Features of a tile, in values: half of what the second level of the cache has.
 const TILE_VALUES: usize = 1 << 16;
+/// Ten pairs of a step and a change of the gradient, and those at hand.
+const VECTORS: u64 = 28;
 /// Of several losses each goes through so many tiles before the next one: its weights and its gradient then come to the cache less often.
 const BLOCK: usize = 4;
 
@@ -56,7 +58,6 @@ pub(super) struct Kept {
     /// Z and Zₚ, (n × h·q).
     z: Vec<f64>,
     direction: Vec<f64>,
-    gradient: Vec<f64>,
 }
 
 /// A part of the samples, and what was found for it.
@@ -133,7 +134,6 @@ impl Kept {
             bias: vec![0.0; m],
             z: allocate(0.0, n_samples.saturating_mul(m), "the logits")?,
             direction: Vec::new(),
-            gradient: allocate(0.0, shape.n_parameters(), "the gradient")?,
         })
     }
 
@@ -174,12 +174,12 @@ impl Kept {
         self.parts.iter().map(|part| &part.sums)
     }
 
-    /// Bytes of all that it keeps, for `n_samples` samples.
+    /// Bytes of all that it keeps for `n_samples` samples, with the vectors of parameters that a solver has beside, [`VECTORS`].
     pub fn bytes(n_samples: usize, shape: Shape) -> u64 {
         let (d, m) = (shape.n_features, shape.n_outputs());
         let (n_slabs, n_parts) = (d.div_ceil(SLAB), n_parts(n_samples, shape));
         let slabs = (n_slabs * SLAB) as u64 * m as u64;
-        8 * (2 * n_samples as u64 * m as u64 + slabs * (n_parts as u64 + 1) + shape.n_parameters() as u64)
+        8 * (2 * n_samples as u64 * m as u64 + slabs * (n_parts as u64 + 1) + VECTORS * shape.n_parameters() as u64)
     }
 }
 
@@ -262,10 +262,10 @@ impl<'a, T: Element> Samples<'a, T> {
             team.each(scratch, pieces.into_iter(), |scratch, mut pieces| self.pass_part(scratch, &mut pieces));
         });
         let (d, m, n_heads) = (self.shape.n_features, self.shape.n_outputs(), self.shape.n_heads);
+        let mut gradients: Vec<Vec<f64>> = asked.iter().map(|_| vec![0.0; self.shape.n_parameters()]).collect();
         let mut slabs = Vec::new();
-        for Asked { kept, .. } in &mut *asked {
-            let Kept { gradient, parts, .. } = &mut **kept;
-            let Some((first, others)) = parts.split_first_mut() else { continue };
+        for (Asked { kept, .. }, gradient) in asked.iter_mut().zip(&mut gradients) {
+            let Some((first, others)) = kept.parts.split_first_mut() else { continue };
             let rows = gradient[..d * m].chunks_mut(SLAB * m).zip(first.gradient.chunks_exact_mut(SLAB * m));
             slabs.extend(rows.enumerate().map(|(slab, (rows, sums))| (slab, rows, sums, &*others)));
         }
@@ -281,13 +281,11 @@ impl<'a, T: Element> Samples<'a, T> {
         let n_values: usize = slabs.iter().map(|(_, rows, _, others)| rows.len() * others.len()).sum();
         let n_threads = if n_values < PARALLEL { 1 } else { scratch.len() };
         team::lead(n_threads, |team| team.each(&mut vec![(); n_threads], slabs.into_iter(), sum));
-        let finish = |Asked { kept, .. }: &mut Asked| {
-            let Kept { gradient, parts, .. } = &mut **kept;
-            let sums = || parts.iter().map(|part| &part.sums);
-            Sums::bias_gradient(sums(), &mut gradient[d * m..]);
-            Evaluation { point: Sums::point(sums(), n_heads), gradient: gradient.clone() }
+        let finish = |(Asked { kept, .. }, mut gradient): (&mut Asked, Vec<f64>)| {
+            Sums::bias_gradient(kept.sums(), &mut gradient[d * m..]);
+            Evaluation { point: Sums::point(kept.sums(), n_heads), gradient }
         };
-        asked.iter_mut().map(finish).collect()
+        asked.iter_mut().zip(gradients).map(finish).collect()
     }
 
     /// A part of a pass, a block of tiles at a time.
@@ -299,11 +297,11 @@ impl<'a, T: Element> Samples<'a, T> {
         let Some(Piece { part, z, .. }) = pieces.first() else { return };
         let (first, n) = (part.first, z.len() / self.shape.n_outputs());
         let n_tiles = if pieces.len() == 1 { 1 } else { scratch.widened.len() };
-        for of_block in (0..n).step_by(n_tiles * self.tile_len) {
+        for first_of_block in (0..n).step_by(n_tiles * self.tile_len) {
             scratch.widened.fill(None);
             for piece in &mut *pieces {
                 for tile in 0..n_tiles {
-                    let from = of_block + tile * self.tile_len;
+                    let from = first_of_block + tile * self.tile_len;
                     let rows = from..n.min(from + self.tile_len);
                     if rows.is_empty() || are_nothing(piece.weights, first + rows.start, rows.len()) {
                         continue;
@@ -317,11 +315,11 @@ impl<'a, T: Element> Samples<'a, T> {
         }
     }
 
-    /// The `rows` of the part that begins with sample `of_part`.
+    /// The `rows` of the part that begins with sample `of_part`: the tile at that place of a block.
     fn pass_tile<F: Real>(
         &self,
         scratch: &mut Scratch,
-        of_block: usize,
+        place: usize,
         piece: &mut Piece,
         of_part: usize,
         rows: Range<usize>,
@@ -338,8 +336,8 @@ impl<'a, T: Element> Samples<'a, T> {
             Some(tile) if product != Product::None => tile,
             _ => {
                 let length = n_slabs * SLAB * self.tile_len;
-                let x = &mut F::within(&mut scratch.x[of_block * length..][..length])[..n_slabs * n * SLAB];
-                if scratch.widened[of_block].replace(is_draft) != Some(is_draft) {
+                let x = &mut F::within(&mut scratch.x[place * length..][..length])[..n_slabs * n * SLAB];
+                if scratch.widened[place].replace(is_draft) != Some(is_draft) {
                     instructions.run(Widen { x: self.x, first, n, scale: self.scale, out: x });
                 }
                 Tile { x, n, strides: [SLAB, n * SLAB] }

@@ -20,7 +20,7 @@ fn width(last: usize) -> usize {
 }
 
 impl InverseRoot {
-    /// The lower half of the matrix, of which the other is zeros.
+    /// The lower half of the matrix; the other is not read.
     pub fn new(matrix: ArrayView2<f32>) -> Self {
         let n = matrix.nrows();
         let last_of = |first: usize| (first + ROWS).min(n) - 1;
@@ -114,9 +114,12 @@ mod tests {
             // What is beyond the matrix does not count.
             g.resize(root.len(), 9.0);
             let mut x = vec![1.0; root.len()];
-            root.solve(&g, &mut x);
-            // Sums of whole numbers are exact.
-            assert_eq!(x[..n], expected, "{n}");
+            for instructions in Instructions::all() {
+                x.fill(1.0);
+                instructions.run(Solve { root: &root, g: &g, x: &mut x });
+                // Sums of whole numbers are exact.
+                assert_eq!(x[..n], expected, "{n}");
+            }
             assert!(root.is_finite());
         }
         assert!(!InverseRoot::new(Array2::from_elem((2, 2), f32::NAN).view()).is_finite());

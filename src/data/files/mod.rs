@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use self::safetensors::Tensors;
 use super::{Dataset, Features, Labels, SampleWeights};
 use crate::error::{Error, Place, Result, quoted};
+use crate::memory;
 use input::Input;
 pub use input::Reading;
 use npz::Npz;
@@ -264,7 +265,7 @@ fn read_table(path: &Path, source: &Source, may_stay: bool, reading: &Reading) -
     let format = Format::of(&mut input)?;
     // Only a file, and no pipe, can be opened once more.
     let memory = match may_stay && input.left().is_some() {
-        true => source.memory.or_else(available_memory).map_or(u64::MAX, |memory| memory / 2),
+        true => source.memory.or_else(memory::available).map_or(u64::MAX, |memory| memory / 2),
         false => u64::MAX,
     };
     match format {
@@ -315,13 +316,6 @@ fn check_formats(files: &[PathBuf]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Memory that programs can still have, where the system tells it in a file.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// A number for each feature or sample: text, one a line, or an array.

@@ -137,6 +137,7 @@ pub struct Swept {
     /// Its fit on all samples.
     pub fit: Fit,
     /// Passes over the features in the search, where its paths had them in common: each for all paths that waited for one, or nearly all.
+    /// From four paths on how many there are depends on who is late.
     pub passes: Option<usize>,
     /// How long the search took, without that fit.
     pub search: Duration,
@@ -211,8 +212,10 @@ impl Sweep {
         self
     }
 
-    /// Bytes that the models in training may take beside the features, chiefly two numbers of 8 bytes for each sample and class of a
-    /// path; no more paths go on at once. By default a quarter of the machine's memory. The fitted models are the same.
+    /// Bytes that paths side by side may take beside the features: two numbers of 8 bytes for each sample and class of a path, and what a
+    /// solver has of gradients and steps. No more go on at once. By default a quarter of the memory that is free. The fitted models are
+    /// the same. It says nothing of a preconditioner, up to 256 MiB for a path, nor of paths that are not side by side, which are those
+    /// on a GPU, of sparse features and of those in a file.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
