@@ -45,7 +45,6 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a run")]
 pub enum Command {
     /// Train a classifier and measure it
     Train(Train),
