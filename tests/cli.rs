@@ -210,9 +210,38 @@ fn presets_run_end_to_end() {
         assert_eq!(number(&record["chosen"], "validation_accuracy"), best.fold(0.0, f64::max), "{preset}");
         assert!(number(&record, "test_accuracy") > 0.93, "{preset}: {record}");
         assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
+        // Of two learning rates each is an end; the best of the refined penalties is inside.
+        assert!(
+            run.stdout.contains("learning rate of the grid: others") || preset != "dinov3-linear",
+            "{}",
+            run.stdout
+        );
+        assert!(!run.stdout.contains("penalty of the grid"), "{}", run.stdout);
         let info = folder.softreg(["info", "m"]).ok();
         let solver = if preset.ends_with("linear") { "sgd" } else { "lbfgs" };
         assert!(info.stdout.contains(solver), "{}", info.stdout);
+    }
+}
+
+/// Embeddings of length 1 are scaled for the learning rates of the linear presets, unless that is said otherwise.
+#[test]
+fn a_linear_preset_scales_rows_of_length_1() {
+    let folder = Folder::new();
+    let csv = |length: f64| {
+        let row = |i: usize| {
+            let angle = i as f64 * 0.37 + (i % 3) as f64;
+            format!("{},{},{}\n", length * angle.cos(), length * angle.sin(), (angle.sin() > 0.0) as u8)
+        };
+        format!("a,b,y\n{}", (0..90).map(row).collect::<String>())
+    };
+    folder.write("unit.csv", csv(1.0));
+    folder.write("other.csv", csv(1.5));
+    let preset = ["--label-column", "y", "--device", "cpu", "--preset", "dinov3-linear", "--epochs", "3"];
+    for (name, more, is_scaled) in
+        [("unit.csv", &[][..], true), ("unit.csv", &["--feature-scale", "none"], false), ("other.csv", &[], false)]
+    {
+        let run = folder.softreg([&["sweep", name][..], &preset, more].concat()).ok();
+        assert_eq!(run.stderr.contains("of length 1: times 1.414"), is_scaled, "{name} {more:?}: {}", run.stderr);
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::CommandFactory;
 use serde_json::{Value, json};
+use softreg::data::Values;
 use softreg::{
-    AdamW, Candidate, Criterion, Dataset, Device, Evaluation, Folds, Head, Rule, Sgd, SoftmaxRegression, Solver,
-    StopReason, Sweep, Swept, data,
+    AdamW, Candidate, Criterion, Dataset, Device, Evaluation, FeatureScale, Folds, Head, Rule, Sgd, SoftmaxRegression,
+    Solver, StopReason, Sweep, Swept, data,
 };
 
 use crate::args::{self, CriterionName, FoldsName, Grid, Search};
@@ -39,6 +40,13 @@ pub fn run(args: &args::Sweep, start: Instant) -> Result<()> {
 
     let mut search = args.search.with_preset();
     search.solver.epochs = search.epochs(train.n_samples());
+    if let (Some(true), None) = (search.preset.map(args::Preset::is_linear), args.search.feature_scale) {
+        if has_unit_rows(&train) {
+            let factor = (train.n_features() as f64).sqrt();
+            search.feature_scale = Some(FeatureScale::Factor(factor));
+            tell(&format!("features   of length 1: times {}, for the learning rates of the preset", rounded(factor)));
+        }
+    }
     let sweep = sweep(args, &search, &device)?;
     tell(&format!("search     {}", describe(&search, sweep.n_heads())));
     let count = Count::new(sweep.n_heads(), "models", args.quiet);
@@ -129,6 +137,21 @@ fn sweep(args: &args::Sweep, search: &Search, device: &Device) -> Result<Sweep> 
     Ok(sweep.folds(folds).criterion(criterion).rule(rule))
 }
 
+/// Whether the features are embeddings that were normalised: rows of length 1, by some of them.
+fn has_unit_rows(data: &Dataset) -> bool {
+    let (n, d) = (data.n_samples(), data.n_features());
+    let is_unit = |row: usize| {
+        let at = row * d..(row + 1) * d;
+        let square = match data.features().values() {
+            Values::F32(values) => values[at].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>(),
+            Values::F16(values) => values[at].iter().map(|x| f64::from(x.to_f32()).powi(2)).sum(),
+            _ => 0.0,
+        };
+        (square - 1.0).abs() < 0.01
+    };
+    (0..n).step_by(n.div_ceil(256)).all(is_unit)
+}
+
 /// What is going to be searched, on a line.
 fn describe(search: &Search, n_heads: usize) -> String {
     let solver = match search.solver.solver(None, search.is_stochastic()) {
@@ -216,6 +239,9 @@ impl Run<'_> {
             (None, k) => format!("in the mean of {k} folds{seeds} (± its standard error)"),
         };
         writeln!(out, "chosen     {}: {rule},\n           {of}", settings.join(", "))?;
+        for end in self.ends_of_grid() {
+            writeln!(out, "           the {end} of the grid: others beyond it may be better")?;
+        }
         let (n, seconds) = (heads.len() + 1, self.seconds);
         writeln!(out, "time       {seconds:.2} s for {n} models, {} evaluations", self.evaluations())?;
         writeln!(out, "device     {}", report::device(self.device))?;
@@ -223,6 +249,22 @@ impl Run<'_> {
             Some(path) => writeln!(out, "model      saved as {}", path.display()),
             None => writeln!(out, "model      not saved (--out)"),
         }
+    }
+
+    /// At which ends of the grid the chosen candidate is.
+    fn ends_of_grid(&self) -> Vec<String> {
+        let chosen = &self.swept.candidates[self.swept.chosen];
+        let figures: [(&str, fn(&Candidate) -> Option<f64>); 2] =
+            [("learning rate", |of| of.learning_rate), ("penalty", |of| Some(of.l2 + of.l1))];
+        let end = |(name, figure): (&str, fn(&Candidate) -> Option<f64>)| {
+            let (all, of_chosen) = (self.swept.candidates.iter().filter_map(figure), figure(chosen)?);
+            match (all.clone().all(|value| value >= of_chosen), all.clone().all(|value| value <= of_chosen)) {
+                (true, false) => Some(format!("lowest {name}")),
+                (false, true) => Some(format!("highest {name}")),
+                _ => None,
+            }
+        };
+        figures.into_iter().filter_map(end).collect()
     }
 
     /// A line for each candidate.

@@ -46,8 +46,10 @@ they are; an option that is given takes the place of the preset's.
                  0.1, and a fit on all samples (ours). The paper's grid is that
                  of --lr 1e-4,2e-4,5e-4,1e-3,2e-3,5e-3,.01,.02,.05,.1,.2,.3,.5
   dinov3-linear  eval/linear.py of DINOv3: the same numbers
-Of the linear presets, random crops and several layers are not there: features are
-computed before, a sweep for each kind. Weights begin with 0, not at random. With
+Learning rates of the linear presets are for features as these models give them,
+values about 1: rows of length 1 are multiplied by the root of their number of
+features unless --feature-scale is given. Random crops and several layers are not
+there: features are computed before, a sweep for each kind. Weights begin with 0, not at random. With
 few samples 12,500 steps are many epochs; --epochs makes them fewer.")]
 pub struct Sweep {
     #[command(flatten)]
@@ -146,7 +148,7 @@ pub struct Search {
     #[arg(long)]
     pub standardize: bool,
 
-    /// What every feature is multiplied by in training, as for `softreg train`. Default: auto, of a preset none
+    /// What every feature is multiplied by in training, as for `softreg train`. Default: auto, of a preset none (see below)
     #[arg(long, value_name = "auto|none|F", value_parser = feature_scale, allow_negative_numbers = true)]
     pub feature_scale: Option<FeatureScale>,
 
@@ -192,7 +194,8 @@ impl Preset {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    fn is_linear(self) -> bool {
+    /// Whether it trains with SGD, learning rates as for features whose values are about 1.
+    pub fn is_linear(self) -> bool {
         matches!(self, Self::Dinov2Linear | Self::Dinov3Linear)
     }
 
