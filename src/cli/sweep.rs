@@ -40,12 +40,11 @@ pub fn run(args: &args::Sweep, start: Instant) -> Result<()> {
 
     let mut search = args.search.with_preset();
     search.solver.epochs = search.epochs(train.n_samples());
-    if let (Some(true), None) = (search.preset.map(args::Preset::is_linear), args.search.feature_scale) {
-        if has_unit_rows(&train) {
-            let factor = (train.n_features() as f64).sqrt();
-            search.feature_scale = Some(FeatureScale::Factor(factor));
-            tell(&format!("features   of length 1: times {}, for the learning rates of the preset", rounded(factor)));
-        }
+    let is_scaled = search.preset.is_some_and(args::Preset::is_linear) && args.search.feature_scale.is_none();
+    if is_scaled && has_unit_rows(&train) {
+        let factor = (train.n_features() as f64).sqrt();
+        search.feature_scale = Some(FeatureScale::Factor(factor));
+        tell(&format!("features   of length 1: times {}, for the learning rates of the preset", rounded(factor)));
     }
     let sweep = sweep(args, &search, &device)?;
     tell(&format!("search     {}", describe(&search, sweep.n_heads())));
@@ -254,17 +253,17 @@ impl Run<'_> {
     /// At which ends of the grid the chosen candidate is.
     fn ends_of_grid(&self) -> Vec<String> {
         let chosen = &self.swept.candidates[self.swept.chosen];
-        let figures: [(&str, fn(&Candidate) -> Option<f64>); 2] =
-            [("learning rate", |of| of.learning_rate), ("penalty", |of| Some(of.l2 + of.l1))];
-        let end = |(name, figure): (&str, fn(&Candidate) -> Option<f64>)| {
-            let (all, of_chosen) = (self.swept.candidates.iter().filter_map(figure), figure(chosen)?);
-            match (all.clone().all(|value| value >= of_chosen), all.clone().all(|value| value <= of_chosen)) {
+        let end = |name: &str, figure: fn(&Candidate) -> f64| {
+            let (mut all, of_chosen) = (self.swept.candidates.iter().map(figure), figure(chosen));
+            let is_lowest = all.clone().all(|value| value >= of_chosen);
+            match (is_lowest, all.all(|value| value <= of_chosen)) {
                 (true, false) => Some(format!("lowest {name}")),
                 (false, true) => Some(format!("highest {name}")),
                 _ => None,
             }
         };
-        figures.into_iter().filter_map(end).collect()
+        let of_rate = end("learning rate", |of| of.learning_rate.unwrap_or_default());
+        of_rate.into_iter().chain(end("penalty", |of| of.l2 + of.l1)).collect()
     }
 
     /// A line for each candidate.
