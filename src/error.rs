@@ -245,6 +245,21 @@ pub enum Error {
         problem: String,
     },
 
+    /// All samples of a class are in one fold, so that the models trained without it cannot learn the class.
+    #[error(
+        "fold {fold} has all samples of the class {}, of which there are {n_samples}: a model trained without it cannot learn the \
+         class; get more samples of it, leave it out, or divide the samples in another way (stratified folds, or one held-out part)",
+        quoted(class)
+    )]
+    Fold {
+        /// Which fold, from 1.
+        fold: usize,
+        /// The class.
+        class: String,
+        /// How many samples it has.
+        n_samples: usize,
+    },
+
     /// The data has another number of features than the model.
     #[error("the model takes {model} features a sample, the data has {data}")]
     Width {

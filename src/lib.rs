@@ -77,8 +77,8 @@ mod columns;
 pub mod data;
 mod error;
 mod fit;
-pub mod memory;
-mod metrics;
+mod memory;
+pub mod metrics;
 mod model;
 mod objective;
 #[doc(hidden)]

@@ -119,6 +119,7 @@ fn ratio(part: usize, whole: usize) -> Option<f64> {
 }
 
 /// Collects an [`Evaluation`] from logits that come block after block.
+#[derive(Clone)]
 pub(crate) struct Evaluator<'a> {
     targets: &'a Targets<'a>,
     weights: Option<&'a [f32]>,
@@ -130,7 +131,7 @@ pub(crate) struct Evaluator<'a> {
 }
 
 /// Sums of weight times figure.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Sums {
     weight: f64,
     loss: f64,

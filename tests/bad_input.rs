@@ -415,3 +415,22 @@ fn a_warm_up_longer_than_the_training() {
     let arguments = ["train", "--device", "cpu", "--epochs", "3", "--warmup", "3", "--out", "m"];
     fails(&folder, &arguments, &["the warm-up is 3 epochs of 3 epochs", "shorter than the training"]);
 }
+
+#[test]
+fn a_fold_with_all_samples_of_a_class() {
+    let folder = Folder::new();
+    let csv = points(30);
+    let mut lines: Vec<&str> = csv.lines().collect();
+    lines[1..].sort_by_key(|line| line.split(',').nth(1).unwrap_or_default().to_owned());
+    folder.write("sorted.csv", lines.join("\n") + "\n");
+    let sweep = ["sweep", "sorted.csv", "--label-column", "species", "--device", "cpu", "--c", "1", "--out", "m"];
+    let contiguous = [&sweep[..], &["--folds", "contiguous", "--cv", "3"]].concat();
+    fails(&folder, &contiguous, &["fold 1 has all samples of the class", "of which there are 10", "stratified"]);
+    // A class of a single sample.
+    folder.write("sorted.csv", lines.join("\n") + "\n1,alone,2\n");
+    fails(&folder, &[&sweep[..], &["--cv", "3"]].concat(), &["class \"alone\", of which there are 1", "leave it out"]);
+    fails(&folder, &[&sweep[..], &["--cv", "40"]].concat(), &["the number of folds is 40"]);
+    let held_out = folder.softreg([&sweep[..8], &["--holdout", "0.2"]].concat()).ok();
+    assert!(held_out.stdout.contains("\"alone\" is in the samples held out"), "{held_out:#?}");
+    assert!(held_out.stderr.contains("warning: no sample of the class"), "{held_out:#?}");
+}

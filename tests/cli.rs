@@ -145,6 +145,107 @@ fn a_sweep_reports_each_penalty_and_saves_the_best() {
 }
 
 #[test]
+fn a_sweep_of_learning_rates_reports_each_model() {
+    let folder = Folder::new();
+    let grid = ["--lr", "0.1,0.01,1e30", "--holdout", "0.2", "--seeds", "2", "--epochs", "3", "--schedule", "cosine"];
+    let files = ["--json", "sweep.json", "--csv", "sweep.csv", "--out", "best.safetensors"];
+    let run = folder.softreg([&["sweep", "--device", "cpu"][..], &grid, &files].concat()).ok();
+    let record: Value = serde_json::from_slice(&folder.read("sweep.json")).unwrap();
+    let (heads, candidates) = (record["heads"].as_array().unwrap(), record["candidates"].as_array().unwrap());
+    assert_eq!((heads.len(), candidates.len(), record["n_heads"].as_u64()), (6, 3, Some(6)));
+    assert_eq!(
+        (record["n_folds"].as_u64(), record["n_seeds"].as_u64(), number(&record, "holdout")),
+        (Some(1), Some(2), 0.2)
+    );
+    assert_eq!((&record["solver"], record["epochs"].as_u64()), (&Value::from("sgd"), Some(3)));
+    let of_heads: Vec<_> =
+        heads.iter().map(|head| (number(head, "learning_rate"), head["seed"].as_u64().unwrap())).collect();
+    assert_eq!(of_heads, [(0.01, 0), (0.01, 1), (0.1, 0), (0.1, 1), (1e30, 0), (1e30, 1)]);
+    assert!(heads[4]["validation_loss"].is_null() && heads[4]["reason"] == "diverged", "{}", heads[4]);
+    assert_ne!(heads[0]["validation_loss"], heads[1]["validation_loss"]);
+    let mean = (number(&heads[2], "validation_loss") + number(&heads[3], "validation_loss")) / 2.0;
+    assert!((number(&candidates[1], "validation_loss") - mean).abs() < 1e-12);
+    assert!(record["chosen"]["learning_rate"] != 1e30 && number(&record, "test_accuracy") > 0.8);
+    assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
+    assert!(run.stdout.contains("2 of 6 models diverged") && run.stdout.contains("learning rate = "), "{}", run.stdout);
+    assert_eq!(String::from_utf8(folder.read("sweep.csv")).unwrap().lines().count(), 7);
+    let info = folder.softreg(["info", "best.safetensors"]).ok();
+    assert!(info.stdout.contains("sgd") && info.stdout.contains("cosine"), "{}", info.stdout);
+    for (arguments, message) in [
+        (&["--lr", "0.1", "--solver", "lbfgs"][..], "--lr is an option of --solver sgd or adamw"),
+        (&["--lr", "0.1", "--refine", "8"], "--refine is an option of --solver lbfgs or newton-cg"),
+        (&["--preset", "clip", "--solver", "sgd"], "--preset clip is an option of --solver lbfgs or newton-cg"),
+        (&["--holdout", "0.2", "--cv", "3"], "cannot be used with"),
+        (&["--holdout", "0.2", "--one-standard-error"], "cannot be used with"),
+        (&["--holdout", "1"], "above 0 and below 1"),
+        (&["--seeds", "0"], "at least 1"),
+        (&["--lr", "0"], "above 0"),
+        (&["--lr", "0.1,NaN"], "not a finite number"),
+        (&["--l2", "0"], "a strength of the penalty"),
+        (&["--preset", "other"], "dinov2-linear"),
+        (&["--lr", "1e30,1e31", "--epochs", "3"], "training diverged"),
+    ] {
+        let failed = folder.softreg([&["sweep", "--device", "cpu"][..], arguments].concat());
+        assert!(failed.status != Some(0) && failed.stderr.contains(message), "{message}: {}", failed.stderr);
+    }
+}
+
+#[test]
+fn presets_run_end_to_end() {
+    let folder = Folder::new();
+    for (preset, more, least, at_most) in [
+        ("clip", &[][..], 11, 15),
+        ("dino-logreg", &[], 45, 45),
+        ("dinov2-linear", &["--epochs", "20"], 13, 13),
+        ("dinov3-linear", &["--epochs", "20", "--lr", "0.001,0.01"], 2, 2),
+    ] {
+        let arguments = [&["sweep", "--device", "cpu", "--preset", preset, "--json", "s.json", "--out", "m"][..], more];
+        // Pixels of 0..16, which a preset takes as they are.
+        let run = folder.softreg(arguments.concat()).ok();
+        let record: Value = serde_json::from_slice(&folder.read("s.json")).unwrap();
+        let n_heads = record["n_heads"].as_u64().unwrap();
+        assert!((least..=at_most).contains(&n_heads) && record["preset"] == preset, "{preset} {n_heads}");
+        let best =
+            record["candidates"].as_array().unwrap().iter().map(|candidate| number(candidate, "validation_accuracy"));
+        assert_eq!(number(&record["chosen"], "validation_accuracy"), best.fold(0.0, f64::max), "{preset}");
+        assert!(number(&record, "test_accuracy") > 0.93, "{preset}: {record}");
+        assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
+        // Of two learning rates each is an end; the best of the refined penalties is inside.
+        assert!(
+            run.stdout.contains("learning rate of the grid: others") || preset != "dinov3-linear",
+            "{}",
+            run.stdout
+        );
+        assert!(!run.stdout.contains("penalty of the grid"), "{}", run.stdout);
+        let info = folder.softreg(["info", "m"]).ok();
+        let solver = if preset.ends_with("linear") { "sgd" } else { "lbfgs" };
+        assert!(info.stdout.contains(solver), "{}", info.stdout);
+    }
+}
+
+/// Embeddings of length 1 are scaled for the learning rates of the linear presets, unless that is said otherwise.
+#[test]
+fn a_linear_preset_scales_rows_of_length_1() {
+    let folder = Folder::new();
+    let csv = |length: f64| {
+        let row = |i: usize| {
+            let angle = i as f64 * 0.37 + (i % 3) as f64;
+            format!("{},{},{}\n", length * angle.cos(), length * angle.sin(), (angle.sin() > 0.0) as u8)
+        };
+        format!("a,b,y\n{}", (0..90).map(row).collect::<String>())
+    };
+    folder.write("unit.csv", csv(1.0));
+    folder.write("other.csv", csv(1.5));
+    let preset = ["--label-column", "y", "--device", "cpu", "--preset", "dinov3-linear", "--epochs", "3"];
+    for (name, more, is_scaled) in
+        [("unit.csv", &[][..], true), ("unit.csv", &["--feature-scale", "none"], false), ("other.csv", &[], false)]
+    {
+        let run = folder.softreg([&["sweep", name][..], &preset, more].concat()).ok();
+        assert_eq!(run.stderr.contains("of length 1: times 1.414"), is_scaled, "{name} {more:?}: {}", run.stderr);
+    }
+}
+
+#[test]
 fn matrix_units_are_done_without_where_there_are_none() {
     let folder = Folder::new();
     let run = folder.softreg(["--device", "cpu", "--matrix-units", "--epochs", "3", "--json", "run.json"]).ok();

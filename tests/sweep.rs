@@ -1,7 +1,13 @@
-//! Cross-validated penalties: each model is that of a fit of its own, whatever goes on beside it, and the choice is the best.
+//! Cross-validated penalties and learning rates: each model is that of a fit of its own, whatever goes on beside it, and the choice is
+//! the best.
+
+mod common;
 
 use softreg::data::digits;
-use softreg::{Criterion, Dataset, Error, Folds, Lbfgs, Rule, Sgd, SoftmaxRegression, Sweep, Swept};
+use softreg::{
+    AdamW, Criterion, Dataset, Device, Error, FeatureScale, Folds, Labels, Lbfgs, Rule, Sgd, SoftmaxRegression, Solver,
+    StopReason, Sweep, Swept,
+};
 
 const C: [f64; 4] = [1e-3, 1e-1, 1e1, 1e3];
 
@@ -112,6 +118,216 @@ fn the_best_is_chosen_and_fitted_on_all_samples() {
     assert!(simple.candidates[simple.chosen - 1].log_loss > limit);
 }
 
+/// With a single fold the models are of the samples that are not held out, and nothing tells how far the folds are apart.
+#[test]
+fn a_holdout_is_a_single_fold() {
+    let data = digits().unwrap();
+    let folds = Folds::Holdout { fraction: 0.2, seed: 3 };
+    let holdout = || sweep().folds(folds.clone());
+    let swept = holdout().fit(&data).unwrap();
+    assert_eq!((swept.heads.len(), holdout().n_heads(), swept.candidates.len()), (4, 4, 4));
+    let fold_of = folds.of(data.labels()).unwrap();
+    let train = without(&data, &fold_of, 0);
+    assert_eq!(train.n_samples() + swept.heads[0].validation.n_samples, data.n_samples());
+    for head in &swept.heads {
+        let candidate = &swept.candidates[head.candidate];
+        assert_eq!((candidate.log_loss, candidate.log_loss_error), (head.validation.log_loss, 0.0));
+        assert!((head.l2 * candidate.c.unwrap() * train.n_samples() as f64 - 1.0).abs() < 1e-9);
+        assert!((head.objective / own_loss(&train, head.l2, 0.0) - 1.0).abs() < 1e-7);
+        assert!((head.objective / own_loss(&data, head.l2, 0.0) - 1.0).abs() > 1e-6);
+    }
+    let chosen = &swept.candidates[swept.chosen];
+    assert!((swept.fit.objective / own_loss(&data, chosen.l2, 0.0) - 1.0).abs() < 1e-7);
+    let others = sweep().folds(Folds::Holdout { fraction: 0.2, seed: 4 }).fit(&data).unwrap();
+    assert_ne!(swept.candidates, others.candidates);
+    let error = holdout().rule(Rule::OneStandardError).fit(&data).map(drop).unwrap_err();
+    assert!(error.to_string().contains("single fold"), "{error}");
+}
+
+/// A class that the models of a fold would never see is an error that names it; one that some folds have not is a warning.
+#[test]
+fn rare_classes_are_told_of() {
+    let all = digits().unwrap();
+    let with_rare = |n_rare: usize| {
+        let name = |i: usize| if i % 50 == 7 && i / 50 < n_rare { "rare".to_owned() } else { (i % 3).to_string() };
+        let names: Vec<String> = (0..300).map(name).collect();
+        let features = all.select(&(0..300).collect::<Vec<_>>()).unwrap().features().clone();
+        Dataset::new(features, Labels::from_names(&names).unwrap()).unwrap()
+    };
+    let of = |n_rare, folds| sweep().c([0.1]).folds(folds).fit(&with_rare(n_rare));
+    for (n_rare, folds) in [(1, Folds::Stratified(3)), (1, Folds::Contiguous(3)), (2, Folds::Contiguous(2))] {
+        let error = of(n_rare, folds).map(drop).unwrap_err();
+        assert!(
+            matches!(&error, Error::Fold { class, n_samples, .. } if class == "rare" && *n_samples == n_rare),
+            "{error}"
+        );
+        assert!(error.to_string().contains("has all samples of the class \"rare\""), "{error}");
+    }
+    // A class of two is in two of three folds; a single sample is not held out.
+    for (n_rare, folds) in [(2, Folds::Stratified(3)), (1, Folds::Holdout { fraction: 0.3, seed: 0 })] {
+        let swept = of(n_rare, folds).unwrap();
+        assert!(matches!(&swept.warnings[..], [one] if one.contains("rare")), "{:?}", swept.warnings);
+    }
+    assert!(of(3, Folds::Stratified(3)).unwrap().warnings.is_empty());
+    assert!(sweep().fit(&all).unwrap().warnings.is_empty());
+}
+
+/// The CPU, and each GPU where there are any.
+fn devices() -> Vec<Device> {
+    #[cfg_attr(not(feature = "gpu"), expect(unused_mut))]
+    let mut devices = vec![Device::cpu()];
+    #[cfg(feature = "gpu")]
+    devices.extend(common::gpu_names().iter().map(|name| Device::named(name).unwrap()));
+    devices
+}
+
+fn sgd() -> Sgd {
+    Sgd { epochs: Some(4), batch_size: 32, ..Sgd::default() }
+}
+
+/// The samples that are not in a fold, in the order in which a sweep has them.
+fn in_order_of_folds(data: &Dataset, folds: &[u32], left_out: u32) -> Dataset<'static> {
+    let mut rows: Vec<u32> = (0..folds.len() as u32).filter(|&row| folds[row as usize] != left_out).collect();
+    rows.sort_by_key(|&row| folds[row as usize]);
+    data.select(&rows).unwrap()
+}
+
+#[test]
+fn models_side_by_side_are_fits_of_their_own() {
+    let data = digits().unwrap();
+    let scale = FeatureScale::Factor(1.0 / 16.0);
+    let weights: Vec<f32> = (0..data.n_samples()).map(|i| (i % 3) as f32 + 0.1).collect();
+    let weighted = data.clone().with_weights(weights).unwrap();
+    let adamw = AdamW { epochs: Some(3), batch_size: 64, weight_decay: 0.01, ..AdamW::default() };
+    let folds = Folds::Stratified(3);
+    let fold_of = folds.of(data.labels()).unwrap();
+    let (rates, penalties) = ([0.3, 0.02], [1e-5, 1e-2]);
+    for device in devices() {
+        for (data, solver) in [(&data, Solver::from(sgd())), (&weighted, adamw.clone().into())] {
+            let what = format!("{}: {}", device.info().name, solver.name());
+            let estimator =
+                SoftmaxRegression::new().solver(solver.clone()).feature_scale(scale).seed(5).device(&device);
+            let sweep = Sweep::new(estimator.clone()).folds(folds.clone()).learning_rates(rates).penalties(penalties);
+            let sweep = sweep.seeds(2);
+            let swept = sweep.fit(data).unwrap();
+            assert_eq!((swept.heads.len(), sweep.n_heads(), swept.candidates.len()), (24, 24, 4), "{what}");
+            let own_solver = |rate| match solver.clone() {
+                Solver::Sgd(sgd) => Solver::from(Sgd { learning_rate: Some(rate), ..sgd }),
+                Solver::AdamW(adamw) => AdamW { learning_rate: Some(rate), ..adamw }.into(),
+                other => other,
+            };
+            for head in swept.heads.iter().filter(|head| head.fold == 1) {
+                let candidate = &swept.candidates[head.candidate];
+                let expected = (rates[1 - head.candidate / 2], penalties[1 - head.candidate % 2]);
+                assert_eq!((candidate.learning_rate.unwrap(), candidate.l2), expected, "{what}");
+                assert_eq!((head.learning_rate.unwrap(), head.l2), expected, "{what}");
+                let own = |rate: f64, seed: u64| {
+                    let own = estimator.clone().solver(own_solver(rate)).l2(head.l2).seed(seed);
+                    own.fit(&in_order_of_folds(data, &fold_of, 1)).unwrap()
+                };
+                let rate = head.learning_rate.unwrap();
+                let alone = own(rate, head.seed);
+                let held_out: Vec<u32> = (0..fold_of.len() as u32).filter(|&row| fold_of[row as usize] == 1).collect();
+                let held_out = data.select(&held_out).unwrap();
+                let difference = |fit: &softreg::Fit| {
+                    let validation = fit.model.evaluate(&held_out).unwrap();
+                    let of_validation = (head.validation.log_loss / validation.log_loss - 1.0).abs();
+                    of_validation.max((head.objective / fit.objective - 1.0).abs())
+                };
+                assert!(difference(&alone) < 1e-5, "{what}: {} {head:?}", difference(&alone));
+                assert_eq!((head.n_iterations, head.reason), (alone.epochs.len(), StopReason::Epochs));
+                // The negative control: another learning rate, another seed.
+                assert!(difference(&own(rate * 1.01, head.seed)) > 1e-5, "{what}");
+                assert!(difference(&own(rate, 7)) > 1e-5, "{what}");
+            }
+            let chosen = &swept.candidates[swept.chosen];
+            assert_eq!(swept.fit.learning_rate, chosen.learning_rate);
+            assert!(swept.candidates.iter().all(|candidate| candidate.log_loss >= chosen.log_loss), "{what}");
+            let own = estimator.solver(own_solver(chosen.learning_rate.unwrap())).l2(chosen.l2).fit(data).unwrap();
+            assert!(own.model == swept.fit.model, "{what}");
+        }
+    }
+}
+
+/// A learning rate that is too high counts as the worst; when all are, that is the error.
+#[test]
+fn models_that_diverge_do_not_end_the_others() {
+    let data = digits().unwrap();
+    for device in devices() {
+        let estimator = SoftmaxRegression::new().solver(sgd()).device(&device);
+        let with = |rates: &[f64]| {
+            let sweep = Sweep::new(estimator.clone()).folds(Folds::Holdout { fraction: 0.2, seed: 0 });
+            sweep.learning_rates(rates).criterion(Criterion::Accuracy)
+        };
+        let swept = with(&[0.05, 1e38, 0.1]).fit(&data).unwrap();
+        let reasons: Vec<_> = swept.heads.iter().map(|head| head.reason).collect();
+        assert_eq!(reasons, [StopReason::Epochs, StopReason::Epochs, StopReason::Diverged]);
+        assert!(swept.candidates[2].log_loss.is_infinite() && swept.candidates[2].accuracy == 0.0);
+        assert!(swept.chosen < 2 && swept.candidates[swept.chosen].accuracy > 0.9);
+        // Those beside are as without it.
+        let without = with(&[0.05, 0.1]).fit(&data).unwrap();
+        for (head, other) in swept.heads.iter().zip(&without.heads) {
+            assert!((head.objective / other.objective - 1.0).abs() < 1e-5, "{} {}", head.objective, other.objective);
+        }
+        let error = with(&[1e37, 1e38]).fit(&data).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    }
+}
+
+/// The default learning rate is that of a fit, whatever the unit of the features.
+#[test]
+fn the_learning_rate_may_be_left_to_the_data() {
+    let data = digits().unwrap();
+    for scale in [FeatureScale::Auto, FeatureScale::Factor(1.0)] {
+        let estimator = SoftmaxRegression::new().solver(sgd()).l2(1e-3).feature_scale(scale);
+        let swept = Sweep::new(estimator.clone()).folds(Folds::Holdout { fraction: 0.5, seed: 0 }).fit(&data).unwrap();
+        let [candidate] = &swept.candidates[..] else { panic!("{:?}", swept.candidates) };
+        assert_eq!((candidate.l2, candidate.learning_rate), (1e-3, None));
+        let own = estimator.fit(&data).unwrap();
+        assert!(own.model == swept.fit.model);
+        let rate = swept.heads[0].learning_rate.unwrap();
+        assert!((rate / own.learning_rate.unwrap() - 1.0).abs() < 0.1, "{rate} {:?}", own.learning_rate);
+    }
+}
+
+/// Penalties around the best are tried, in rounds, as though they had been in the grid.
+#[test]
+fn a_search_is_refined_around_the_best() {
+    let data = digits().unwrap();
+    let coarse = |folds: &Folds| sweep().c([1e-4, 1e-2, 1.0, 1e2]).folds(folds.clone());
+    for folds in [Folds::Holdout { fraction: 0.2, seed: 0 }, Folds::Stratified(3)] {
+        let swept = coarse(&folds).refine(8.0).fit(&data).unwrap();
+        let strengths: Vec<f64> = swept.candidates.iter().map(|candidate| candidate.c.unwrap()).collect();
+        assert!(strengths.is_sorted() && strengths.len() > 8, "{strengths:?}");
+        assert_eq!(swept.heads.len(), strengths.len() * folds.n_folds());
+        assert!(swept.heads.len() <= coarse(&folds).refine(8.0).n_heads());
+        for (index, c) in strengths.iter().enumerate() {
+            // On the grid of eight a decade, and of the candidate that they say.
+            let steps = c.log10() * 8.0;
+            assert!((steps - steps.round()).abs() < 1e-6, "{c}");
+            let train = |head: &softreg::Head| data.n_samples() - head.validation.n_samples;
+            let of_candidate = swept.heads.iter().filter(|head| head.candidate == index);
+            assert!(of_candidate.clone().count() == folds.n_folds());
+            assert!(of_candidate.clone().all(|head| (head.l2 * c * train(head) as f64 - 1.0).abs() < 1e-9));
+        }
+        let loss = |index: usize| swept.candidates[index].log_loss;
+        let best = swept.chosen;
+        assert!((0..strengths.len()).all(|index| loss(index) >= loss(best)));
+        for neighbour in [best - 1, best + 1] {
+            assert!((strengths[neighbour] / strengths[best]).log10().abs() < 0.126, "{strengths:?} {best}");
+        }
+        let unrefined = coarse(&folds).fit(&data).unwrap();
+        assert!(unrefined.candidates.len() == 4 && loss(best) < unrefined.candidates[unrefined.chosen].log_loss);
+        let whole = sweep().c(strengths).folds(folds.clone()).fit(&data).unwrap();
+        assert_eq!(whole.chosen, best);
+        for (found, expected) in swept.candidates.iter().zip(&whole.candidates) {
+            assert!((found.log_loss - expected.log_loss).abs() < 1e-5 * expected.log_loss.max(1.0));
+        }
+        let chosen = &swept.candidates[best];
+        assert!((swept.fit.objective / own_loss(&data, chosen.l2, 0.0) - 1.0).abs() < 1e-7);
+    }
+}
+
 #[test]
 fn threads_and_the_order_of_the_samples_are_no_matter() {
     let data = digits().unwrap();
@@ -137,7 +353,7 @@ fn threads_and_the_order_of_the_samples_are_no_matter() {
 #[test]
 fn what_cannot_be_searched_is_an_error() {
     let data = digits().unwrap();
-    let sgd = Sweep::new(SoftmaxRegression::new().solver(Sgd::default()));
+    let sgd = || Sweep::new(SoftmaxRegression::new().solver(sgd()));
     for sweep in [
         sweep().c([]),
         sweep().c([1.0, -1.0]),
@@ -147,9 +363,23 @@ fn what_cannot_be_searched_is_an_error() {
         sweep().l1_ratios([1.5]),
         sweep().folds(Folds::Stratified(1)),
         sweep().folds(Folds::Contiguous(1_000_000)),
+        sweep().folds(Folds::Holdout { fraction: 1.0, seed: 0 }),
+        sweep().learning_rates([0.1]),
+        sweep().seeds(2),
+        sweep().refine(0.0),
+        sweep().refine(8.0).l1_ratios([0.0, 0.5]),
         Sweep::new(estimator().validation(0.2)),
         Sweep::new(estimator().checkpoint("never-written", softreg::Every::Epochs(1))),
-        sgd,
+        Sweep::new(SoftmaxRegression::new().solver(Sgd { batch_size: 0, ..Sgd::default() })),
+        Sweep::new(SoftmaxRegression::new().solver(Sgd::default()).standardize(true)),
+        sgd().learning_rates([]),
+        sgd().learning_rates([0.1, 0.0]),
+        sgd().learning_rates([f64::NAN]),
+        sgd().penalties([-1.0]),
+        sgd().c([0.0]),
+        sgd().l1_ratios([0.5]),
+        sgd().refine(8.0),
+        sgd().seeds(0),
     ] {
         let error = sweep.fit(&data).map(drop).unwrap_err();
         assert!(matches!(error, Error::Setting { .. }), "{error}");

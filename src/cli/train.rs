@@ -275,7 +275,7 @@ impl Run<'_> {
             let evaluations = self.evaluations().map_or_else(String::new, |n| format!(", {n} evaluations"));
             name += &format!(", {} iterations{evaluations}", self.fit.epochs.len());
         } else {
-            let automatic = args.epochs.is_none() && self.fit.reason == StopReason::Epochs;
+            let automatic = args.solver.epochs.is_none() && self.fit.reason == StopReason::Epochs;
             let (batch_size, momentum) = match solver {
                 Solver::Sgd(sgd) => (sgd.batch_size, format!(", momentum {}", sgd.momentum)),
                 Solver::AdamW(adamw) => (adamw.batch_size, String::new()),
@@ -307,13 +307,13 @@ impl Run<'_> {
         let smoothing = (args.data.label_smoothing > 0.0)
             .then(|| format!("label smoothing {}", rounded(args.data.label_smoothing)));
         let mut notes = Vec::new();
-        let warmup = args.warmup.filter(|&epochs| epochs > 0.0);
-        let schedule = args.schedule.unwrap_or_default();
+        let warmup = args.solver.warmup.filter(|&epochs| epochs > 0.0);
+        let schedule = args.solver.schedule.unwrap_or_default();
         if schedule != Schedule::default() || warmup.is_some() {
             notes.push(format!("schedule {schedule}"));
         }
         notes.extend(warmup.map(|epochs| format!("warm-up {epochs} epochs")));
-        if let Some(weight_decay) = args.weight_decay {
+        if let Some(weight_decay) = args.solver.weight_decay {
             notes.push(format!("weight decay {weight_decay}"));
         }
         if args.no_intercept {
@@ -409,8 +409,8 @@ impl Run<'_> {
         });
         let settings = json!({
             "density": report::density(train.features()),
-            "schedule": (!self.is_batch()).then(|| args.schedule.unwrap_or_default().to_string()),
-            "warmup": (!self.is_batch()).then(|| args.warmup.unwrap_or_default()),
+            "schedule": (!self.is_batch()).then(|| args.solver.schedule.unwrap_or_default().to_string()),
+            "warmup": (!self.is_batch()).then(|| args.solver.warmup.unwrap_or_default()),
             "momentum": sgd.map(|sgd| sgd.momentum),
             "nesterov": sgd.map(|sgd| sgd.nesterov),
             "beta_1": adamw.map(|adamw| adamw.beta_1),

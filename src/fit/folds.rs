@@ -1,10 +1,11 @@
 //! How samples are divided for cross-validation.
 
+use crate::batch::Shuffle;
 use crate::data::Labels;
 use crate::error::{Error, Result};
 
 /// A division of the samples into k folds, each of which is left out once and predicted by a model of the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Folds {
     /// k folds in which each class has its share, its samples in their order: those of scikit-learn's `StratifiedKFold`
@@ -15,6 +16,14 @@ pub enum Folds {
     /// k folds such that no group, whose number each sample has, is in two. The largest group comes first, and each to the
     /// fold with the fewest samples.
     Grouped(usize, Vec<u32>),
+    /// A single fold, drawn at random, in which each class has its share; a class of one sample is not in it. All other samples are
+    /// trained on by each model, so that a search takes a k-th of the time and knows no standard errors.
+    Holdout {
+        /// The share of the samples, above 0 and below 1.
+        fraction: f64,
+        /// The same seed draws the same samples.
+        seed: u64,
+    },
 }
 
 impl Default for Folds {
@@ -28,17 +37,18 @@ impl Folds {
     pub fn n_folds(&self) -> usize {
         match *self {
             Self::Stratified(k) | Self::Contiguous(k) | Self::Grouped(k, _) => k,
+            Self::Holdout { .. } => 1,
         }
     }
 
-    /// The fold of each sample, 0..k.
+    /// The fold of each sample, 0..k; of a holdout 0, and 1 for the samples that are in no fold.
     ///
     /// # Errors
-    /// [`Error::Setting`] for fewer than two folds, and for more than there are samples or groups; [`Error::Shape`] when there are
-    /// not as many group numbers as samples.
+    /// [`Error::Setting`] for fewer than two folds, for more than there are samples or groups, and for a holdout without a sample, or
+    /// of all; [`Error::Shape`] when there are not as many group numbers as samples.
     pub fn of(&self, labels: &Labels) -> Result<Vec<u32>> {
         let (k, n) = (self.n_folds(), labels.n_samples());
-        if k < 2 || k > n {
+        if !matches!(self, Self::Holdout { .. }) && (k < 2 || k > n) {
             let expected = "at least 2, and no more than there are samples";
             return Err(Error::Setting { name: "the number of folds", value: k.to_string(), expected });
         }
@@ -50,31 +60,60 @@ impl Folds {
                 Ok((0..k).flat_map(fold).collect())
             }
             Self::Grouped(_, groups) => grouped(k, groups, n),
+            Self::Holdout { fraction, seed } => {
+                let is_share = *fraction > 0.0 && *fraction < 1.0;
+                let folds = if is_share { held_out(*fraction, *seed, labels) } else { Vec::new() };
+                if folds.contains(&0) && folds.contains(&1) {
+                    return Ok(folds);
+                }
+                let expected = "above 0 and below 1, with samples on either side";
+                Err(Error::Setting { name: "the share to hold out", value: fraction.to_string(), expected })
+            }
         }
     }
+}
+
+/// The rows of each class, those of soft labels by their most probable class.
+fn members(labels: &Labels) -> Vec<Vec<usize>> {
+    let q = labels.classes().len();
+    let mut members = vec![Vec::new(); q];
+    for row in 0..labels.n_samples() {
+        members[labels.targets().class(row, q).unwrap_or_default()].push(row);
+    }
+    members
+}
+
+/// 0 for about that share of each class, and of all; 1 for the others, of which each class has one at least.
+fn held_out(fraction: f64, seed: u64, labels: &Labels) -> Vec<u32> {
+    // Another stream than those of epochs and of a division into training and test data.
+    let mut random = Shuffle::new(seed, u64::MAX - 1);
+    let mut folds = vec![1; labels.n_samples()];
+    let mut before = 0;
+    let up_to = |n: usize| (n as f64 * fraction).round() as usize;
+    for mut rows in members(labels).into_iter().filter(|rows| !rows.is_empty()) {
+        random.shuffle(&mut rows);
+        let after = before + rows.len();
+        let n_held_out = (up_to(after) - up_to(before)).min(rows.len() - 1);
+        rows[..n_held_out].iter().for_each(|&row| folds[row] = 0);
+        before = after;
+    }
+    folds
 }
 
 /// Were the samples sorted by class, the classes in the order in which they first occur, and dealt out one by one, each fold would
 /// get as many of a class as it gets here.
 fn stratified(k: usize, labels: &Labels) -> Vec<u32> {
-    let q = labels.classes().len();
-    let classes = (0..labels.n_samples()).map(|row| labels.targets().class(row, q).unwrap_or_default());
-    let mut members: Vec<Vec<usize>> = vec![Vec::new(); q];
-    let mut order = Vec::new();
-    for (row, class) in classes.enumerate() {
-        if members[class].is_empty() {
-            order.push(class);
-        }
-        members[class].push(row);
-    }
+    let mut members = members(labels);
+    members.retain(|rows| !rows.is_empty());
+    members.sort_by_key(|rows| rows[0]);
     let mut folds = vec![0; labels.n_samples()];
     let mut first = 0;
-    for class in order {
-        let dealt = first..first + members[class].len();
+    for rows in members {
+        let dealt = first..first + rows.len();
         // How many of the positions go to each fold.
         let count = |fold: usize| dealt.clone().filter(|position| position % k == fold).count();
         let of_class = (0..k).flat_map(|fold| std::iter::repeat_n(fold as u32, count(fold)));
-        members[class].iter().zip(of_class).for_each(|(&row, fold)| folds[row] = fold);
+        rows.iter().zip(of_class).for_each(|(&row, fold)| folds[row] = fold);
         first = dealt.end;
     }
     folds
@@ -159,11 +198,35 @@ mod tests {
     }
 
     #[test]
+    fn a_holdout_has_its_share_of_each_class() {
+        let y: Vec<i64> = (0..997).map(|i| i % 7 + i / 500).chain([50]).collect();
+        let of = |fraction, seed| Folds::Holdout { fraction, seed }.of(&labels(&y)).unwrap();
+        for fraction in [0.1, 0.25, 0.5, 0.9] {
+            let folds = of(fraction, 0);
+            let [held_out, trained_on] = counts(&folds, 2, |_| true)[..] else { panic!("not two parts") };
+            assert!((held_out as f64 - 998.0 * fraction).abs() <= 2.0 && held_out + trained_on == 998);
+            for class in 0..8 {
+                let [held_out, trained_on] = counts(&folds, 2, |i| y[i] == class)[..] else { panic!("not two parts") };
+                let expected = (held_out + trained_on) as f64 * fraction;
+                assert!((held_out as f64 - expected).abs() <= 1.0, "{class} {fraction}: {held_out} {expected}");
+            }
+            assert_eq!(folds[997], 1, "the only sample of its class");
+            assert!(of(fraction, 0) == folds && of(fraction, 1) != folds && !folds.is_sorted());
+        }
+        assert_eq!(Folds::Holdout { fraction: 0.1, seed: 0 }.n_folds(), 1);
+    }
+
+    #[test]
     fn folds_that_cannot_be_are_errors() {
         let y = labels(&[0, 1, 0, 1]);
         for folds in [Folds::Stratified(1), Folds::Contiguous(5), Folds::Grouped(3, vec![1, 1, 2, 2])] {
             assert!(matches!(folds.of(&y), Err(Error::Setting { .. })), "{folds:?}");
         }
+        for fraction in [0.0, 1.0, -0.5, f64::NAN, 1e-3] {
+            let folds = Folds::Holdout { fraction, seed: 0 };
+            assert!(matches!(folds.of(&y), Err(Error::Setting { .. })), "{folds:?}");
+        }
+        assert!(Folds::Holdout { fraction: 0.5, seed: 0 }.of(&y).is_ok());
         assert!(matches!(Folds::Grouped(2, vec![1]).of(&y), Err(Error::Shape { expected: 4, found: 1, .. })));
     }
 }

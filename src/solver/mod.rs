@@ -150,6 +150,17 @@ impl Solver {
         }
     }
 
+    /// The same solver with another learning rate, where it has one.
+    pub(crate) fn with_learning_rate(mut self, rate: f64) -> Self {
+        match &mut self {
+            Self::Sgd(Sgd { learning_rate, .. }) | Self::AdamW(AdamW { learning_rate, .. }) => {
+                *learning_rate = Some(rate)
+            }
+            Self::Auto | Self::Lbfgs(_) | Self::NewtonCg(_) => {}
+        }
+        self
+    }
+
     /// The same solver with another tolerance, where it has one.
     pub(crate) fn with_tolerance(mut self, of: impl Fn(f64) -> f64) -> Self {
         match &mut self {

@@ -1,5 +1,6 @@
 //! What the stochastic solvers have in common: epochs of steps, each with a batch.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use super::Progress;
 use super::schedule::{Course, Schedule, Warmup};
 use super::stop::{Observer, SolverState, StopReason};
-use crate::backend::{Head, Parameters, Rule, Session, State};
+use crate::backend::{Head, Parameters, Rule, Session, State, Stepper};
 use crate::batch::Plan;
 use crate::error::{Error, Result};
 
@@ -69,34 +70,19 @@ impl Stochastic {
     ) -> Result<(StopReason, Parameters, Instant)> {
         let StochasticProblem { session, start, l2, intercept } = problem;
         let head = Head { learning_rate: learning_rate as f32, l2: l2 as f32, intercept, rule: self.rule };
-        let chunks = session.chunks().to_vec();
-        let n_samples = chunks.last().map_or(0, |chunk| chunk.end);
-        let largest_chunk = chunks.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let batch_size = self.batch_size.min(largest_chunk);
-        let n_epochs = self.n_epochs(n_samples);
-        let n_steps = chunks.iter().map(|chunk| chunk.len().div_ceil(batch_size.max(1))).sum();
-        let course = Course { n_epochs, n_steps };
-        self.warmup.check(course)?;
-
         let start = match observer.solver_state() {
             Some(SolverState::Stochastic(state)) => state.clone(),
             _ => start.clone().into(),
         };
         let (before, mut reason) = (observer.elapsed(), observer.ended());
-        let block_rows = session.block_rows();
-        let mut stepper = session.stepper(&start, &[head], batch_size)?;
+        let mut training = self.begin(session, &start, &[head], seed)?;
+        let (n_epochs, n_samples) = (training.course.n_epochs, training.n_samples);
         let begin = Instant::now();
         for epoch in observer.n_epochs()..n_epochs {
             if reason.is_some() {
                 break;
             }
-            let plan = match block_rows {
-                Some(block_rows) => Plan::by_chunk(&chunks, block_rows, batch_size, seed, epoch as u64),
-                None => Plan::new(&chunks, batch_size, seed, epoch as u64),
-            };
-            let rate = |step| self.schedule.rate(self.warmup, course, epoch, step) as f32;
-            let rates: Vec<f32> = (0..plan.batches.len()).map(rate).collect();
-            let loss = stepper.run(&plan, &rates)?[0] / n_samples as f64;
+            let loss = training.run(epoch)?[0];
             if !loss.is_finite() {
                 return Err(Error::Diverged { epoch: epoch + 1, learning_rate });
             }
@@ -110,13 +96,66 @@ impl Stochastic {
                 n_samples,
                 elapsed: before + begin.elapsed(),
             };
+            let stepper = &mut training.stepper;
             let mut parameters = || finite(stepper.parameters()?, epoch + 1, learning_rate);
             reason = observer.after(progress, &mut parameters)?;
             let mut state = || finite_state(stepper.state()?, epoch + 1, learning_rate);
             observer.keep(reason, &mut || Ok(SolverState::Stochastic(state()?)))?;
         }
-        let parameters = finite(stepper.parameters()?, observer.n_epochs(), learning_rate)?;
+        let parameters = finite(training.stepper.parameters()?, observer.n_epochs(), learning_rate)?;
         Ok((reason.unwrap_or(StopReason::Epochs), parameters, begin))
+    }
+
+    /// Trains `heads`, whose rule is that of the solver, side by side in the same batches, from `start` on. Returns the parameters, and of
+    /// each head the epoch, from 1, after which its loss or its parameters were not finite. Such a head does not end the others.
+    pub fn minimise_side_by_side(
+        &self,
+        session: &mut dyn Session,
+        start: Parameters,
+        heads: &[Head],
+        seed: u64,
+    ) -> Result<(Parameters, Vec<Option<usize>>)> {
+        let shape = start.shape;
+        let mut training = self.begin(session, &start.into(), heads, seed)?;
+        let n_epochs = training.course.n_epochs;
+        let mut diverged = vec![None; heads.len()];
+        for epoch in 0..n_epochs {
+            for (diverged, loss) in diverged.iter_mut().zip(training.run(epoch)?) {
+                if !loss.is_finite() {
+                    diverged.get_or_insert(epoch + 1);
+                }
+            }
+            if diverged.iter().all(Option::is_some) {
+                break;
+            }
+        }
+        let parameters = training.stepper.parameters()?;
+        for (column, value) in parameters.values.iter().enumerate() {
+            if !value.is_finite() {
+                diverged[column % shape.n_outputs() / shape.n_classes].get_or_insert(n_epochs);
+            }
+        }
+        Ok((parameters, diverged))
+    }
+
+    fn begin<'s>(
+        &self,
+        session: &'s mut dyn Session,
+        start: &State,
+        heads: &[Head],
+        seed: u64,
+    ) -> Result<Training<'s>> {
+        let chunks = session.chunks().to_vec();
+        let n_samples = chunks.last().map_or(0, |chunk| chunk.end);
+        let largest_chunk = chunks.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let batch_size = self.batch_size.min(largest_chunk);
+        let n_steps = chunks.iter().map(|chunk| chunk.len().div_ceil(batch_size.max(1))).sum();
+        let course = Course { n_epochs: self.n_epochs(n_samples), n_steps };
+        self.warmup.check(course)?;
+        let block_rows = session.block_rows();
+        let stepper = session.stepper(start, heads, batch_size)?;
+        let (schedule, warmup) = (self.schedule, self.warmup);
+        Ok(Training { stepper, chunks, block_rows, n_samples, batch_size, course, schedule, warmup, seed })
     }
 
     /// The settings for the record of a model.
@@ -144,6 +183,34 @@ impl Stochastic {
             record.extend(settings);
         }
         record
+    }
+}
+
+/// Heads in training.
+struct Training<'s> {
+    stepper: Box<dyn Stepper + 's>,
+    chunks: Vec<Range<usize>>,
+    block_rows: Option<usize>,
+    n_samples: usize,
+    batch_size: usize,
+    course: Course,
+    schedule: Schedule,
+    warmup: Warmup,
+    seed: u64,
+}
+
+impl Training<'_> {
+    /// The steps of an epoch, which counts from 0. Returns the mean loss of each head.
+    fn run(&mut self, epoch: usize) -> Result<Vec<f64>> {
+        let Self { chunks, block_rows, batch_size, course, seed, .. } = self;
+        let plan = match *block_rows {
+            Some(block_rows) => Plan::by_chunk(chunks, block_rows, *batch_size, *seed, epoch as u64),
+            None => Plan::new(chunks, *batch_size, *seed, epoch as u64),
+        };
+        let rate = |step| self.schedule.rate(self.warmup, *course, epoch, step) as f32;
+        let rates: Vec<f32> = (0..plan.batches.len()).map(rate).collect();
+        let losses = self.stepper.run(&plan, &rates)?;
+        Ok(losses.into_iter().map(|loss| loss / self.n_samples as f64).collect())
     }
 }
 

@@ -30,6 +30,8 @@ pub enum StopReason {
     TimeLimit,
     /// The caller's function said so.
     Caller,
+    /// Loss or weights were no longer finite; of a model in a sweep, of which the others go on.
+    Diverged,
 }
 
 impl fmt::Display for StopReason {
@@ -43,6 +45,7 @@ impl fmt::Display for StopReason {
             Self::EarlyStopping => "early stopping",
             Self::TimeLimit => "time limit",
             Self::Caller => "stopped by the caller",
+            Self::Diverged => "diverged",
         })
     }
 }

@@ -80,6 +80,8 @@ impl Sweep {
                 fold,
                 l2: (1.0 - l1_ratio) * penalty,
                 l1: l1_ratio * penalty,
+                learning_rate: None,
+                seed: estimator.seed,
                 validation: fit.model.on(&estimator.device).evaluate(&validation)?,
                 objective: fit.objective,
                 n_iterations: fit.epochs.len(),

@@ -1,5 +1,8 @@
 //! What the command line accepts. Values that make no sense are refused here, with exit status 2.
 
+mod solver;
+mod sweep;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,12 +10,11 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use softreg::data::{Categorical, Dtype, MAX_CLASSES, Source};
-use softreg::{
-    AdamW, Calibration, ClassWeight, Dataset, DeviceOptions, Every, FeatureScale, Lbfgs, Model, NewtonCg, Schedule,
-    Sgd, Solver, Warmup,
-};
+use softreg::{Calibration, ClassWeight, Dataset, DeviceOptions, Every, FeatureScale, Model, Schedule, Solver};
 
 use crate::known::{self, Known};
+pub use solver::{Of, SolverName, SolverOptions};
+pub use sweep::{CriterionName, FoldsName, Grid, Preset, Search, Sweep};
 
 /// Softmax regression (multinomial logistic regression, linear probes) on a GPU or on the CPU.
 #[derive(Debug, Parser)]
@@ -43,11 +45,10 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a run")]
 pub enum Command {
     /// Train a classifier and measure it
     Train(Train),
-    /// Choose the penalty by cross-validation, and train with the best
+    /// Choose the penalty or the learning rate by cross-validation, and train with the best
     Sweep(Sweep),
     /// Measure a model on labelled data
     Evaluate(Evaluate),
@@ -121,76 +122,16 @@ pub struct Train {
     #[arg(long)]
     pub matrix_units: bool,
 
-    /// How the objective is minimised: lbfgs and newton-cg go to its minimum with all samples at once, whatever the scale of
-    /// the columns; sgd and adamw take many steps with a batch each; auto takes lbfgs where that takes about a second or a
-    /// penalty needs it, else sgd
-    #[arg(long, value_enum, default_value_t = SolverName::Auto)]
-    pub solver: SolverName,
-
-    /// lbfgs, newton-cg: iterations at most. Default: 1000 and 200
-    #[arg(long, value_name = "N", value_parser = count)]
-    pub max_iterations: Option<usize>,
-
-    /// lbfgs, newton-cg: end when the objective is estimated to be within this share of its minimum. Default: 1e-8
-    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
-    pub tolerance: Option<f64>,
-
-    /// lbfgs: how many of the last steps are remembered. Default: 10
-    #[arg(long, value_name = "N", value_parser = count)]
-    pub memory: Option<usize>,
+    #[command(flatten)]
+    pub solver: SolverOptions,
 
     /// Finish the last digits on the CPU in double precision, with lbfgs
     #[arg(long, conflicts_with = "held_out")]
     pub polish: bool,
 
-    /// sgd, adamw: how often each sample is visited. Default: 30, on small data as often as makes 1,000 steps
-    #[arg(long, value_name = "N", value_parser = count)]
-    pub epochs: Option<usize>,
-
-    /// sgd, adamw: samples a step. Default: 128
-    #[arg(long, value_name = "N", value_parser = count)]
-    pub batch_size: Option<usize>,
-
     /// Learning rate, which the schedule multiplies. Default: chosen from the data; the report has it
     #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true)]
     pub lr: Option<f64>,
-
-    /// sgd, adamw: how the learning rate changes: constant; linear, to 0 in a straight line; cosine, to 0 along half a cosine;
-    /// one-cycle, from a 25th up and then to 0; step:FACTOR:EPOCHS, times FACTOR every EPOCHS. Default: linear
-    #[arg(long, value_name = "NAME", value_parser = schedule)]
-    pub schedule: Option<Schedule>,
-
-    /// sgd, adamw: let the learning rate rise for so many epochs first, which need not be whole
-    #[arg(long, value_name = "EPOCHS", value_parser = not_negative, allow_negative_numbers = true)]
-    pub warmup: Option<f64>,
-
-    /// sgd: share of the velocity that a step keeps, at least 0 and below 1. Default: 0.9
-    #[arg(long, value_name = "F", value_parser = below_1, allow_negative_numbers = true)]
-    pub momentum: Option<f64>,
-
-    /// sgd: Nesterov's momentum (the default)
-    #[arg(long, overrides_with = "no_nesterov")]
-    pub nesterov: bool,
-
-    /// sgd: plain momentum instead of Nesterov's
-    #[arg(long)]
-    pub no_nesterov: bool,
-
-    /// adamw: share of the mean gradient that a step keeps, at least 0 and below 1. Default: 0.9
-    #[arg(long = "beta1", value_name = "F", value_parser = below_1, allow_negative_numbers = true)]
-    pub beta_1: Option<f64>,
-
-    /// adamw: share of the mean squared gradient that a step keeps, at least 0 and below 1. Default: 0.999
-    #[arg(long = "beta2", value_name = "F", value_parser = below_1, allow_negative_numbers = true)]
-    pub beta_2: Option<f64>,
-
-    /// adamw: what is added to the root of the mean squared gradient. Default: 1e-8
-    #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true)]
-    pub epsilon: Option<f64>,
-
-    /// adamw: decoupled weight decay, which is no part of the objective; see --l2 for the penalty that is. Default: 0
-    #[arg(long, value_name = "F", value_parser = not_negative, allow_negative_numbers = true)]
-    pub weight_decay: Option<f64>,
 
     /// Train without an intercept
     #[arg(long)]
@@ -397,119 +338,6 @@ impl TrainingData {
         paths.map(|path| path.as_deref())
     }
 }
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  softreg sweep
-  softreg sweep x.npy --labels y.txt --c 1e-4:1e4:10 --cv 5 \\
-      --out best.safetensors
-  softreg sweep flowers.csv --label-column species --l2 1e-6:1e-1:16 \\
-      --l1-ratio 0,0.5,1 --one-standard-error --json sweep.json
-
-A model is fitted for each penalty and each fold, to the minimum, by L-BFGS; those
-of a fold one after the other, from the largest penalty to the smallest, each from
-where those before it lead to. On the CPU as many folds go on at once as there are
-cores. The penalty that does best on the folds left out is fitted on all samples,
-and that is the model.")]
-pub struct Sweep {
-    #[command(flatten)]
-    pub data: TrainingData,
-
-    /// Inverse strengths of the penalty as scikit-learn has them, from LO to HI in equal ratios, or a list: l2 = (1 - r)/(C·n) and l1
-    /// = r/(C·n), r of --l1-ratio, n the samples trained on, with weights their sum. Default: 1e-4:1e4:10
-    #[arg(long, value_name = "LO:HI:COUNT|C,…", value_parser = grid, conflicts_with = "l2")]
-    pub c: Option<Grid>,
-
-    /// Strengths of the penalty in the place of --c, whatever the number of samples: l2 = (1 - r)·F and l1 = r·F
-    #[arg(long, value_name = "LO:HI:COUNT|F,…", value_parser = grid)]
-    pub l2: Option<Grid>,
-
-    /// Shares of the l1 penalty, 0 to 1; each penalty is tried with each of them
-    #[arg(long, value_name = "R,…", value_delimiter = ',', value_parser = share, default_value = "0")]
-    pub l1_ratio: Vec<f64>,
-
-    /// How many folds
-    #[arg(long, value_name = "K", value_parser = count, default_value = "5")]
-    pub cv: usize,
-
-    /// How the samples are divided: stratified, so that each fold has its share of each class; contiguous, as they follow each other
-    #[arg(long, value_enum, default_value_t = FoldsName::Stratified, conflicts_with = "groups")]
-    pub folds: FoldsName,
-
-    /// A whole number for each sample, one a line or .npy: samples of one number are never in two folds
-    #[arg(long, value_name = "PATH")]
-    pub groups: Option<PathBuf>,
-
-    /// What is best: the lowest mean log loss of the folds, or the highest mean accuracy
-    #[arg(long, value_enum, default_value_t = CriterionName::LogLoss)]
-    pub criterion: CriterionName,
-
-    /// Take the strongest penalty that is no more than one standard error worse than the best
-    #[arg(long)]
-    pub one_standard_error: bool,
-
-    /// Iterations of a fit at most. Default: 1000
-    #[arg(long, value_name = "N", value_parser = count)]
-    pub max_iterations: Option<usize>,
-
-    /// A fit ends when its objective is estimated to be within this share of its minimum. Default: 1e-5 in the search, 1e-8
-    /// for the model of the best
-    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
-    pub tolerance: Option<f64>,
-
-    /// Train without an intercept
-    #[arg(long)]
-    pub no_intercept: bool,
-
-    /// Penalise the weights of standardised features, (x - mean)/deviation; the saved model takes features as they are
-    #[arg(long)]
-    pub standardize: bool,
-
-    /// What every feature is multiplied by in training, as for `softreg train`
-    #[arg(long, value_name = "auto|none|F", value_parser = feature_scale, allow_negative_numbers = true, default_value = "auto")]
-    pub feature_scale: FeatureScale,
-
-    /// Seed of --test-split
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-
-    #[command(flatten)]
-    pub device: Device,
-
-    /// Save the model of the best penalty as this file (safetensors). Default: it is not saved
-    #[arg(long, value_name = "MODEL.safetensors")]
-    pub out: Option<PathBuf>,
-
-    /// Write a line for each penalty and fold to this file, with commas between
-    #[arg(long, value_name = "FILE")]
-    pub csv: Option<PathBuf>,
-
-    /// Write settings and results as one JSON object to this file; `-` is standard output, the report then goes to
-    /// standard error
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-
-    /// No progress and no messages, only the report (with `--json -` only the JSON), warnings and errors
-    #[arg(long, short)]
-    pub quiet: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum FoldsName {
-    Stratified,
-    Contiguous,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CriterionName {
-    LogLoss,
-    Accuracy,
-}
-
-/// Values to try.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Grid(pub Vec<f64>);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -983,117 +811,20 @@ pub fn device_options(matrix_units: bool) -> DeviceOptions {
     options
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum SolverName {
-    Auto,
-    Lbfgs,
-    NewtonCg,
-    Sgd,
-    // Without this, `adam-w`.
-    #[value(name = "adamw")]
-    AdamW,
-}
-
 impl Train {
     pub fn solver(&self) -> Solver {
-        let (epochs, learning_rate) = (self.epochs, self.lr);
-        let batch_size = self.batch_size.unwrap_or(Sgd::default().batch_size);
-        let schedule = self.schedule.unwrap_or_default();
-        let warmup = self.warmup.filter(|&epochs| epochs > 0.0).map_or(Warmup::None, Warmup::Epochs);
-        match self.solver_name() {
-            SolverName::Auto => Solver::Auto,
-            SolverName::Lbfgs => {
-                let default = Lbfgs::default();
-                let mut lbfgs = default.clone();
-                lbfgs.max_iterations = self.max_iterations.unwrap_or(default.max_iterations);
-                lbfgs.tolerance = self.tolerance.unwrap_or(default.tolerance);
-                lbfgs.memory = self.memory.unwrap_or(default.memory);
-                lbfgs.into()
-            }
-            SolverName::NewtonCg => {
-                let default = NewtonCg::default();
-                let mut newton = default.clone();
-                newton.max_iterations = self.max_iterations.unwrap_or(default.max_iterations);
-                newton.tolerance = self.tolerance.unwrap_or(default.tolerance);
-                newton.into()
-            }
-            SolverName::Sgd => {
-                let momentum = self.momentum.unwrap_or(Sgd::default().momentum);
-                let nesterov = !self.no_nesterov;
-                Sgd { epochs, batch_size, learning_rate, momentum, nesterov, schedule, warmup }.into()
-            }
-            SolverName::AdamW => {
-                let default = AdamW::default();
-                let beta_1 = self.beta_1.unwrap_or(default.beta_1);
-                let beta_2 = self.beta_2.unwrap_or(default.beta_2);
-                let epsilon = self.epsilon.unwrap_or(default.epsilon);
-                let weight_decay = self.weight_decay.unwrap_or(default.weight_decay);
-                AdamW { epochs, batch_size, learning_rate, beta_1, beta_2, epsilon, weight_decay, schedule, warmup }
-                    .into()
-            }
-        }
-    }
-
-    /// The solver that was named; where that is auto, the one that an option belongs to.
-    fn solver_name(&self) -> SolverName {
-        let is_given = |options: &[(&str, bool)]| options.iter().any(|(_, is_given)| *is_given);
-        match self.solver {
-            SolverName::Auto if is_given(&self.of_stochastic()) || is_given(&self.of_sgd()) => SolverName::Sgd,
-            SolverName::Auto if is_given(&self.of_batch()) || is_given(&self.of_lbfgs()) => SolverName::Lbfgs,
-            named => named,
-        }
-    }
-
-    fn of_batch(&self) -> [(&'static str, bool); 2] {
-        [("--max-iterations", self.max_iterations.is_some()), ("--tolerance", self.tolerance.is_some())]
-    }
-
-    fn of_lbfgs(&self) -> [(&'static str, bool); 1] {
-        [("--memory", self.memory.is_some())]
-    }
-
-    fn of_stochastic(&self) -> [(&'static str, bool); 5] {
-        [
-            ("--epochs", self.epochs.is_some()),
-            ("--batch-size", self.batch_size.is_some()),
-            ("--lr", self.lr.is_some()),
-            ("--schedule", self.schedule.is_some()),
-            ("--warmup", self.warmup.is_some()),
-        ]
-    }
-
-    fn of_sgd(&self) -> [(&'static str, bool); 3] {
-        [("--momentum", self.momentum.is_some()), ("--nesterov", self.nesterov), ("--no-nesterov", self.no_nesterov)]
-    }
-
-    fn of_adamw(&self) -> [(&'static str, bool); 4] {
-        [
-            ("--beta1", self.beta_1.is_some()),
-            ("--beta2", self.beta_2.is_some()),
-            ("--epsilon", self.epsilon.is_some()),
-            ("--weight-decay", self.weight_decay.is_some()),
-        ]
+        self.solver.solver(self.lr, self.lr.is_some())
     }
 
     /// An option that was given and is not of the solver, and the solvers that it is of.
     pub fn foreign_option(&self) -> Option<(&'static str, &'static str)> {
-        let solver = self.solver_name();
-        let is_batch = matches!(solver, SolverName::Lbfgs | SolverName::NewtonCg);
-        let of_l1 = [("--l1", self.l1 > 0.0)];
-        let needs_batch = [("--standardize", self.standardize), ("--penalty-factors", self.penalty_factors.is_some())];
-        let all = [
-            (&self.of_batch()[..], "lbfgs or newton-cg", is_batch),
-            (&self.of_lbfgs()[..], "lbfgs", matches!(solver, SolverName::Lbfgs)),
-            (&of_l1[..], "lbfgs", matches!(solver, SolverName::Lbfgs | SolverName::Auto)),
-            (&needs_batch[..], "lbfgs or newton-cg", is_batch || matches!(solver, SolverName::Auto)),
-            (&self.of_stochastic()[..], "sgd or adamw", matches!(solver, SolverName::Sgd | SolverName::AdamW)),
-            (&self.of_sgd()[..], "sgd", matches!(solver, SolverName::Sgd)),
-            (&self.of_adamw()[..], "adamw", matches!(solver, SolverName::AdamW)),
+        let more = [
+            (Of::Stochastic, "--lr", self.lr.is_some()),
+            (Of::Lbfgs, "--l1", self.l1 > 0.0),
+            (Of::Batch, "--standardize", self.standardize),
+            (Of::Batch, "--penalty-factors", self.penalty_factors.is_some()),
         ];
-        let foreign = all.iter().filter(|(_, _, is_of_solver)| !is_of_solver);
-        foreign
-            .flat_map(|(options, name, _)| options.iter().map(move |option| (option, *name)))
-            .find_map(|((option, is_given), name)| is_given.then_some((*option, name)))
+        self.solver.foreign_option(&more, self.lr.is_some())
     }
 
     /// The validation data, with the columns of the training data, and the indices counted as there.
@@ -1125,21 +856,6 @@ fn not_negative(text: &str) -> Result<f64, String> {
 
 fn share(text: &str) -> Result<f64, String> {
     number_that(text, |x| (0.0..=1.0).contains(&x), "between 0 and 1")
-}
-
-/// LO:HI:COUNT, or numbers with commas between.
-fn grid(text: &str) -> Result<Grid, String> {
-    let values = match *text.split(':').collect::<Vec<_>>() {
-        [values] => values.split(',').map(positive).collect::<Result<_, _>>()?,
-        [low, high, count] => {
-            let (low, high) = (positive(low)?, positive(high)?);
-            let count = self::count(count)?;
-            let position = |i: usize| i as f64 / (count - 1).max(1) as f64;
-            (0..count).map(|i| low * (high / low).powf(position(i))).collect()
-        }
-        _ => return Err("must be LO:HI:COUNT or numbers with commas between".to_owned()),
-    };
-    Ok(Grid(values))
 }
 
 fn fraction(text: &str) -> Result<f64, String> {
