@@ -1,6 +1,9 @@
 //! Names by number: labels, and the categories of columns of text.
 
 use std::collections::HashMap;
+use std::ops::Range;
+
+use rayon::prelude::*;
 
 use crate::data::{Labels, Targets};
 use crate::error::Result;
@@ -11,6 +14,60 @@ const RECENT: u32 = 10;
 /// So many names are kept from one block of a file to the next.
 const MAX_KEPT: usize = 1 << 12;
 
+/// A name that is looked up.
+#[derive(Clone, Copy)]
+pub(super) struct Name<'a> {
+    pub bytes: &'a [u8],
+    /// Its first and its last eight bytes, with zeros for those that it has not: with the length they say all of one of up to 16.
+    ends: [u64; 2],
+}
+
+impl<'a> Name<'a> {
+    /// What stands there in a text. The bytes around it are loaded with it, since no processor foresees the length of a name.
+    #[inline]
+    pub fn within(text: &'a [u8], Range { start, end }: Range<usize>) -> Self {
+        let bytes = &text[start..end];
+        let first = text.get(start..).and_then(<[u8]>::first_chunk);
+        let (Some(&first), Some(&last)) = (first, text[..end].last_chunk()) else { return Self::from(bytes) };
+        let n_others = 64 - 8 * bytes.len().min(8) as u32;
+        let mask = u64::MAX.checked_shr(n_others).unwrap_or(0);
+        let last = u64::from_le_bytes(last) & mask.checked_shl(n_others).unwrap_or(0);
+        Self { bytes, ends: [u64::from_le_bytes(first) & mask, last] }
+    }
+
+    /// A number of [`RECENT`] bits, which few names share.
+    #[inline]
+    fn slot(&self) -> usize {
+        let [first, last] = self.ends;
+        let mixed = first.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ last.wrapping_add(self.bytes.len() as u64);
+        (mixed.wrapping_mul(0xd6e8_feb8_6659_fd93) >> (64 - RECENT)) as usize
+    }
+}
+
+impl<'a> From<&'a [u8]> for Name<'a> {
+    #[inline]
+    fn from(bytes: &'a [u8]) -> Self {
+        let ends = match (bytes.first_chunk(), bytes.last_chunk()) {
+            (Some(&first), Some(&last)) => [first, last],
+            _ => {
+                let (mut first, mut last) = ([0; 8], [0; 8]);
+                first[..bytes.len()].copy_from_slice(bytes);
+                last[8 - bytes.len()..].copy_from_slice(bytes);
+                [first, last]
+            }
+        };
+        Self { bytes, ends: ends.map(u64::from_le_bytes) }
+    }
+}
+
+/// A name that came lately, and its code.
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    ends: [u64; 2],
+    length: usize,
+    code: u32,
+}
+
 /// Names of rows, each distinct one kept once.
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -19,8 +76,8 @@ pub(super) struct Names {
     /// The distinct names, as they first came.
     pub names: Vec<String>,
     numbers: HashMap<String, u32>,
-    /// Some of the codes, by [`slot`].
-    recent: Vec<u32>,
+    /// Some of them, by [`Name::slot`].
+    recent: Vec<Recent>,
     /// The codes that the first names have where the rows were added to.
     added: Vec<u32>,
 }
@@ -29,40 +86,49 @@ impl Names {
     /// Names that are known before.
     pub fn known(names: &[String]) -> Self {
         let mut known = Self::default();
-        names.iter().for_each(|name| _ = known.code(name.as_bytes()));
+        names.iter().for_each(|name| _ = known.code(name.as_bytes().into()));
         known
     }
 
     /// Adds the name of a row; whether it is UTF-8.
     #[inline]
-    pub fn push(&mut self, name: &[u8]) -> bool {
+    pub fn push<'a>(&mut self, name: impl Into<Name<'a>>) -> bool {
+        let name = name.into();
         let code = self.recent(name).or_else(|| self.code(name));
-        self.codes.extend(code);
+        if let Some(code) = code {
+            self.codes.push(code);
+        }
         code.is_some()
     }
 
     /// The code of a name that is there.
     #[inline]
-    pub fn find(&mut self, name: &[u8]) -> Option<u32> {
+    pub fn find<'a>(&mut self, name: impl Into<Name<'a>>) -> Option<u32> {
+        let name = name.into();
         self.recent(name).or_else(|| {
-            let code = *self.numbers.get(std::str::from_utf8(name).ok()?)?;
+            let code = *self.numbers.get(std::str::from_utf8(name.bytes).ok()?)?;
             self.remember(name, code);
             Some(code)
         })
     }
 
-    fn recent(&self, name: &[u8]) -> Option<u32> {
-        let code = *self.recent.get(slot(name))?;
-        self.names.get(code as usize).is_some_and(|known| known.as_bytes() == name).then_some(code)
+    #[inline]
+    fn recent(&self, name: Name) -> Option<u32> {
+        let &Recent { ends, length, code } = self.recent.get(name.slot())?;
+        let is_same = ends == name.ends && length == name.bytes.len();
+        let is_all = |code: u32| self.names.get(code as usize).is_some_and(|known| known.as_bytes() == name.bytes);
+        (is_same && (length <= 16 || is_all(code))).then_some(code)
     }
 
-    fn remember(&mut self, name: &[u8], code: u32) {
-        self.recent.resize(1 << RECENT, u32::MAX);
-        self.recent[slot(name)] = code;
+    fn remember(&mut self, name: Name, code: u32) {
+        // No name has this length.
+        self.recent.resize(1 << RECENT, Recent { ends: [0; 2], length: usize::MAX, code: 0 });
+        self.recent[name.slot()] = Recent { ends: name.ends, length: name.bytes.len(), code };
     }
 
-    fn code(&mut self, name: &[u8]) -> Option<u32> {
-        let text = std::str::from_utf8(name).ok()?;
+    #[inline(never)]
+    fn code(&mut self, name: Name) -> Option<u32> {
+        let text = std::str::from_utf8(name.bytes).ok()?;
         let code = match self.numbers.get(text) {
             Some(&code) => code,
             None => {
@@ -79,7 +145,7 @@ impl Names {
 
     /// Adds the rows of another, and takes them from it.
     pub fn append(&mut self, other: &mut Self) {
-        let new = other.names.iter().skip(other.added.len()).filter_map(|name| self.code(name.as_bytes()));
+        let new = other.names.iter().skip(other.added.len()).filter_map(|name| self.code(name.as_bytes().into()));
         other.added.extend(new);
         self.codes.extend(other.codes.drain(..).map(|code| other.added[code as usize]));
         if other.names.len() > MAX_KEPT {
@@ -101,23 +167,16 @@ impl Names {
     pub fn into_labels(self) -> Result<Labels<'static>> {
         let (classes, order) = self.sorted()?;
         // In the same memory.
-        let indices: Vec<u32> = self.codes.into_iter().map(|code| order[code as usize]).collect();
+        let mut indices = self.codes;
+        indices.par_iter_mut().with_min_len(1 << 15).for_each(|code| *code = order[*code as usize]);
         Labels::from_indices(indices, classes)
     }
-}
-
-/// A number of [`RECENT`] bits, which few names share: of the length, and of the bytes at the start, in the middle and at the end.
-#[inline]
-fn slot(name: &[u8]) -> usize {
-    let n = name.len();
-    let byte = |at: usize| name.get(at).copied().unwrap_or(0);
-    let bytes = u32::from_le_bytes([byte(0), byte(n / 2), byte(n.wrapping_sub(2)), byte(n.wrapping_sub(1))]);
-    ((bytes ^ n as u32).wrapping_mul(0x9e37_79b9) >> (32 - RECENT)) as usize
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Shuffle;
 
     #[test]
     fn labels_are_those_of_all_names_at_once() {
@@ -129,7 +188,7 @@ mod tests {
             part.iter().for_each(|name| assert!(b.push(name.as_bytes())));
             a.append(&mut b);
         }
-        assert!(!a.push(b"\xff"));
+        assert!(!a.push(&b"\xff"[..]));
         let expected = Labels::from_names(&all).unwrap();
         let labels = a.into_labels().unwrap();
         assert_eq!(labels.classes(), expected.classes());
@@ -150,6 +209,28 @@ mod tests {
         let mut known = Names::known(&whole.names);
         assert_eq!(known.names, whole.names);
         (0..20_000).for_each(|i| assert_eq!(known.find(name(i).as_bytes()), Some(whole.codes[i])));
-        assert_eq!((known.find(b"name"), known.find(b"\xff")), (None, None));
+        assert_eq!((known.find(&b"name"[..]), known.find(&b"\xff"[..])), (None, None));
+    }
+
+    #[test]
+    fn names_within_a_text_are_those_alone() {
+        let mut random = Shuffle::new(1, 0);
+        let (mut a, mut b, mut all) = (Names::default(), Names::default(), Vec::new());
+        let mut n_around = 0;
+        for i in 0..20_000 {
+            // Of few bytes, so that names differ in one, and of lengths on both sides of those that are told apart at once.
+            let text: Vec<u8> = (0..1 + i % 40).map(|_| b"xxxxxy\0z"[random.below(8)]).collect();
+            let start = random.below(text.len().min(12));
+            let end = start + random.below(text.len() - start + 1);
+            let name = &text[start..end];
+            n_around += usize::from(name.len() < 8 && start + 8 <= text.len() && end >= 8);
+            let within = Name::within(&text, start..end);
+            assert_eq!((within.bytes, within.ends), (name, Name::from(name).ends));
+            assert!(a.push(within) && b.push(name));
+            all.push(name.to_vec());
+        }
+        assert!(n_around > 1000, "{n_around}");
+        assert!(a.codes == b.codes && a.names == b.names);
+        a.codes.iter().zip(&all).for_each(|(&code, name)| assert_eq!(a.names[code as usize].as_bytes(), name));
     }
 }

@@ -88,15 +88,16 @@ struct Rows {
     has_index_0: bool,
 }
 
-/// Adds the rows of a block; how many there are.
-fn parse(text: &[u8], rows: &mut Rows) -> Result<usize, Fault> {
-    let mut begin = 0;
+/// Adds the rows of a block; how many rows and lines there are.
+fn parse(text: &[u8], rows: &mut Rows) -> Result<(usize, usize), Fault> {
+    let (mut begin, mut n_lines) = (0, 0);
     while begin < text.len() {
         let end = memchr::memchr(b'\n', &text[begin..]).map_or(text.len(), |at| begin + at + 1);
         let row = rows.offsets.len();
         let error: Box<dyn FnOnce(Place) -> Error + Send> = match rows.add(&text[begin..end]) {
             Ok(()) => {
                 begin = end;
+                n_lines += 1;
                 continue;
             }
             Err(Problem::Malformed(problem)) => Box::new(move |place| Error::malformed(place, problem)),
@@ -111,7 +112,7 @@ fn parse(text: &[u8], rows: &mut Rows) -> Result<usize, Fault> {
         };
         return Err(Fault { row, begin, error: Box::new(error) });
     }
-    Ok(rows.offsets.len() - 1)
+    Ok((rows.offsets.len() - 1, n_lines))
 }
 
 /// What is wrong in a line.

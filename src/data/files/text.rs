@@ -131,13 +131,13 @@ impl Text {
     }
 
     /// Parses all that is left. `parse` gets blocks of whole records, in any order and on several threads, and something that
-    /// `make` made or that `take` left, and says how many rows there are; `take` gets what it made of them, in their order.
+    /// `make` made or that `take` left, and says how many rows and lines there are; `take` gets what it made of them, in their order.
     /// Records end with a line break that is not in quotes; `quoting` is what stands between fields, where there may be quotes.
     pub fn parse<T: Send>(
         self,
         quoting: Option<u8>,
         make: impl Fn() -> T + Sync,
-        parse: impl Fn(&[u8], &mut T) -> Result<usize, Fault> + Sync,
+        parse: impl Fn(&[u8], &mut T) -> Result<(usize, usize), Fault> + Sync,
         take: impl FnMut(&mut T) -> Result<()> + Send,
     ) -> Result<()> {
         let n_threads = rayon::current_num_threads();
@@ -161,7 +161,7 @@ impl Text {
                     Ok(n) => {
                         let block = &block[..n];
                         match parse(block, &mut into) {
-                            Ok(n_rows) => Ok(Parsed { made: into, n_rows, n_lines: count_lines(block) }),
+                            Ok((n_rows, n_lines)) => Ok(Parsed { made: into, n_rows, n_lines }),
                             Err(fault) => Err((count_lines(&block[..fault.begin]), fault)),
                         }
                     }
@@ -277,7 +277,7 @@ impl<T, F: FnMut(&mut T) -> Result<()>> Waiting<T, F> {
     }
 }
 
-fn count_lines(text: &[u8]) -> usize {
+pub(super) fn count_lines(text: &[u8]) -> usize {
     memchr_iter(b'\n', text).count()
 }
 
@@ -295,21 +295,17 @@ fn record_end(text: &[u8], quoting: Option<u8>) -> Option<usize> {
 /// Where the last whole record ends, or 0: a line break is in quotes when the number of quotes before it is odd. None where there is a
 /// quote in a field that does not begin with one, which is a character like others.
 fn end_by_count(text: &[u8], delimiter: u8) -> Option<usize> {
-    let mut end = 0;
     // Of the byte before: all bits whether it is in quotes, the lowest whether a field or the second of two quotes may follow.
     let (mut in_quotes, mut may_open) = (0, 1);
-    for (i, bytes) in text.chunks(64).enumerate() {
+    for bytes in text.chunks(64) {
         let mut padded = [0; 64];
         let bytes = bytes.first_chunk().unwrap_or_else(|| {
             padded[..bytes.len()].copy_from_slice(bytes);
             &padded
         });
-        let (quotes, breaks) = (equal(bytes, [b'"']), equal(bytes, [b'\n']));
+        let quotes = equal(bytes, [b'"']);
         if quotes | in_quotes == 0 {
             may_open = u64::from(bytes[63] == delimiter || bytes[63] == b'\n');
-            if breaks != 0 {
-                end = i * 64 + 64 - breaks.leading_zeros() as usize;
-            }
             continue;
         }
         // Each bit is the parity of those up to it: set from the quote that opens on, and not at the one that closes.
@@ -318,18 +314,23 @@ fn end_by_count(text: &[u8], delimiter: u8) -> Option<usize> {
             inside ^= inside << shift;
         }
         inside ^= in_quotes;
-        let before_open = equal(bytes, [delimiter, b'\n', b'"']) & !inside;
+        let before_open = (equal(bytes, [delimiter, b'\n']) | quotes) & !inside;
         if quotes & inside & !((before_open << 1) | may_open) != 0 {
             return None;
         }
         in_quotes = ((inside as i64) >> 63) as u64;
         may_open = before_open >> 63;
-        let breaks = breaks & !inside;
-        if breaks != 0 {
-            end = i * 64 + 64 - breaks.leading_zeros() as usize;
-        }
     }
-    Some(end)
+    // Back from the end, since only the last one counts.
+    let (mut to, mut is_inside) = (text.len(), in_quotes != 0);
+    while let Some(at) = memrchr(b'\n', &text[..to]) {
+        is_inside ^= memchr_iter(b'"', &text[at..to]).count() % 2 == 1;
+        if !is_inside {
+            return Some(at + 1);
+        }
+        to = at;
+    }
+    Some(0)
 }
 
 /// As [`end_by_count`], field by field.
@@ -446,7 +447,7 @@ mod tests {
             let text = Text::new(Input::of(content.trim_end()), block).unwrap();
             let rows = |block: &[u8], into: &mut Vec<u8>| {
                 into.extend_from_slice(block);
-                Ok(count_lines(block))
+                Ok((count_lines(block), count_lines(block)))
             };
             text.parse(None, Vec::new, rows, |block| {
                 found.append(block);
@@ -464,7 +465,7 @@ mod tests {
                 None if block.starts_with(b"777\n") => {
                     Err(Fault { row: 1, begin: 0, error: Box::new(|place| Error::malformed(place, "here")) })
                 }
-                None => Ok(count_lines(block)),
+                None => Ok((count_lines(block), count_lines(block))),
             };
             assert_eq!(
                 text.parse(None, || (), fault, |()| Ok(())).unwrap_err().to_string(),

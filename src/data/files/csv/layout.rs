@@ -16,6 +16,9 @@ const MAX_DENSE: (usize, usize) = (1000, 1 << 28);
 /// Rows that a thread fills at once.
 const ROWS: usize = 1024;
 
+/// The code of a category that a model does not know.
+pub(super) const UNKNOWN: u32 = u32::MAX;
+
 /// Where numbers and categories stand among the features.
 pub(super) struct Layout {
     pub names: Vec<String>,
@@ -117,7 +120,7 @@ impl Layout {
         d <= MAX_DENSE.0 && n_rows.saturating_mul(d) <= MAX_DENSE.1
     }
 
-    /// Writes into zeros the rows that have these numbers, and the categories from row `first` on.
+    /// Writes into zeros the rows that have these numbers, and the categories from `first` on.
     pub fn fill(&self, mut numbers: &[f32], categories: &[Names], first: usize, into: &mut [f32]) {
         for (i, into) in into.chunks_exact_mut(self.names.len().max(1)).enumerate() {
             for run in &self.runs {
@@ -133,9 +136,15 @@ impl Layout {
         }
     }
 
-    /// Leaves of rows only their numbers, in the order of the columns.
-    pub fn take_back(&self, values: &mut Vec<f32>) {
+    /// Leaves of rows only their numbers, in the order of the columns, and puts their categories before those that are there.
+    pub fn take_back(&self, values: &mut Vec<f32>, categories: &mut [Names]) {
         let d = self.names.len().max(1);
+        for (names, features) in categories.iter_mut().zip(&self.of_categories) {
+            let is_one = |row: &[f32], feature: u32| row[feature as usize] != 0.0;
+            let code = |row: &[f32]| features.iter().position(|&feature| is_one(row, feature));
+            let codes = values.chunks_exact(d).map(|row| code(row).map_or(UNKNOWN, |code| code as u32));
+            names.codes.splice(..0, codes);
+        }
         let mut to = 0;
         for row in (0..values.len()).step_by(d) {
             for run in &self.runs {

@@ -306,7 +306,7 @@ mod tests {
                 text.parse(Some(delimiter), || Rows::new(&columns), parse, append).unwrap();
                 assert_eq!(rows.n_rows, 300);
                 if let Some(layout) = rows.layout.take() {
-                    layout.take_back(&mut rows.values);
+                    layout.take_back(&mut rows.values, &mut rows.categories);
                 }
                 for (row, (a, b, category, label)) in expected.iter().enumerate() {
                     let values = &rows.values[row * columns.n_numbers..][..columns.n_numbers];
@@ -396,14 +396,16 @@ mod tests {
     fn plain_rows_are_what_any_row_is() {
         let (columns, mut row) = random_rows();
         let parser = Parser::new(&columns);
-        let mut n_plain = 0;
+        let (mut n_plain, mut n_broken) = (0, 0);
         for _ in 0..50_000 {
             let text = row() + "1,u,u,1,,1,1\n";
             let (mut plain, mut any) = (Rows::new(&columns), Rows::new(&columns));
-            let mut scan = Scan::new(text.as_bytes(), *b",\n");
-            if let Some(next) = parser.plain_row(text.as_bytes(), 0, &mut scan, &mut plain) {
+            let (mut scan, mut n_inside) = (Scan::new(text.as_bytes(), *b",\n"), 0);
+            if let Some(next) = parser.plain_row(text.as_bytes(), 0, &mut scan, &mut plain, &mut n_inside) {
                 n_plain += 1;
                 plain.n_rows += 1;
+                n_broken += usize::from(n_inside > 0);
+                assert_eq!(n_inside + 1, text[..next].matches('\n').count(), "{text}");
                 assert_eq!(columns.any_row(text.as_bytes(), 0, &mut any).ok(), Some(next), "{text}");
                 assert_eq!(of_rows(&plain, &columns), of_rows(&any, &columns), "{text}");
                 // And it left off where the next begins.
@@ -411,7 +413,7 @@ mod tests {
                 assert_eq!(scan.next(), next + end, "{text}");
             }
         }
-        assert!(n_plain > 10_000, "{n_plain}");
+        assert!(n_plain > 10_000 && n_broken > 100, "{n_plain}, {n_broken}");
     }
 
     #[test]
@@ -434,7 +436,8 @@ mod tests {
                 }
             };
             let found = parser.parse(text.as_bytes(), &mut rows);
-            if found.is_ok() {
+            if let Ok(found) = &found {
+                assert_eq!(*found, (expected.n_rows, text.matches('\n').count()), "{text}");
                 n_sound += usize::from(rows.n_rows > 1);
                 assert_eq!(of_rows(&rows, &columns), of_rows(&expected, &columns), "{text}");
                 // Names of blocks before may stay.

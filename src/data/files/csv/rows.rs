@@ -7,15 +7,12 @@ use memchr::memchr;
 
 use super::columns::{Columns, Feature, Role};
 use super::dialect::{field, fields};
-use super::layout::Layout;
-use crate::data::files::categories::Names;
+use super::layout::{Layout, UNKNOWN};
+use crate::data::files::categories::{Name, Names};
 use crate::data::files::scan::Scan;
-use crate::data::files::text::Fault;
+use crate::data::files::text::{Fault, count_lines};
 use crate::data::files::{MAX_CATEGORIES, list, number};
 use crate::error::{Error, Place, Result};
-
-/// The code of a category that a model does not know.
-const UNKNOWN: u32 = u32::MAX;
 
 /// What rows of a file have.
 #[derive(Default)]
@@ -28,7 +25,7 @@ pub(super) struct Rows {
     pub layout: Option<Layout>,
     pub weights: Vec<f32>,
     pub labels: Names,
-    /// Of each one-hot column.
+    /// Of each one-hot column. Where there is a layout, rows that were added have none: they stand in `values`.
     pub categories: Vec<Names>,
 }
 
@@ -82,7 +79,7 @@ impl Rows {
         } else if let Some(layout) = &self.layout
             && (n_categories(&self.categories) > n_before || !layout.is_dense(self.n_rows))
         {
-            layout.take_back(&mut self.values);
+            layout.take_back(&mut self.values, &mut self.categories);
             self.layout = None;
         }
         let values = &other.values[..n_rows * columns.n_numbers];
@@ -95,7 +92,8 @@ impl Rows {
             Some(layout) => {
                 let begin = self.values.len();
                 self.values.resize(begin + n_values, 0.0);
-                layout.fill(values, &self.categories, first, &mut self.values[begin..]);
+                layout.fill(values, &self.categories, 0, &mut self.values[begin..]);
+                self.categories.iter_mut().for_each(|names| names.codes.clear());
             }
             None => self.values.extend_from_slice(values),
         }
@@ -149,29 +147,42 @@ impl<'a> Parser<'a> {
         Self { columns, runs }
     }
 
-    /// Adds the rows of a block; how many there are.
-    pub fn parse(&self, text: &[u8], rows: &mut Rows) -> Result<usize, Fault> {
+    /// Adds the rows of a block; how many rows and lines there are.
+    pub fn parse(&self, text: &[u8], rows: &mut Rows) -> Result<(usize, usize), Fault> {
         let columns = self.columns;
         let mut scan = Scan::new(text, [columns.delimiter, b'\n']);
-        let mut at = 0;
+        let (mut at, mut n_lines) = (0, 0);
         while at < text.len() {
+            let mut n_inside = 0;
             if text[at] == b'\n' {
                 at += 1;
+                n_lines += 1;
                 scan.skip_to(at);
-            } else if let Some(next) = self.plain_row(text, at, &mut scan, rows) {
+            } else if let Some(next) = self.plain_row(text, at, &mut scan, rows, &mut n_inside) {
                 rows.n_rows += 1;
+                n_lines += 1 + n_inside;
                 at = next;
             } else {
                 rows.forget_rest();
-                at = columns.any_row(text, at, rows)?;
+                let next = columns.any_row(text, at, rows)?;
+                n_lines += count_lines(&text[at..next]);
+                at = next;
                 scan.skip_to(at);
             }
         }
-        Ok(rows.n_rows)
+        Ok((rows.n_rows, n_lines))
     }
 
-    /// Reads a row in which nothing is unusual; where the next one begins. Otherwise it may have read a part.
-    pub fn plain_row(&self, text: &[u8], mut at: usize, scan: &mut Scan, rows: &mut Rows) -> Option<usize> {
+    /// Reads a row in which nothing is unusual; where the next one begins. Otherwise it may have read a part. Line breaks within it are
+    /// added to `n_inside`.
+    pub fn plain_row(
+        &self,
+        text: &[u8],
+        mut at: usize,
+        scan: &mut Scan,
+        rows: &mut Rows,
+        n_inside: &mut usize,
+    ) -> Option<usize> {
         let n_numbers = self.columns.n_numbers;
         rows.next_values(n_numbers);
         let Rows { n_rows, values, weights, labels, categories, .. } = rows;
@@ -193,14 +204,15 @@ impl<'a> Parser<'a> {
                     at = next;
                 }
                 Role::Label => {
-                    let (name, next) = plain_text(text, at, terminator, scan)?;
-                    at = (!name.is_empty() && labels.push(name)).then_some(next)?;
+                    let (name, next) = plain_text(text, at, terminator, scan, n_inside)?;
+                    at = (!name.is_empty() && labels.push(Name::within(text, name))).then_some(next)?;
                 }
                 Role::Category(index) => {
-                    let (name, next) = plain_text(text, at, terminator, scan)?;
+                    let (name, next) = plain_text(text, at, terminator, scan, n_inside)?;
+                    let name = Name::within(text, name);
                     at = self.columns.push_category(index, name, &mut categories[index]).then_some(next)?;
                 }
-                Role::Nothing => (_, at) = plain_text(text, at, terminator, scan)?,
+                Role::Nothing => (_, at) = plain_text(text, at, terminator, scan, n_inside)?,
             }
         }
         Some(at)
@@ -269,17 +281,36 @@ fn spaced_number(field: &[u8]) -> Option<f32> {
 
 /// A field that has no quotes but those around it, and where the next begins.
 #[inline]
-fn plain_text<'a>(text: &'a [u8], at: usize, terminator: u8, scan: &mut Scan) -> Option<(&'a [u8], usize)> {
+fn plain_text(
+    text: &[u8],
+    at: usize,
+    terminator: u8,
+    scan: &mut Scan,
+    n_inside: &mut usize,
+) -> Option<(Range<usize>, usize)> {
     let end = scan.next();
     if *text.get(at)? != b'"' {
-        return (*text.get(end)? == terminator).then(|| (text[at..end].trim_ascii(), end + 1));
+        return (*text.get(end)? == terminator).then(|| (trimmed(text, at..end), end + 1));
     }
     let close = at + 1 + memchr(b'"', text.get(at + 1..)?)?;
     let next = behind(text, close + 1, terminator)?;
     if next > end + 1 {
+        *n_inside += count_lines(&text[at + 1..close]);
         scan.skip_to(next);
     }
-    Some((text[at + 1..close].trim_ascii(), next))
+    Some((trimmed(text, at + 1..close), next))
+}
+
+/// What is left of a field without the spaces around it.
+#[inline]
+fn trimmed(text: &[u8], Range { mut start, mut end }: Range<usize>) -> Range<usize> {
+    while start < end && text[start].is_ascii_whitespace() {
+        start += 1;
+    }
+    while start < end && text[end - 1].is_ascii_whitespace() {
+        end -= 1;
+    }
+    start..end
 }
 
 /// Where the next field begins, when there is nothing but spaces before it.
@@ -332,8 +363,10 @@ fn number(field: &[u8]) -> Result<f32, Problem> {
 
 impl Columns {
     /// Adds a category to those of a column; whether it can be one.
-    fn push_category(&self, index: usize, name: &[u8], names: &mut Names) -> bool {
-        if name.is_empty() {
+    #[inline]
+    fn push_category<'a>(&self, index: usize, name: impl Into<Name<'a>>, names: &mut Names) -> bool {
+        let name = name.into();
+        if name.bytes.is_empty() {
             return false;
         }
         if self.one_hot[index].known.is_none() {
