@@ -47,7 +47,7 @@ pub(super) struct Member {
 }
 
 enum Message {
-    Pass(Request),
+    Pass(Box<Request>),
     Left,
 }
 
@@ -118,7 +118,7 @@ impl Member {
     /// A pass for what the loss keeps, as soon as there is one.
     pub fn pass(&self, kept: Kept, product: Product, t: &[f64]) -> Result<(Kept, Evaluation)> {
         let (answer, answers) = channel();
-        let request = Request { kept, product, t: t.to_vec(), targets: self.targets.clone(), answer };
+        let request = Box::new(Request { kept, product, t: t.to_vec(), targets: self.targets.clone(), answer });
         // Where a panic has ended the lead the request is dropped, and there is no answer.
         let _ = self.messages.send(Message::Pass(request));
         answers.recv().map_err(|_| Error::Device {
@@ -143,7 +143,7 @@ impl<T: Element> Lead<'_, T> {
             let Ok(message) = self.messages.recv() else { break };
             for message in std::iter::once(message).chain(self.messages.try_iter()) {
                 match message {
-                    Message::Pass(request) => waiting.push(request),
+                    Message::Pass(request) => waiting.push(*request),
                     Message::Left => n_present -= 1,
                 }
             }

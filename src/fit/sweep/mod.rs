@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::solver::{Lbfgs, Solver, StopReason};
 use division::Division;
+use paths::Paths;
 
 /// Chooses penalties, and learning rates of stochastic solvers, by cross-validation: for each of a grid and for each fold a model of the
 /// other folds is fitted and evaluated on the fold; what does best, in the mean over the folds, is fitted on all samples.
@@ -325,8 +326,9 @@ impl Sweep {
             }
         };
         let total = total_weight(data);
-        let (whole, mut heads, models, passes) = if solver.is_stochastic() {
-            (self.clone(), self.fit_side_by_side(&estimator, data, &division, &tell)?, Vec::new(), None)
+        let (whole, Paths { mut heads, models, passes }) = if solver.is_stochastic() {
+            let heads = self.fit_side_by_side(&estimator, data, &division, &tell)?;
+            (self.clone(), Paths { heads, ..Paths::default() })
         } else {
             // That of a fold, whose largest byte may be another, would be another penalty.
             estimator.feature_scale = FeatureScale::Factor(estimator.feature_scale.of(data.features())?.into());

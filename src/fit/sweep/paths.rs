@@ -10,6 +10,17 @@ use crate::fit::SoftmaxRegression;
 use crate::model::Model;
 use crate::solver::Past;
 
+/// What became of paths.
+#[derive(Default)]
+pub(super) struct Paths {
+    /// All models.
+    pub heads: Vec<Head>,
+    /// Those of the first fold, whose heads have the same order of candidates.
+    pub models: Vec<Model>,
+    /// Passes over the samples, where the paths had them in common.
+    pub passes: Option<usize>,
+}
+
 /// The models of one fold and one share of l1.
 #[derive(Debug, Clone, Copy)]
 struct Path {
@@ -18,14 +29,13 @@ struct Path {
 }
 
 impl Sweep {
-    /// All models of the search, those of the first fold, whose heads have the same order of candidates, and how many passes over the
-    /// samples there were, where the paths had them in common.
+    /// The paths of all folds.
     pub(super) fn fit_paths(
         &self,
         estimator: &SoftmaxRegression,
         division: &Division,
         tell: &(dyn Fn(&Head) + Sync),
-    ) -> Result<(Vec<Head>, Vec<Model>, Option<usize>)> {
+    ) -> Result<Paths> {
         let n_folds = self.folds.n_folds();
         let paths: Vec<Path> =
             (0..self.l1_ratios.len()).flat_map(|ratio| (0..n_folds).map(move |fold| Path { fold, ratio })).collect();
@@ -56,7 +66,7 @@ impl Sweep {
             heads.extend(of_path);
             models.extend(first);
         }
-        Ok((heads, models, passes))
+        Ok(Paths { heads, models, passes })
     }
 
     /// The models of a path, and, of the first fold, what is in them.

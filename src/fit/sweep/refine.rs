@@ -1,41 +1,41 @@
 //! Penalties around the best: rounds of paths, each with those half-way to its neighbours.
 
 use super::division::Division;
+use super::paths::Paths;
 use super::{Head, Strengths, Sweep};
 use crate::error::Result;
 use crate::fit::SoftmaxRegression;
-use crate::model::Model;
 
 impl Sweep {
-    /// The paths of the grid and, where the sweep is refined, of the penalties around the best: the sweep with all penalties, its heads,
-    /// the models of the first fold in the order of their candidates, and the passes that paths had in common.
+    /// The paths of the grid and, where the sweep is refined, of the penalties around the best: the sweep with all penalties, and what became
+    /// of its paths.
     pub(super) fn fit_refined(
         &self,
         estimator: &SoftmaxRegression,
         division: &Division,
         total: f64,
         tell: &(dyn Fn(&Head) + Sync),
-    ) -> Result<(Self, Vec<Head>, Vec<Model>, Option<usize>)> {
+    ) -> Result<(Self, Paths)> {
         let mut whole = self.clone();
         if self.steps_per_decade.is_some() {
             // A candidate is found by its strength.
             whole.strengths = whole.strengths.with(whole.strengths.sorted());
         }
-        let (mut heads, mut models, mut passes) = whole.fit_paths(estimator, division, tell)?;
+        let mut all = whole.fit_paths(estimator, division, tell)?;
         loop {
-            let best = whole.best(&whole.candidates(&heads, total));
+            let best = whole.best(&whole.candidates(&all.heads, total));
             let between = whole.around(best);
             if between.is_empty() {
-                return Ok((whole, heads, models, passes));
+                return Ok((whole, all));
             }
             let round = Self { strengths: whole.strengths.with(between), ..self.clone() };
             // With folds to come, a model of the first has seen what they are validated on.
-            let from = models.get(best).filter(|_| self.folds.n_folds() == 1 && estimator.init.is_none());
+            let from = all.models.get(best).filter(|_| self.folds.n_folds() == 1 && estimator.init.is_none());
             let estimator = from.map_or_else(|| estimator.clone(), |model| estimator.clone().init(model));
-            let (new_heads, new_models, of_round) = round.fit_paths(&estimator, division, tell)?;
-            passes = passes.zip(of_round).map(|(before, of_round)| before + of_round);
-            let all = [whole.strengths.sorted(), round.strengths.sorted()].concat();
-            let merged = Self { strengths: whole.strengths.with(all), ..self.clone() };
+            let of_round = round.fit_paths(&estimator, division, tell)?;
+            all.passes = all.passes.zip(of_round.passes).map(|(before, of_round)| before + of_round);
+            let strengths = [whole.strengths.sorted(), round.strengths.sorted()].concat();
+            let merged = Self { strengths: whole.strengths.with(strengths), ..self.clone() };
             let order = merged.strengths.sorted();
             // The places among all of those that one of the two has.
             let places = |of: &Strengths| -> Vec<usize> {
@@ -45,11 +45,12 @@ impl Sweep {
                     .collect()
             };
             let (old, new) = (places(&whole.strengths), places(&round.strengths));
-            heads.iter_mut().for_each(|head| head.candidate = old[head.candidate]);
-            heads.extend(new_heads.into_iter().map(|head| Head { candidate: new[head.candidate], ..head }));
-            let mut placed: Vec<_> = old.into_iter().zip(models).chain(new.into_iter().zip(new_models)).collect();
+            all.heads.iter_mut().for_each(|head| head.candidate = old[head.candidate]);
+            all.heads.extend(of_round.heads.into_iter().map(|head| Head { candidate: new[head.candidate], ..head }));
+            let mut placed: Vec<_> =
+                old.into_iter().zip(all.models).chain(new.into_iter().zip(of_round.models)).collect();
             placed.sort_by_key(|(place, _)| *place);
-            models = placed.into_iter().map(|(_, model)| model).collect();
+            all.models = placed.into_iter().map(|(_, model)| model).collect();
             whole = merged;
         }
     }
