@@ -615,7 +615,9 @@ fn the_gap_is_a_bound_at_any_point() {
                 "{what}: J {least:e}, gap {gap:e} of it at {}, before up to {worst} of the gap missing",
                 exact.reason
             );
-            assert!(gap < if l2 > 0.0 { 1e-5 } else { 3e-2 } && worst > 1e-3, "{what}: {gap:e} {worst}");
+            // Where values no longer tell points apart a derivative is up to 1e-9, and the gap its square over 2·l2.
+            let least_gap = 1e-5 + 1e-11 / least;
+            assert!(gap < if l2 > 0.0 { least_gap } else { 3e-2 } && worst > 1e-3, "{what}: {gap:e} {worst}");
         }
     }
 }

@@ -246,10 +246,9 @@ impl Run<'_> {
             writeln!(out, "           the {end} of the grid: others beyond it may be better")?;
         }
         let (n, seconds) = (heads.len() + 1, self.seconds);
-        write!(out, "time       {seconds:.2} s for {n} models, {} evaluations", self.evaluations())?;
-        match self.swept.passes {
-            Some(passes) => writeln!(out, "; {passes} passes over the data in the search")?,
-            None => writeln!(out)?,
+        writeln!(out, "time       {seconds:.2} s for {n} models, {} evaluations", self.evaluations())?;
+        if let Some(passes) = self.swept.passes {
+            writeln!(out, "           {passes} passes over the data in the search")?;
         }
         writeln!(out, "device     {}", report::device(self.device))?;
         match &self.args.out {
