@@ -25,9 +25,11 @@ const MOST_PREDICTIONS: usize = 6;
 /// How much the residual of Newton's equations falls, in the norm of the preconditioner, and how many products that may take:
 /// of a step, and of the confirmation at the end.
 const OF_STEP: Effort = Effort { share: 0.3, left: f64::INFINITY, most: 20 };
-const OF_CONFIRMATION: Effort = Effort { share: 0.1, left: f64::INFINITY, most: 16 };
-/// It is confirmed that next to nothing is left when what a solution leaves is no more than this share of the tolerance.
+const OF_CONFIRMATION: Effort = Effort { share: 0.1, left: f64::INFINITY, most: 12 };
+/// It is confirmed that next to nothing is left when what a solution leaves is no more than this share of the tolerance; or, where that
+/// takes more products, when the solution is worth no more than so many tolerances.
 const CONFIRMED: f64 = 0.02;
+const CONFIRMED_WORTH: f64 = 2.0;
 /// Pairs of a direction and its curvature that precondition the equations of the next step.
 pub(super) const MOST_PAIRS: usize = 10;
 /// The probabilities of the preconditioner are taken anew in each of the first iterations, then every few.
@@ -347,15 +349,16 @@ pub(super) fn minimise(
             let curved = |direction: &[f64]| objective.hessian_vector(direction);
             let precondition = |residual: &[f64]| pairs.apply(residual, preconditioner);
             let newton = newton_direction(&gradient, curved, precondition, effort)?;
+            let product = -dot(&gradient, &newton.solution);
+            let is_little = product <= CONFIRMED_WORTH * tolerance * value;
+            if confirm && !newton.is_solved && !(is_little && newton.products.len() == effort.most) {
+                (confirm, not_confirmed) = (false, decrement);
+            }
             // The pairs of L-BFGS are those of its steps.
             if method == Method::NewtonCg {
                 let n_old = newton.products.len().saturating_sub(pairs.most);
                 newton.products.into_iter().skip(n_old).for_each(|(direction, curved)| pairs.push(direction, curved));
             }
-            if confirm && !newton.is_solved {
-                (confirm, not_confirmed) = (false, decrement);
-            }
-            let product = -dot(&gradient, &newton.solution);
             if product > 0.0 {
                 direction = newton.solution.iter().map(|x| -x).collect();
                 decrement = product;
@@ -376,7 +379,7 @@ pub(super) fn minimise(
                 gain = 0.0;
                 continue;
             }
-            let is_little = decrement <= 2.0 * tolerance * value;
+            let is_little = decrement <= CONFIRMED_WORTH * tolerance * value;
             break if confirm && is_little { StopReason::Converged } else { StopReason::Precision };
         };
         objective.advance(point.t)?;
