@@ -50,7 +50,10 @@ pub(super) fn fit(
         (FeatureScale::Auto, Some(factor)) => FeatureScale::Factor(factor),
         (feature_scale, _) => feature_scale,
     };
-    let feature_scale = feature_scale.of(data.features())?;
+    let feature_scale = match past.feature_scale {
+        Some(scale) => scale,
+        None => feature_scale.of(data.features())?,
+    };
     // What the steps of stochastic solvers multiply features by beside, and the weights' penalty that makes up for it.
     let of_steps = match (solver.is_stochastic(), estimator.feature_scale) {
         (true, FeatureScale::Auto) => scale_of_steps(feature_scale * data.features().max_abs()),
@@ -74,9 +77,10 @@ pub(super) fn fit(
     let weighting = Weighting::new(data, &estimator.class_weight, estimator.label_smoothing)?;
     let supervision = weighting.supervision();
     let learning_rate = solver.learning_rate(data.features(), scale, supervision, shape.n_classes, l2)?;
-    let moments = match !solver.is_stochastic() || estimator.polish {
-        true => moments(data.features(), scale, supervision.weights)?,
-        false => Moments::default(),
+    let moments = match past.moments.take() {
+        Some(moments) => moments,
+        None if !solver.is_stochastic() || estimator.polish => moments(data.features(), scale, supervision.weights)?,
+        None => Moments::default(),
     };
     let deviations = estimator.standardize.then(|| moments.deviations());
     let penalty = Penalty::uniform(l2, estimator.l1, shape.n_features)
@@ -96,7 +100,11 @@ pub(super) fn fit(
         penalty,
         start,
     };
-    run.fit(past, on_epoch)
+    let fit = run.fit(past, on_epoch)?;
+    if past.is_path() {
+        (past.feature_scale, past.moments) = (Some(feature_scale), Some(run.moments));
+    }
+    Ok(fit)
 }
 
 /// The features that the training has to do with, where these are not all: sparse features that do not occur need no

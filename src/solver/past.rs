@@ -1,6 +1,7 @@
 //! What a fit knows of those before it on a path of penalties.
 
 use super::proximal::Inheritance;
+use crate::backend::cpu::Moments;
 
 /// The last solutions, in centred coordinates, and what was learned of the curvature.
 #[derive(Default)]
@@ -11,6 +12,9 @@ pub(crate) struct Past {
     solutions: Vec<(f64, Vec<f64>)>,
     /// Where there is an l1 penalty.
     pub(super) curvature: Option<Inheritance>,
+    /// What the features are multiplied by, and their moments then, which are the same for all fits of a path.
+    pub(crate) feature_scale: Option<f32>,
+    pub(crate) moments: Option<Moments>,
     /// G of the features that vary, where there is no l1 penalty.
     pub(super) gram: Option<Vec<f64>>,
     /// Whether the last fit ended with the Hessian class by class, with which the next one begins.

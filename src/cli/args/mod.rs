@@ -787,7 +787,7 @@ pub struct Device {
     name: String,
 
     /// Memory that features may take, on the host and on the device: 2GB, 500MiB, …. Larger ones stay in their file (.npy, safetensors) and
-    /// are read part by part, in every pass. Default: what is free on the host
+    /// are read part by part, in every pass. Default: what is free on the host. In a sweep on the CPU half of it is for the models
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory_limit: Option<u64>,
 }

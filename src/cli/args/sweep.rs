@@ -20,10 +20,11 @@ Examples:
   softreg sweep x.npy --labels y.txt --lr 0.01:1:7 --holdout 0.1 --seeds 3
   softreg sweep x.npy --labels y.txt --preset clip --out probe.safetensors
 
-With lbfgs and newton-cg a model is fitted for each penalty and each fold, to the
-minimum; those of a fold one after the other, from the largest penalty to the
-smallest, each from where those before it lead to. On the CPU as many folds go on
-at once as there are cores. With sgd and adamw all models of a fold, of each
+With lbfgs (which auto is here) and newton-cg a model is fitted for each penalty
+and each fold, to the minimum (in the search to 1e-5 unless --tolerance is given);
+those of a fold one after the other, from the largest penalty to the smallest,
+each from where those before it lead to. On the CPU all folds go on at once and
+share each pass over the data. With sgd and adamw all models of a fold, of each
 learning rate and penalty, are trained side by side in the same batches. What does
 best on the folds left out is fitted on all samples, and that is the model.
 
@@ -49,8 +50,9 @@ they are; an option that is given takes the place of the preset's.
 Learning rates of the linear presets are for features as these models give them,
 values about 1: rows of length 1 are multiplied by the root of their number of
 features unless --feature-scale is given. Random crops and several layers are not
-there: features are computed before, a sweep for each kind. Weights begin with 0, not at random. With
-few samples 12,500 steps are many epochs; --epochs makes them fewer.")]
+there: features are computed before, a sweep for each kind. Weights begin with 0,
+not at random. With few samples 12,500 steps are many epochs; --epochs makes them
+fewer.")]
 pub struct Sweep {
     #[command(flatten)]
     pub data: TrainingData,
