@@ -19,9 +19,9 @@ use paths::Paths;
 /// Chooses penalties, and learning rates of stochastic solvers, by cross-validation: for each of a grid and for each fold a model of the
 /// other folds is fitted and evaluated on the fold; what does best, in the mean over the folds, is fitted on all samples.
 ///
-/// With a batch solver the models of a fold are a path from the largest penalty to the smallest ([`SoftmaxRegression::path`]). On the CPU all paths go on at
-/// once, and have their passes over dense features in common. The samples are copied once, in the order of their folds, whose models
-/// differ in weights that are 0 for the fold left out. The fitted models do not depend on how many threads there are.
+/// With a batch solver the models of a fold are a path from the largest penalty to the smallest ([`SoftmaxRegression::path`]). On the
+/// CPU all paths go on at once, and have their passes over dense features in common. The samples are copied once, in the order of their
+/// folds, whose models differ in weights that are 0 for the fold left out. The fitted models do not depend on how many threads there are.
 ///
 /// With a stochastic solver all models of a fold are trained side by side in the same batches, so that the features are read once for
 /// all. One whose learning rate is too high does not end the others: it counts as the worst ([`StopReason::Diverged`]).
