@@ -1,9 +1,9 @@
 //! The search of the batch solvers: the models of a fold are a path from the largest penalty to the smallest.
 
-use super::division::Division;
-use super::{Head, Sweep, total_weight};
 use std::sync::{Mutex, PoisonError};
 
+use super::division::Division;
+use super::{Head, Sweep, total_weight};
 use crate::backend::{Device, DeviceKind, Shape};
 use crate::error::Result;
 use crate::fit::SoftmaxRegression;
