@@ -7,7 +7,7 @@ mod fuzz;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fuzz::{Reader, TARGETS, Watched};
 use softreg::data::Source;
@@ -15,8 +15,12 @@ use softreg::data::Source;
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-/// One file is read at a time, since the allocations of all are counted together.
-static TURN: Mutex<()> = Mutex::new(());
+/// A test's turn. It is the first thing that a test has, and so the last that it drops: the allocations of all are counted
+/// together, and what another test has or drops meanwhile would count with those of a reading.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
@@ -78,7 +82,6 @@ fn written() -> Vec<Sample> {
 
 /// Does `check` for each sample, and fails with all that it panicked with.
 fn for_each(samples: &[Sample], mut check: impl FnMut(&Reader, &Sample)) {
-    let _turn = TURN.lock();
     // What the crates of Apache Arrow panic at becomes an error, but would fill the output.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -97,6 +100,7 @@ fn for_each(samples: &[Sample], mut check: impl FnMut(&Reader, &Sample)) {
 
 #[test]
 fn corner_cases_and_random_changes_of_them_are_no_panic_and_take_little_memory() {
+    let _turn = turn();
     let mut random = Random::new();
     let samples: Vec<Sample> = corpus().into_iter().chain(written()).collect();
     let mut n_read = 0;
@@ -200,6 +204,7 @@ fn source(name: &str) -> Source {
 /// All that a file is cut to, each byte changed: more thorough than by chance, for files of which no byte is idle.
 #[test]
 fn every_cut_is_an_error_and_no_flipped_byte_is_a_panic() {
+    let _turn = turn();
     let binary = |sample: &Sample| matches!(sample.target, "npz" | "safetensors" | "parquet" | "arrow");
     let samples: Vec<Sample> = written().into_iter().filter(binary).collect();
     assert!(samples.len() >= if cfg!(feature = "arrow") { 20 } else { 10 });
@@ -227,6 +232,7 @@ fn every_cut_is_an_error_and_no_flipped_byte_is_a_panic() {
 /// Files that become much more in memory than they are, in which next to every byte is a value or a name of its own.
 #[test]
 fn files_of_short_values_take_memory_by_their_size() {
+    let _turn = turn();
     let n = 50_000;
     let name =
         |i: usize| [i / 1681, i / 41 % 41, i % 41].map(|digit| (b'@' + digit as u8) as char).iter().collect::<String>();
@@ -259,6 +265,7 @@ fn files_of_short_values_take_memory_by_their_size() {
 
 #[test]
 fn small_files_that_claim_to_unpack_to_much_are_errors_that_name_the_limit() {
+    let _turn = turn();
     let limit = |target: &str, bytes: &[u8]| {
         let sample = [Sample {
             target: targets().find(|other| *other == target).unwrap(),
@@ -290,7 +297,7 @@ fn small_files_that_claim_to_unpack_to_much_are_errors_that_name_the_limit() {
 #[cfg(feature = "arrow")]
 #[test]
 fn a_column_of_one_number_very_often_is_limited() {
-    let _turn = TURN.lock();
+    let _turn = turn();
     let path = std::env::temp_dir().join(format!("softreg-often-{}.parquet", std::process::id()));
     let n = 30_000_000;
     for (n, is_read) in [(n / 10, true), (n, false)] {
@@ -317,6 +324,7 @@ fn a_column_of_one_number_very_often_is_limited() {
 #[cfg(feature = "arrow")]
 #[test]
 fn the_documented_messages_are_those_that_bad_inputs_get() {
+    let _turn = turn();
     const BEGIN: &str = "| file | message |\n|---|---|\n";
     let mut table = BEGIN.to_owned();
     let samples = corpus();

@@ -207,11 +207,11 @@ impl Reader {
         for (number, way) in ways.into_iter().enumerate() {
             let is_inspect = matches!(way, Way::Inspect(_));
             let before = LIVE.load(Ordering::Relaxed);
+            assert!(before > 0, "allocations are not seen");
             PEAK.store(before, Ordering::Relaxed);
             let result = way.read(&path, bytes);
             let taken = PEAK.load(Ordering::Relaxed).saturating_sub(before);
             found.peak = found.peak.max(taken);
-            assert!(taken > 0, "allocations are not seen");
             assert!(taken <= most, "{taken} bytes at a time in way {number} for a file of {}", bytes.len());
             let folder = format!("{}/", self.folder.display());
             if let Err(message) = &result {
