@@ -24,6 +24,7 @@ pub struct Loss<'a> {
 }
 
 /// What [`Loss`] finds, or how far single precision may be from it.
+#[derive(Clone)]
 pub struct Evaluated {
     /// By head.
     pub losses: Vec<f64>,

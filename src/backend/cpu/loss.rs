@@ -62,14 +62,14 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
     }
 
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation> {
-        self.kept.set_weights(self.samples.shape, parameters)?;
+        self.kept.set_weights(&self.samples, parameters)?;
         self.kept.forget_direction();
         self.pass(Product::Point, &vec![0.0; self.samples.shape.n_heads])
     }
 
     fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation> {
         check::lengths(self.samples.shape, 1, t)?;
-        self.kept.set_weights(self.samples.shape, direction)?;
+        self.kept.set_weights(&self.samples, direction)?;
         self.kept.take_direction()?;
         self.pass(Product::Direction, t)
     }
@@ -183,7 +183,7 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
     }
 
     fn hessian_vector(&mut self, vector: &[f64]) -> Result<Vec<f64>> {
-        self.kept.set_weights(self.samples.shape, vector)?;
+        self.kept.set_weights(&self.samples, vector)?;
         Ok(self.pass(Product::Vector, &[])?.gradient)
     }
 }

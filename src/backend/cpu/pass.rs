@@ -5,11 +5,15 @@
 //! parts are summed in their order, so that the result does not depend on the number of threads; nor does it depend on what
 //! other losses the pass is for.
 
+use std::mem;
 use std::ops::Range;
 
+use super::amx::{
+    self, AddSums, Halves, SplitFeatures, SplitResidual, SplitWeights, TERMS, UnitGradient, UnitLogits, Units,
+};
 use super::double::{Gradient, Logits, SLAB, Tile, Widen};
 use super::lanes::{Element, Instructions};
-use super::real::Real;
+use super::real::{LOWERED, Real};
 use super::residual::{Curvature, Residual};
 use super::team;
 use super::tiles::{Matrix, allocate};
@@ -30,6 +34,12 @@ const TILE_VALUES: usize = 1 << 16;
 const VECTORS: u64 = 28;
 /// Of several losses each goes through so many tiles before the next one: its weights and its gradient then come to the cache less often.
 const BLOCK: usize = 4;
+/// The same for matrix units, for which features take twice the memory.
+const UNIT_BLOCK: usize = 2;
+/// Samples of a sum in single precision on them.
+const MOST_UNIT_SAMPLES: usize = 4096;
+/// With fewer outputs matrix units are idle too much of the time.
+const LEAST_UNIT_OUTPUTS: usize = 6;
 
 /// The samples, in parts and tiles.
 #[derive(Clone, Copy)]
@@ -43,6 +53,10 @@ pub(super) struct Samples<'a, T> {
     /// Samples of a part and of a tile.
     part_len: usize,
     pub tile_len: usize,
+    /// Tiles of a block.
+    block: usize,
+    /// What drafts are multiplied with, where that is faster than vectors.
+    units: Option<Units>,
 }
 
 /// What a loss keeps from one pass to the next: all that does not belong to the samples.
@@ -54,6 +68,8 @@ pub(super) struct Kept {
     parts: Vec<Part>,
     /// W or D, (slabs × h·q × 16) in memory for either precision, and of the intercept (h·q).
     weights_in_slabs: Vec<f64>,
+    /// The same for matrix units.
+    split_weights: Vec<Halves>,
     pub bias: Vec<f64>,
     /// Z and Zₚ, (n × h·q).
     z: Vec<f64>,
@@ -63,8 +79,12 @@ pub(super) struct Kept {
 /// A part of the samples, and what was found for it.
 pub(super) struct Part {
     pub first: usize,
-    /// (slabs × h·q × 16)
+    /// (slabs × h·q × 16), where there is one.
     gradient: Vec<f64>,
+    has_gradient: bool,
+    /// What is to be added to it, raised, from matrix units, and of how many samples.
+    unit_sums: Vec<amx::Sums>,
+    n_summed: usize,
     pub sums: Sums,
 }
 
@@ -85,6 +105,17 @@ pub(super) struct Scratch {
     /// (samples × h·q), and memory for the same in single precision.
     pub residual: Vec<f64>,
     raised: Vec<f64>,
+    units: Option<UnitScratch>,
+}
+
+/// The same for matrix units.
+struct UnitScratch {
+    units: Units,
+    /// Of each tile, and which of them are there.
+    by_sample: Vec<Halves>,
+    by_feature: Vec<Halves>,
+    is_split: Vec<bool>,
+    residual: Vec<Halves>,
 }
 
 /// What a pass over the samples does with the logits that it computes.
@@ -112,6 +143,7 @@ pub(super) struct Piece<'p> {
     is_draft: bool,
     pub weights: &'p [f64],
     weights_in_slabs: &'p [f64],
+    split_weights: &'p [Halves],
     pub bias: &'p [f64],
     pub part: &'p mut Part,
     pub z: &'p mut [f64],
@@ -125,12 +157,17 @@ impl Kept {
         let Samples { shape, n_slabs, part_len, .. } = *samples;
         let (n_samples, m) = (samples.n_samples(), shape.n_outputs());
         let what = "the gradient of a part";
-        let part = |first| Ok(Part { first, gradient: allocate(0.0, n_slabs * SLAB * m, what)?, sums: Sums::new(m) });
+        let part = |first| {
+            let gradient = allocate(0.0, n_slabs * SLAB * m, what)?;
+            let (unit_sums, sums) = (Vec::new(), Sums::new(m));
+            Ok(Part { first, gradient, has_gradient: false, unit_sums, n_summed: 0, sums })
+        };
         Ok(Self {
             is_draft: false,
             weights,
             parts: (0..n_samples).step_by(part_len).map(part).collect::<Result<_>>()?,
             weights_in_slabs: allocate(0.0, n_slabs * SLAB * m, "the weights")?,
+            split_weights: Vec::new(),
             bias: vec![0.0; m],
             z: allocate(0.0, n_samples.saturating_mul(m), "the logits")?,
             direction: Vec::new(),
@@ -138,7 +175,8 @@ impl Kept {
     }
 
     /// Sets the weights of the next product.
-    pub fn set_weights(&mut self, shape: Shape, parameters: &[f64]) -> Result<()> {
+    pub fn set_weights<T: Element>(&mut self, samples: &Samples<T>, parameters: &[f64]) -> Result<()> {
+        let shape = samples.shape;
         check::values_of(shape, parameters)?;
         fn set<F: Real>(slabs: &mut [f64], weights: &[f64], m: usize) {
             for (slab, rows) in F::within(slabs).chunks_exact_mut(m * SLAB).zip(weights.chunks(m * SLAB)) {
@@ -150,9 +188,22 @@ impl Kept {
             }
         }
         let (weights, bias) = parameters.split_at(shape.n_features * shape.n_outputs());
-        let set = if self.is_draft { set::<f32> } else { set::<f64> };
-        set(&mut self.weights_in_slabs, weights, shape.n_outputs());
         self.bias.copy_from_slice(bias);
+        let (slabs, m) = (&mut self.weights_in_slabs, shape.n_outputs());
+        match self.is_draft {
+            true if samples.units.is_some() => {
+                if self.split_weights.is_empty() {
+                    let n = shape.n_features.div_ceil(TERMS) * m.div_ceil(amx::SIDE);
+                    self.split_weights = allocate(Halves::ZERO, n, "the weights")?;
+                    for part in &mut self.parts {
+                        part.unit_sums = allocate(amx::Sums::ZERO, 2 * n, "the gradient of a part")?;
+                    }
+                }
+                samples.instructions.run(SplitWeights { weights, m, out: &mut self.split_weights });
+            }
+            true => set::<f32>(slabs, weights, m),
+            false => set::<f64>(slabs, weights, m),
+        }
         Ok(())
     }
 
@@ -179,16 +230,40 @@ impl Kept {
         let (d, m) = (shape.n_features, shape.n_outputs());
         let (n_slabs, n_parts) = (d.div_ceil(SLAB), n_parts(n_samples, shape));
         let slabs = (n_slabs * SLAB) as u64 * m as u64;
-        8 * (2 * n_samples as u64 * m as u64 + slabs * (n_parts as u64 + 1) + VECTORS * shape.n_parameters() as u64)
+        // Halves of W and, for each part, sums take as much.
+        let of_units = (d.div_ceil(TERMS) * m.div_ceil(amx::SIDE) * size_of::<Halves>()) as u64;
+        let logits = 2 * n_samples as u64 * m as u64;
+        8 * (logits + slabs * (n_parts as u64 + 1) + VECTORS * shape.n_parameters() as u64)
+            + of_units * (n_parts as u64 + 1)
     }
 }
 
 impl Scratch {
+    fn forget_features(&mut self) {
+        self.widened.fill(None);
+        if let Some(units) = &mut self.units {
+            units.is_split.fill(false);
+        }
+    }
+
     /// For a tile; or for a block, where there may be several losses.
     pub fn new<T: Element>(samples: &Samples<T>, is_block: bool) -> Result<Self> {
         let Samples { shape, n_slabs, tile_len, .. } = *samples;
-        let (m, n_tiles) = (shape.n_outputs(), if is_block { BLOCK } else { 1 });
+        let (m, n_tiles) = (shape.n_outputs(), if is_block { samples.block } else { 1 });
+        let for_units = |units| {
+            let (in_samples, in_features) = (tile_len.div_ceil(TERMS), shape.n_features.div_ceil(TERMS));
+            let in_outputs = m.div_ceil(amx::SIDE);
+            let split = || allocate(Halves::ZERO, n_tiles * 2 * in_samples * in_features, "a part of the features");
+            Ok(UnitScratch {
+                units,
+                by_sample: split()?,
+                by_feature: split()?,
+                is_split: vec![false; n_tiles],
+                residual: allocate(Halves::ZERO, in_samples * in_outputs, "a part of the residual")?,
+            })
+        };
         Ok(Self {
+            units: samples.units.map(for_units).transpose()?,
             x: allocate(0.0, n_tiles * tile_len * n_slabs * SLAB, "a part of the features")?,
             widened: vec![None; n_tiles],
             residual: allocate(0.0, tile_len.saturating_mul(m), "a part of the residual")?,
@@ -215,10 +290,14 @@ impl<'a, T: Element> Samples<'a, T> {
         let n_samples = x.x.len() / d;
         let n_slabs = d.div_ceil(SLAB);
         let part_len = n_samples.div_ceil(n_parts(n_samples, shape)).max(1);
-        // An odd number of fours: the slabs of a sample then lie in different sets of the cache.
+        let units = instructions.units().filter(|_| shape.n_outputs() >= LEAST_UNIT_OUTPUTS);
+        // An odd number of fours: the slabs of a sample then lie in different sets of the cache. For matrix units nearly a whole number
+        // of their tiles.
         let fours = (TILE_VALUES / (n_slabs * SLAB) / 4).clamp(1, 64);
-        let tile_len = (4 * ((fours - 1) | 1)).min(part_len);
-        Self { instructions, x, scale: scale.into(), targets, shape, n_slabs, part_len, tile_len }
+        let odd = if units.is_some() { (fours / 8).max(1) * 8 - 1 } else { (fours - 1) | 1 };
+        let tile_len = (4 * odd).min(part_len);
+        let block = if units.is_some() { UNIT_BLOCK } else { BLOCK };
+        Self { instructions, x, scale: scale.into(), targets, shape, n_slabs, part_len, tile_len, block, units }
     }
 
     pub fn n_samples(&self) -> usize {
@@ -242,14 +321,27 @@ impl<'a, T: Element> Samples<'a, T> {
         let length = self.part_len * self.shape.n_outputs();
         let mut pieces: Vec<Vec<Piece>> = Vec::new();
         for Asked { kept, product, t } in asked {
-            let Kept { is_draft, weights, parts, weights_in_slabs, bias, z, direction, .. } = &mut **kept;
-            let (weights, weights_in_slabs, bias) = (&weights[..], &weights_in_slabs[..], &bias[..]);
+            let Kept { is_draft, weights, parts, weights_in_slabs, split_weights, bias, z, direction, .. } =
+                &mut **kept;
+            let (weights, bias) = (&weights[..], &bias[..]);
+            let (weights_in_slabs, split_weights) = (&weights_in_slabs[..], &split_weights[..]);
             pieces.resize_with(parts.len(), Vec::new);
             let mut directions = direction.chunks_mut(length);
             for ((to, part), z) in pieces.iter_mut().zip(parts).zip(z.chunks_mut(length)) {
                 let direction = directions.next().unwrap_or_default();
                 let (product, is_draft) = (*product, *is_draft);
-                to.push(Piece { product, t, is_draft, weights, weights_in_slabs, bias, part, z, direction });
+                to.push(Piece {
+                    product,
+                    t,
+                    is_draft,
+                    weights,
+                    weights_in_slabs,
+                    split_weights,
+                    bias,
+                    part,
+                    z,
+                    direction,
+                });
             }
         }
         pieces
@@ -264,23 +356,31 @@ impl<'a, T: Element> Samples<'a, T> {
         let (d, m, n_heads) = (self.shape.n_features, self.shape.n_outputs(), self.shape.n_heads);
         let mut gradients: Vec<Vec<f64>> = asked.iter().map(|_| vec![0.0; self.shape.n_parameters()]).collect();
         let mut slabs = Vec::new();
-        for (Asked { kept, .. }, gradient) in asked.iter_mut().zip(&mut gradients) {
-            let Some((first, others)) = kept.parts.split_first_mut() else { continue };
-            let rows = gradient[..d * m].chunks_mut(SLAB * m).zip(first.gradient.chunks_exact_mut(SLAB * m));
-            slabs.extend(rows.enumerate().map(|(slab, (rows, sums))| (slab, rows, sums, &*others)));
+        for (Asked { kept, .. }, gradient) in asked.iter().zip(&mut gradients) {
+            let rows = gradient[..d * m].chunks_mut(SLAB * m).enumerate();
+            slabs.extend(rows.map(|(slab, rows)| (slab, rows, &kept.parts)));
         }
-        let sum = |_: &mut (), (slab, rows, sums, others): (usize, &mut [f64], &mut [f64], &[Part])| {
-            for part in others {
-                let values = &part.gradient[slab * SLAB * m..][..SLAB * m];
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        let sum = |sums: &mut Vec<f64>, (slab, rows, parts): (usize, &mut [f64], &Vec<Part>)| {
+            sums.fill(0.0);
+            for part in parts {
+                if part.has_gradient {
+                    let values = &part.gradient[slab * SLAB * m..][..SLAB * m];
+                    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                }
+                if part.n_summed > 0 {
+                    let in_outputs = m.div_ceil(amx::SIDE);
+                    let slab = &part.unit_sums[slab * in_outputs..][..in_outputs];
+                    self.instructions.run(AddSums { sums: slab, m, factor: LOWERED, gradient: sums, adds: true });
+                }
             }
             for (lane, row) in rows.chunks_exact_mut(m).enumerate() {
                 row.iter_mut().enumerate().for_each(|(j, value)| *value = sums[j * SLAB + lane]);
             }
         };
-        let n_values: usize = slabs.iter().map(|(_, rows, _, others)| rows.len() * others.len()).sum();
+        let n_values: usize = slabs.iter().map(|(_, rows, parts)| rows.len() * parts.len()).sum();
         let n_threads = if n_values < PARALLEL { 1 } else { scratch.len() };
-        team::lead(n_threads, |team| team.each(&mut vec![(); n_threads], slabs.into_iter(), sum));
+        let mut sums = vec![vec![0.0; SLAB * m]; n_threads];
+        team::lead(n_threads, |team| team.each(&mut sums, slabs.into_iter(), sum));
         let finish = |(Asked { kept, .. }, mut gradient): (&mut Asked, Vec<f64>)| {
             Sums::bias_gradient(kept.sums(), &mut gradient[d * m..]);
             Evaluation { point: Sums::point(kept.sums(), n_heads), gradient }
@@ -291,24 +391,29 @@ impl<'a, T: Element> Samples<'a, T> {
     /// A part of a pass, a block of tiles at a time.
     fn pass_part(&self, scratch: &mut Scratch, pieces: &mut [Piece]) {
         for piece in &mut *pieces {
-            piece.part.gradient.fill(0.0);
+            (piece.part.has_gradient, piece.part.n_summed) = (false, 0);
             piece.part.sums.reset(self.shape.n_heads);
         }
         let Some(Piece { part, z, .. }) = pieces.first() else { return };
         let (first, n) = (part.first, z.len() / self.shape.n_outputs());
-        let n_tiles = if pieces.len() == 1 { 1 } else { scratch.widened.len() };
-        for first_of_block in (0..n).step_by(n_tiles * self.tile_len) {
-            scratch.widened.fill(None);
+        let is_block = pieces.len() > 1;
+        for first_of_block in (0..n).step_by(self.block * self.tile_len) {
+            scratch.forget_features();
             for piece in &mut *pieces {
-                for tile in 0..n_tiles {
+                for tile in 0..self.block {
                     let from = first_of_block + tile * self.tile_len;
                     let rows = from..n.min(from + self.tile_len);
                     if rows.is_empty() || are_nothing(piece.weights, first + rows.start, rows.len()) {
                         continue;
                     }
+                    if !is_block {
+                        scratch.forget_features();
+                    }
+                    let place = if is_block { tile } else { 0 };
                     match piece.is_draft {
-                        true => self.pass_tile::<f32>(scratch, tile, piece, first, rows),
-                        false => self.pass_tile::<f64>(scratch, tile, piece, first, rows),
+                        true if self.units.is_some() => self.pass_tile_on_units(scratch, place, piece, first, rows),
+                        true => self.pass_tile::<f32>(scratch, place, piece, first, rows),
+                        false => self.pass_tile::<f64>(scratch, place, piece, first, rows),
                     }
                 }
             }
@@ -326,63 +431,108 @@ impl<'a, T: Element> Samples<'a, T> {
     ) {
         let Self { instructions, n_slabs, shape, .. } = *self;
         let (m, n, first) = (shape.n_outputs(), rows.len(), of_part + rows.start);
-        let of_rows = rows.start * m..rows.end * m;
-        let weights = weights_from(piece.weights, first);
-        let Piece { product, t, is_draft, weights_in_slabs, bias, ref mut part, .. } = *piece;
-        let z = &mut piece.z[of_rows.clone()];
-        let direction = piece.direction.get_mut(of_rows).unwrap_or_default();
         let tile = match self.in_place(first, n) {
             // The gradient alone goes through memory column by column.
-            Some(tile) if product != Product::None => tile,
+            Some(tile) if piece.product != Product::None => tile,
             _ => {
                 let length = n_slabs * SLAB * self.tile_len;
                 let x = &mut F::within(&mut scratch.x[place * length..][..length])[..n_slabs * n * SLAB];
-                if scratch.widened[place].replace(is_draft) != Some(is_draft) {
+                if scratch.widened[place].replace(piece.is_draft) != Some(piece.is_draft) {
                     instructions.run(Widen { x: self.x, first, n, scale: self.scale, out: x });
                 }
                 Tile { x, n, strides: [SLAB, n * SLAB] }
             }
         };
         let residual = &mut scratch.residual[..n * m];
-        {
-            let out = match product {
-                Product::None => &mut [],
-                Product::Point => &mut *z,
-                Product::Direction => &mut *direction,
-                Product::Vector => &mut *residual,
-            };
-            if product != Product::None {
-                // The samples of the next tile.
-                let next = ((first + n) * shape.n_features).min(self.x.x.len());
-                let ahead = &self.x.x[next..self.x.x.len().min(next + n * shape.n_features)];
-                let ahead = (ahead.as_ptr().cast(), size_of_val(ahead));
-                let w = &F::of(weights_in_slabs)[..n_slabs * m * SLAB];
-                instructions.run(Logits { tile, w, m, out, ahead });
-                out.chunks_exact_mut(m).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
-            }
+        let w = &F::of(piece.weights_in_slabs)[..n_slabs * m * SLAB];
+        if let Some(out) = piece.logits(&rows, m, residual) {
+            // The samples of the next tile.
+            let next = ((first + n) * shape.n_features).min(self.x.x.len());
+            let ahead = &self.x.x[next..self.x.x.len().min(next + n * shape.n_features)];
+            let ahead = (ahead.as_ptr().cast(), size_of_val(ahead));
+            instructions.run(Logits { tile, w, m, out, ahead });
         }
-        if product == Product::Vector {
-            let Shape { n_classes, n_heads, .. } = shape;
-            instructions.run(Curvature { z, n_classes, n_heads, weights, residual });
+        self.residual(piece, of_part, rows, residual);
+        let residual = F::raised(residual, &mut scratch.raised);
+        let gradient = piece.part.begin_gradient();
+        instructions.run(Gradient { tile, residual, m, gradient });
+    }
+
+    /// The same on matrix units.
+    fn pass_tile_on_units(
+        &self,
+        scratch: &mut Scratch,
+        place: usize,
+        piece: &mut Piece,
+        of_part: usize,
+        rows: Range<usize>,
+    ) {
+        let Self { instructions, shape, .. } = *self;
+        let (m, n, first) = (shape.n_outputs(), rows.len(), of_part + rows.start);
+        let Some(UnitScratch { units, by_sample, by_feature, is_split, residual: split }) = &mut scratch.units else {
+            return;
+        };
+        let length = by_sample.len() / is_split.len();
+        let by_sample = &mut by_sample[place * length..][..length];
+        let by_feature = &mut by_feature[place * length..][..length];
+        if !mem::replace(&mut is_split[place], true) {
+            let scale = self.scale as f32;
+            instructions.run(SplitFeatures { x: self.x, first, n, scale, by_sample, by_feature });
+        }
+        let residual = &mut scratch.residual[..n * m];
+        let weights = piece.split_weights;
+        if let Some(out) = piece.logits(&rows, m, residual) {
+            instructions.run(UnitLogits { units: *units, by_sample, weights, n, m, out });
+        }
+        self.residual(piece, of_part, rows, residual);
+        instructions.run(SplitResidual { residual, m, out: split });
+        let Part { gradient, has_gradient, unit_sums: sums, n_summed, .. } = &mut *piece.part;
+        if *n_summed + n > MOST_UNIT_SAMPLES && *n_summed > 0 {
+            let adds = mem::replace(has_gradient, true);
+            instructions.run(AddSums { sums, m, factor: LOWERED, gradient, adds });
+            *n_summed = 0;
+        }
+        let adds = *n_summed > 0;
+        instructions.run(UnitGradient { units: *units, by_feature, residual: split, n, m, sums, adds });
+        *n_summed += n;
+    }
+
+    /// The residual of the `rows`, or what stands in its place, from the logits; what is summed beside.
+    fn residual(&self, piece: &mut Piece, of_part: usize, rows: Range<usize>, residual: &mut [f64]) {
+        let Self { instructions, targets, shape: Shape { n_classes, n_heads, .. }, .. } = *self;
+        let of_rows = rows.start * n_classes * n_heads..rows.end * n_classes * n_heads;
+        let first = of_part + rows.start;
+        let weights = weights_from(piece.weights, first);
+        let z = &mut piece.z[of_rows.clone()];
+        let direction = piece.direction.get_mut(of_rows).unwrap_or_default();
+        let bias_of = |rows: &mut [f64]| {
+            let add = |row: &mut [f64]| row.iter_mut().zip(piece.bias).for_each(|(o, b)| *o += b);
+            rows.chunks_exact_mut(n_classes * n_heads).for_each(add);
+        };
+        match piece.product {
+            Product::None => {}
+            Product::Point => bias_of(z),
+            Product::Direction => bias_of(direction),
+            Product::Vector => bias_of(residual),
+        }
+        if piece.product == Product::Vector {
+            instructions.run(Curvature { z, n_classes, n_heads, weights, residual: &mut *residual });
         } else {
-            let Sums { losses, slopes, .. } = &mut part.sums;
-            let (targets, n_classes) = (self.targets, shape.n_classes);
+            let Sums { losses, slopes, .. } = &mut piece.part.sums;
             instructions.run(Residual {
                 first,
-                t,
+                t: piece.t,
                 z,
                 direction,
                 targets,
                 n_classes,
                 weights,
-                residual,
+                residual: &mut *residual,
                 losses,
                 slopes,
             });
         }
-        part.sums.add_bias_gradient(residual);
-        let residual = F::raised(residual, &mut scratch.raised);
-        instructions.run(Gradient { tile, residual, m, gradient: &mut part.gradient });
+        piece.part.sums.add_bias_gradient(residual);
     }
 
     /// The samples `first..first + n` where they lie in X, when they are X̃ in this precision, in whole slabs, and not all in
@@ -392,6 +542,30 @@ impl<'a, T: Element> Samples<'a, T> {
         let fits = self.scale == 1.0 && d.is_multiple_of(SLAB) && !d.is_multiple_of(32 * SLAB);
         let x = T::as_f32(&self.x.x[first * d..(first + n) * d]).filter(|_| fits).and_then(F::from_f32)?;
         Some(Tile { x, n, strides: [d, SLAB] })
+    }
+}
+
+impl Piece<'_> {
+    /// Where the logits of these rows go, without their intercepts: `residual` is for those that are not kept. None when none are asked
+    /// for.
+    fn logits<'r>(&'r mut self, rows: &Range<usize>, m: usize, residual: &'r mut [f64]) -> Option<&'r mut [f64]> {
+        let rows = rows.start * m..rows.end * m;
+        match self.product {
+            Product::None => None,
+            Product::Point => Some(&mut self.z[rows]),
+            Product::Direction => self.direction.get_mut(rows),
+            Product::Vector => Some(residual),
+        }
+    }
+}
+
+impl Part {
+    /// The gradient, 0 where nothing was added yet.
+    fn begin_gradient(&mut self) -> &mut [f64] {
+        if !mem::replace(&mut self.has_gradient, true) {
+            self.gradient.fill(0.0);
+        }
+        &mut self.gradient
     }
 }
 

@@ -54,6 +54,14 @@ pub(super) trait Real: Copy + Send + Sync + 'static {
 /// than 2, nothing is too large. Residuals below the second are nothing beside the rounding of the others.
 const RAISED: f64 = (1u64 << 63) as f64;
 const LEAST: f64 = 1e-22;
+/// What sums of products with a raised residual are multiplied with.
+pub(super) const LOWERED: f64 = 1.0 / RAISED;
+
+/// A value of a residual in single precision, times the factor.
+#[inline(always)]
+pub(super) fn raised(value: f64) -> f32 {
+    if value.abs() < LEAST { 0.0 } else { (value * RAISED) as f32 }
+}
 
 impl Real for f64 {
     type Vector<L: Lanes> = L::D;
@@ -153,7 +161,6 @@ impl Real for f32 {
     #[inline(always)]
     fn raised<'a>(values: &'a [f64], room: &'a mut [f64]) -> &'a [Self] {
         let room = &mut Self::within(room)[..values.len()];
-        let raised = |value: f64| if value.abs() < LEAST { 0.0 } else { (value * RAISED) as f32 };
         room.iter_mut().zip(values).for_each(|(to, &value)| *to = raised(value));
         room
     }
@@ -186,7 +193,7 @@ impl Real for f32 {
             // SAFETY: the caller's promise.
             unsafe {
                 let to = to.add(half * L::N / 2);
-                lanes.store_f64(to, lanes.mul_add_f64(values, lanes.splat_f64(1.0 / RAISED), lanes.load_f64(to)));
+                lanes.store_f64(to, lanes.mul_add_f64(values, lanes.splat_f64(LOWERED), lanes.load_f64(to)));
             }
         }
     }

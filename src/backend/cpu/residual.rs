@@ -38,9 +38,33 @@ fn weight(weights: &[f64], index: usize) -> f64 {
     if let [weight] = weights { *weight } else { weights[index] }
 }
 
+/// Sums and maxima are of so many at a time, as each waits for the one before.
+const AT_ONCE: usize = 8;
+
 #[inline(always)]
 fn maximum(row: &[f64]) -> f64 {
-    row.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    let mut most = [f64::NEG_INFINITY; AT_ONCE];
+    let (whole, rest) = row.as_chunks::<AT_ONCE>();
+    for values in whole {
+        for i in 0..AT_ONCE {
+            most[i] = if values[i] > most[i] { values[i] } else { most[i] };
+        }
+    }
+    most.iter().chain(rest).copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// Σ_i f(a_i, b_i)
+#[inline(always)]
+fn sum(a: &[f64], b: &[f64], f: impl Fn(f64, f64) -> f64) -> f64 {
+    let mut sums = [0.0; AT_ONCE];
+    let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<AT_ONCE>(), b.as_chunks::<AT_ONCE>());
+    for (a, b) in whole_a.iter().zip(whole_b) {
+        for i in 0..AT_ONCE {
+            sums[i] += f(a[i], b[i]);
+        }
+    }
+    let rest: f64 = rest_a.iter().zip(rest_b).map(|(&a, &b)| f(a, b)).sum();
+    sums.into_iter().sum::<f64>() + rest
 }
 
 impl Kernel for Residual<'_> {
@@ -77,15 +101,15 @@ impl Kernel for Residual<'_> {
         for ((index, head), out) in heads().enumerate().zip(residual.chunks_exact_mut(q)) {
             let sample = first + index / n_heads;
             let weight = weight(weights, index / n_heads);
-            let sum: f64 = out.iter().sum();
+            let sum_of_row = sum(out, out, |p, _| p);
             // Distributions in single precision sum to 1 but for rounding; with the sum as a factor of the logarithm the residual
             // is the derivative of just this loss, and sums to 0.
             let mass: f64 = match targets {
                 Targets::Classes(_) => 1.0,
                 Targets::Distributions(y) => y[sample * q..][..q].iter().map(|&y| f64::from(y)).sum(),
             };
-            losses[head] += weight * mass * sum.ln();
-            let factor = weight * mass / sum;
+            losses[head] += weight * mass * sum_of_row.ln();
+            let factor = weight * mass / sum_of_row;
             out.iter_mut().for_each(|r| *r *= factor);
             match targets {
                 Targets::Classes(classes) => out[classes[sample] as usize] -= weight,
@@ -95,7 +119,7 @@ impl Kernel for Residual<'_> {
                 }
             }
             if !direction.is_empty() {
-                slopes[head] += out.iter().zip(&direction[index * q..][..q]).map(|(r, z)| r * z).sum::<f64>();
+                slopes[head] += sum(out, &direction[index * q..][..q], |r, z| r * z);
             }
         }
     }
@@ -111,9 +135,9 @@ impl Kernel for Curvature<'_> {
         for (index, (z, v)) in z.chunks_exact(q).zip(residual.chunks_exact_mut(q)).enumerate() {
             let max = maximum(z);
             p.iter_mut().zip(z).for_each(|(p, z)| *p = exp(lanes, z - max));
-            let sum: f64 = p.iter().sum();
-            let mean = p.iter().zip(&*v).map(|(p, v)| p * v).sum::<f64>() / sum;
-            let factor = weight(weights, index / n_heads) / sum;
+            let total = sum(&p, &p, |p, _| p);
+            let mean = sum(&p, v, |p, v| p * v) / total;
+            let factor = weight(weights, index / n_heads) / total;
             v.iter_mut().zip(&p).for_each(|(v, p)| *v = factor * p * (*v - mean));
         }
     }

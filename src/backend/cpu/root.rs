@@ -1,5 +1,10 @@
 //! Products with the inverse of a symmetric matrix, of which L⁻¹ is kept, L·Lᵀ the matrix: what preconditioners of the batch solvers are.
+//!
+//! They wait for memory, so the values are kept in half precision, each row times a power of two of its own. Whatever is lost, the products
+//! are those of a matrix that is symmetric and not negative.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use ndarray::ArrayView2;
 
 use super::lanes::{Instructions, Kernel, Lanes};
@@ -8,10 +13,12 @@ use super::lanes::{Instructions, Kernel, Lanes};
 const ROWS: usize = 4;
 const WIDTH: usize = 16;
 
-/// L⁻¹ in single precision, up to the diagonal.
+/// L⁻¹ up to the diagonal.
 pub(crate) struct InverseRoot {
     n: usize,
-    values: Vec<f32>,
+    values: Vec<f16>,
+    /// What the values of each row are to be multiplied with.
+    scales: Vec<f32>,
 }
 
 /// The length of the rows that end with row `last`, filled up with zeros.
@@ -25,18 +32,29 @@ impl InverseRoot {
         let n = matrix.nrows();
         let last_of = |first: usize| (first + ROWS).min(n) - 1;
         let length = (0..n).step_by(ROWS).map(|first| ROWS * width(last_of(first))).sum();
-        let mut values = Vec::with_capacity(length);
-        for first in (0..n).step_by(ROWS) {
-            let last = last_of(first);
-            for row in first..first + ROWS {
-                let before = values.len();
-                if row <= last {
-                    values.extend(matrix.row(row).iter().take(row + 1));
-                }
-                values.resize(before + width(last), 0.0);
+        let (mut values, mut scales) = (vec![f16::ZERO; length], Vec::with_capacity(n.next_multiple_of(ROWS)));
+        let mut rest = &mut values[..];
+        let mut scaled: Vec<f32> = Vec::new();
+        for row in 0..n.next_multiple_of(ROWS) {
+            let (to, others) = rest.split_at_mut(width(last_of(row / ROWS * ROWS)));
+            rest = others;
+            scaled.clear();
+            if row < n {
+                scaled.extend(matrix.row(row).iter().take(row + 1));
             }
+            let most = scaled.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+            // A power of two: the largest value is then below 2¹⁵. Rows of next to nothing count as 0.
+            let power = f32::from_bits(most.to_bits() & 0x7F80_0000) / 16384.0;
+            let (scale, inverse) = match scaled.iter().all(|value| value.is_finite()) {
+                true if power.is_normal() => (power, 1.0 / power),
+                true => (0.0, 1.0),
+                false => (f32::NAN, 0.0),
+            };
+            scaled.iter_mut().for_each(|value| *value *= inverse);
+            to[..scaled.len()].convert_from_f32_slice(&scaled);
+            scales.push(scale);
         }
-        Self { n, values }
+        Self { n, values, scales }
     }
 
     /// How many values a vector must have.
@@ -50,7 +68,7 @@ impl InverseRoot {
     }
 
     pub fn is_finite(&self) -> bool {
-        self.values.iter().all(|value| value.is_finite())
+        self.scales.iter().all(|scale| scale.is_finite())
     }
 }
 
@@ -66,9 +84,9 @@ impl Kernel for Solve<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         const { assert!(WIDTH.is_multiple_of(L::N)) };
-        let Self { root: InverseRoot { n, values }, g, x } = self;
+        let Self { root: InverseRoot { n, values, scales }, g, x } = self;
         let mut rest = &values[..];
-        for first in (0..*n).step_by(ROWS) {
+        for (first, scales) in (0..*n).step_by(ROWS).zip(scales.chunks_exact(ROWS)) {
             let width = width((first + ROWS).min(*n) - 1);
             let (rows, others) = rest.split_at(ROWS * width);
             rest = others;
@@ -79,14 +97,17 @@ impl Kernel for Solve<'_> {
                 for k in (0..width).step_by(L::N) {
                     let g = lanes.load(g.as_ptr().add(k));
                     for (row, sum) in sums.iter_mut().enumerate() {
-                        *sum = lanes.mul_add(lanes.load(rows.as_ptr().add(row * width + k)), g, *sum);
+                        *sum = lanes.mul_add(lanes.load_f16(rows.as_ptr().add(row * width + k)), g, *sum);
                     }
                 }
-                let factors = lanes.sum4(sums).map(|sum| lanes.splat(sum));
+                let mut factors = [lanes.splat(0.0); ROWS];
+                for ((factor, sum), scale) in factors.iter_mut().zip(lanes.sum4(sums)).zip(scales) {
+                    *factor = lanes.splat(sum * scale * scale);
+                }
                 for k in (0..width).step_by(L::N) {
                     let mut sum = lanes.load(x.as_ptr().add(k));
                     for (row, factor) in factors.into_iter().enumerate() {
-                        sum = lanes.mul_add(lanes.load(rows.as_ptr().add(row * width + k)), factor, sum);
+                        sum = lanes.mul_add(lanes.load_f16(rows.as_ptr().add(row * width + k)), factor, sum);
                     }
                     lanes.store(x.as_mut_ptr().add(k), sum);
                 }

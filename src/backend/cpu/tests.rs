@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::reference::{UNIT_ROUNDOFF, compare, logits, logits_bound, softmax, softmax_bound};
 
 /// Numbers of both signs between ¼ and 1 in size, so that none is lost in an error bound.
-fn values(n: usize, seed: u64) -> Vec<f32> {
+pub(super) fn values(n: usize, seed: u64) -> Vec<f32> {
     let mut random = Shuffle::new(seed, 0);
     let mut value = || random.below(1 << 24) as f32 / (1 << 24) as f32 * 1.5 - 0.75;
     (0..n).map(|_| value()).map(|x| x + 0.25f32.copysign(x)).collect()

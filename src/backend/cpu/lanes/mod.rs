@@ -14,6 +14,7 @@ mod portable;
 
 use half::f16;
 
+use super::amx::Units;
 use super::dot::Dot;
 use super::product::{Outer, Tile};
 
@@ -256,7 +257,10 @@ enum Set {
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
-    Avx512,
+    Avx512 {
+        /// Its matrix units, where they are used.
+        units: Option<Units>,
+    },
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -267,7 +271,7 @@ impl Instructions {
         #[cfg(target_arch = "x86_64")]
         {
             if has_avx512() {
-                return Self(Set::Avx512);
+                return Self(Set::Avx512 { units: Units::of_this_processor() });
             }
             if has_avx2() {
                 return Self(Set::Avx2);
@@ -287,7 +291,10 @@ impl Instructions {
         #[cfg(target_arch = "x86_64")]
         {
             all.extend(has_avx2().then_some(Self(Set::Avx2)));
-            all.extend(has_avx512().then_some(Self(Set::Avx512)));
+            if has_avx512() {
+                all.push(Self(Set::Avx512 { units: None }));
+                all.extend(Units::of_this_processor().map(|units| Self(Set::Avx512 { units: Some(units) })));
+            }
         }
         #[cfg(target_arch = "aarch64")]
         all.extend(std::arch::is_aarch64_feature_detected!("neon").then_some(Self(Set::Neon)));
@@ -301,9 +308,20 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => "AVX2",
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => "AVX-512",
+            Set::Avx512 { units: None } => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 { units: Some(_) } => "AVX-512 and AMX",
             #[cfg(target_arch = "aarch64")]
             Set::Neon => "NEON",
+        }
+    }
+
+    /// The processor's matrix units.
+    pub fn units(self) -> Option<Units> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 { units } => units,
+            _ => None,
         }
     }
 
@@ -318,7 +336,7 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => 32,
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => 64,
+            Set::Avx512 { .. } => 64,
             #[cfg(target_arch = "aarch64")]
             Set::Neon => 64,
         }
@@ -334,7 +352,7 @@ impl Instructions {
             Set::Avx2 => unsafe { avx2::run(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => unsafe { avx512::run(kernel) },
+            Set::Avx512 { .. } => unsafe { avx512::run(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Set::Neon => unsafe { neon::run(kernel) },

@@ -1,0 +1,367 @@
+//! Numbers into halves, and the two large products of them.
+//!
+//! A matrix is cut into tiles of 16 rows (of the first factor; columns of the second) by 32 terms of the sum, those of a row of tiles
+//! behind each other:
+//!
+//! | product  | terms    | rows of the first factor | columns of the second |
+//! |----------|----------|--------------------------|-----------------------|
+//! | logits   | features | samples of X             | outputs of W          |
+//! | gradient | samples  | outputs of R             | features of X         |
+
+use super::Units;
+use super::tiles::{Halves, SIDE, Sums, TERMS, Tile};
+use crate::backend::cpu::double::SLAB;
+use crate::backend::cpu::lanes::{Element, Kernel, Lanes};
+use crate::backend::cpu::real::raised;
+use crate::backend::cpu::tiles::Matrix;
+
+const _: () = assert!(SLAB == SIDE);
+
+/// Sums in single precision are of so many tiles of terms.
+const DEPTH: usize = 16;
+
+/// The halves of 16 numbers: the bits of the high ones, those of what is left of them; the lower 16 bits of both mean nothing.
+#[inline(always)]
+fn halves(values: &[f32; SIDE]) -> [[u32; SIDE]; 2] {
+    let (mut high, mut low) = ([0; SIDE], [0; SIDE]);
+    for i in 0..SIDE {
+        // To the nearest with 8 significant bits, ties up.
+        high[i] = values[i].to_bits().wrapping_add(0x8000);
+        let rest = values[i] - f32::from_bits(high[i] & 0xFFFF_0000);
+        low[i] = rest.to_bits().wrapping_add(0x8000);
+    }
+    [high, low]
+}
+
+/// 16 pairs of halves.
+#[inline(always)]
+fn pairs(first: &[u32; SIDE], second: &[u32; SIDE]) -> [u32; SIDE] {
+    let mut pairs = [0; SIDE];
+    for i in 0..SIDE {
+        pairs[i] = first[i] >> 16 | second[i] & 0xFFFF_0000;
+    }
+    pairs
+}
+
+/// The samples `first..first + n` of X̃ = scale·X, as rows of the first factor of logits, (samples / 16 × features / 32), and as columns of
+/// the second one of the gradient, (features / 16 × samples / 32): both rounded up to whole 32.
+pub(in crate::backend::cpu) struct SplitFeatures<'a, T> {
+    pub x: Matrix<'a, T>,
+    pub first: usize,
+    pub n: usize,
+    pub scale: f32,
+    pub by_sample: &'a mut [Halves],
+    pub by_feature: &'a mut [Halves],
+}
+
+impl<T: Element> Kernel for SplitFeatures<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { x, first, n, scale, by_sample, by_feature } = self;
+        let (in_samples, in_features) = (n.div_ceil(TERMS), x.d.div_ceil(TERMS));
+        assert!(by_sample.len().min(by_feature.len()) >= 2 * in_samples * in_features);
+        let rows = Rows { x, first, n, scale };
+        for s in 0..in_samples {
+            for f in 0..in_features {
+                for p in 0..SIDE {
+                    // By sample and by feature.
+                    let (sample, feature) = (s * TERMS + p, f * TERMS);
+                    let upper_left = halves(&rows.features(lanes, sample, feature));
+                    let upper_right = halves(&rows.features(lanes, sample, feature + SIDE));
+                    let lower_left = halves(&rows.features(lanes, sample + SIDE, feature));
+                    let lower_right = halves(&rows.features(lanes, sample + SIDE, feature + SIDE));
+                    by_sample[2 * s * in_features + f].set_row(p, &upper_left, &upper_right);
+                    by_sample[(2 * s + 1) * in_features + f].set_row(p, &lower_left, &lower_right);
+                    by_feature[2 * f * in_samples + s].set_row(p, &upper_left, &lower_left);
+                    by_feature[(2 * f + 1) * in_samples + s].set_row(p, &upper_right, &lower_right);
+                }
+            }
+        }
+    }
+}
+
+/// The samples `first..first + n` of X̃.
+struct Rows<'a, T> {
+    x: Matrix<'a, T>,
+    first: usize,
+    n: usize,
+    scale: f32,
+}
+
+impl<T: Element> Rows<'_, T> {
+    /// 16 features of a sample; 0 where there are none.
+    #[inline(always)]
+    fn features<L: Lanes>(&self, lanes: L, sample: usize, feature: usize) -> [f32; SIDE] {
+        let mut numbers = [0.0; SIDE];
+        if sample < self.n && feature < self.x.d {
+            let row = &self.x.row((self.first + sample) as u32)[feature..];
+            for lane in (0..SIDE).step_by(L::N) {
+                let (count, from) = (row.len().saturating_sub(lane), row.as_ptr().wrapping_add(lane));
+                // SAFETY: the row has that many values; 16 places, of which N from `lane` on are there.
+                unsafe {
+                    let values = if count >= L::N { T::load(lanes, from) } else { T::load_first(lanes, from, count) };
+                    lanes.store(numbers.as_mut_ptr().add(lane), lanes.mul(values, lanes.splat(self.scale)));
+                }
+            }
+        }
+        numbers
+    }
+}
+
+impl Halves {
+    /// Row `p` of pairs, from the halves of both numbers of each.
+    #[inline(always)]
+    fn set_row(&mut self, p: usize, first: &[[u32; SIDE]; 2], second: &[[u32; SIDE]; 2]) {
+        self.high.0[p] = pairs(&first[0], &second[0]);
+        self.low.0[p] = pairs(&first[1], &second[1]);
+    }
+}
+
+/// W, (d × m) row-major, as columns of the second factor of logits, (outputs / 16 × features / 32).
+pub(in crate::backend::cpu) struct SplitWeights<'a> {
+    pub weights: &'a [f64],
+    pub m: usize,
+    pub out: &'a mut [Halves],
+}
+
+impl Kernel for SplitWeights<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _lanes: L) {
+        let Self { weights, m, out } = self;
+        let in_features = (weights.len() / m).div_ceil(TERMS);
+        for f in 0..in_features {
+            for o in 0..m.div_ceil(SIDE) {
+                for p in 0..SIDE {
+                    let first = halves(&numbers(weights, m, f * TERMS + p, o * SIDE, |weight| weight as f32));
+                    let second = halves(&numbers(weights, m, f * TERMS + SIDE + p, o * SIDE, |weight| weight as f32));
+                    out[o * in_features + f].set_row(p, &first, &second);
+                }
+            }
+        }
+    }
+}
+
+/// Up to 16 values of a row of a matrix, (rows × m), from column `first` on; 0 where there are none.
+#[inline(always)]
+fn numbers(values: &[f64], m: usize, row: usize, first: usize, number: impl Fn(f64) -> f32) -> [f32; SIDE] {
+    let mut numbers = [0.0; SIDE];
+    let row = row * m;
+    if row < values.len() {
+        let values = &values[row + first..row + m];
+        if let Some(values) = values.first_chunk::<SIDE>() {
+            for i in 0..SIDE {
+                numbers[i] = number(values[i]);
+            }
+        } else {
+            for i in 0..values.len() {
+                numbers[i] = number(values[i]);
+            }
+        }
+    }
+    numbers
+}
+
+/// R of n samples, (n × m), raised (see [`raised`]), as rows of the first factor of the gradient, (outputs / 16 × samples / 32).
+pub(in crate::backend::cpu) struct SplitResidual<'a> {
+    pub residual: &'a [f64],
+    pub m: usize,
+    pub out: &'a mut [Halves],
+}
+
+impl Kernel for SplitResidual<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { residual, m, out } = self;
+        let in_samples = (residual.len() / m).div_ceil(TERMS);
+        for s in 0..in_samples {
+            for o in 0..m.div_ceil(SIDE) {
+                let mut columns = Halves::ZERO;
+                for p in 0..SIDE {
+                    let first = halves(&numbers(residual, m, s * TERMS + p, o * SIDE, raised));
+                    let second = halves(&numbers(residual, m, s * TERMS + SIDE + p, o * SIDE, raised));
+                    columns.set_row(p, &first, &second);
+                }
+                let Halves { high, low } = &mut out[o * in_samples + s];
+                transpose(lanes, &columns.high, high);
+                transpose(lanes, &columns.low, low);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn transpose<L: Lanes>(lanes: L, from: &Tile, to: &mut Tile) {
+    let mut rows: [*const f32; SIDE] = [std::ptr::null(); SIDE];
+    for (pointer, row) in rows.iter_mut().zip(&from.0) {
+        *pointer = row.as_ptr().cast();
+    }
+    for column in (0..SIDE).step_by(L::N) {
+        for row in (0..SIDE).step_by(L::N) {
+            // SAFETY: 16 rows of 16 values; loading and storing changes no bits.
+            unsafe {
+                let to = to.0[column].as_mut_ptr().add(row).cast();
+                lanes.transpose(&rows[row..row + L::N], column, to, SIDE);
+            }
+        }
+    }
+}
+
+/// O = X̃·W: features by sample, out (n × m).
+pub(in crate::backend::cpu) struct UnitLogits<'a> {
+    pub units: Units,
+    pub by_sample: &'a [Halves],
+    pub weights: &'a [Halves],
+    pub n: usize,
+    pub m: usize,
+    pub out: &'a mut [f64],
+}
+
+impl Kernel for UnitLogits<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { units, by_sample, weights, n, m, out } = self;
+        let (in_outputs, in_samples) = (m.div_ceil(SIDE), n.div_ceil(TERMS));
+        let in_features = weights.len() / in_outputs;
+        assert!(by_sample.len() >= 2 * in_samples * in_features && out.len() >= n * m);
+        let tiles = units.configure();
+        let mut sums = [Sums::ZERO; 4];
+        for s in 0..in_samples {
+            for first in (0..in_features).step_by(DEPTH) {
+                let depth = DEPTH.min(in_features - first);
+                let of_samples = |row: usize| by_sample[(2 * s + row) * in_features + first..].as_ptr();
+                let of_outputs = |o: usize| weights[o * in_features + first..].as_ptr();
+                let a = [of_samples(0), of_samples(1)];
+                for o in (0..in_outputs).step_by(2) {
+                    let columns = 2.min(in_outputs - o);
+                    let c = sums.as_mut_ptr();
+                    // SAFETY: rows of tiles have `depth` tiles from `first` on.
+                    unsafe {
+                        if columns == 2 {
+                            let b = [of_outputs(o), of_outputs(o + 1)];
+                            tiles.four(a, b, depth, [c, c.add(1), c.add(2), c.add(3)], false);
+                        } else {
+                            tiles.one(lanes, a[0], of_outputs(o), depth, c, false);
+                            tiles.one(lanes, a[1], of_outputs(o), depth, c.add(2), false);
+                        }
+                    }
+                    for sample in s * TERMS..n.min((s + 1) * TERMS) {
+                        let row = sample % TERMS;
+                        for column in 0..columns {
+                            let sums = &sums[row / SIDE * 2 + column].0[row % SIDE];
+                            let o = (o + column) * SIDE;
+                            add_wide(
+                                lanes,
+                                sums,
+                                1.0,
+                                &mut out[sample * m + o..sample * m + m.min(o + SIDE)],
+                                first > 0,
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Up to 16 values of `out` (+)= factor·sums.
+#[inline(always)]
+fn add_wide<L: Lanes>(lanes: L, sums: &[f32; SIDE], factor: f64, out: &mut [f64], adds: bool) {
+    let mut few = [0.0; SIDE];
+    let count = out.len();
+    if count < SIDE && adds {
+        few[..count].copy_from_slice(out);
+    }
+    let to = if count < SIDE { few.as_mut_ptr() } else { out.as_mut_ptr() };
+    for lane in (0..SIDE).step_by(L::N) {
+        // SAFETY: there are 16 sums, and 16 values at `to`.
+        unsafe {
+            let halves = lanes.widen(lanes.load(sums.as_ptr().add(lane)));
+            let to = [to.add(lane), to.add(lane + L::N / 2)];
+            for half in 0..2 {
+                let before = if adds { lanes.load_f64(to[half]) } else { lanes.splat_f64(0.0) };
+                lanes.store_f64(to[half], lanes.mul_add_f64(halves[half], lanes.splat_f64(factor), before));
+            }
+        }
+    }
+    if count < SIDE {
+        out.copy_from_slice(&few[..count]);
+    }
+}
+
+/// Sums (+)= X̃ᵀ·R, raised: features by feature, sums (slabs, rounded up to an even number × outputs / 16).
+pub(in crate::backend::cpu) struct UnitGradient<'a> {
+    pub units: Units,
+    pub by_feature: &'a [Halves],
+    pub residual: &'a [Halves],
+    pub n: usize,
+    pub m: usize,
+    pub sums: &'a mut [Sums],
+    /// Whether to add to the sums; otherwise they are overwritten.
+    pub adds: bool,
+}
+
+impl Kernel for UnitGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { units, by_feature, residual, n, m, sums, adds } = self;
+        let (in_outputs, in_samples) = (m.div_ceil(SIDE), n.div_ceil(TERMS));
+        let n_slabs = sums.len() / in_outputs;
+        assert!(n_slabs.is_multiple_of(2) && in_samples > 0);
+        assert!(by_feature.len() >= n_slabs * in_samples && residual.len() >= in_outputs * in_samples);
+        let tiles = units.configure();
+        for slab in (0..n_slabs).step_by(2) {
+            let b = [by_feature[slab * in_samples..].as_ptr(), by_feature[(slab + 1) * in_samples..].as_ptr()];
+            let c = &mut sums[slab * in_outputs..][..2 * in_outputs];
+            let (upper, lower) = c.split_at_mut(in_outputs);
+            for o in (0..in_outputs).step_by(2) {
+                let of_output = |o: usize| residual[o * in_samples..].as_ptr();
+                let (upper, lower) = (upper[o..].as_mut_ptr(), lower[o..].as_mut_ptr());
+                // SAFETY: rows of tiles have `in_samples` tiles; both slabs have the sums of the outputs that there are.
+                unsafe {
+                    if o + 1 < in_outputs {
+                        let c = [upper, lower, upper.add(1), lower.add(1)];
+                        tiles.four([of_output(o), of_output(o + 1)], b, in_samples, c, adds);
+                    } else {
+                        tiles.one(lanes, of_output(o), b[0], in_samples, upper, adds);
+                        tiles.one(lanes, of_output(o), b[1], in_samples, lower, adds);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Gradient (+)= factor·sums: gradient (slabs × m × 16).
+pub(in crate::backend::cpu) struct AddSums<'a> {
+    pub sums: &'a [Sums],
+    pub m: usize,
+    pub factor: f64,
+    pub gradient: &'a mut [f64],
+    /// Whether to add to the gradient; otherwise it is overwritten.
+    pub adds: bool,
+}
+
+impl Kernel for AddSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { sums, m, factor, gradient, adds } = self;
+        for (gradient, sums) in gradient.chunks_exact_mut(m * SLAB).zip(sums.chunks_exact(m.div_ceil(SIDE))) {
+            for (of_output, output) in gradient.chunks_exact_mut(SLAB).zip(0..) {
+                add_wide(lanes, &sums[output / SIDE].0[output % SIDE], factor, of_output, adds);
+            }
+        }
+    }
+}
