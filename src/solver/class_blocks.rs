@@ -5,12 +5,10 @@
 //! rows that count most are taken as they are; the rest as so many rows in the mean, whose covariance is G. Between classes the
 //! Hessian has −p_ij·p_ik: on what sums to 0 over the classes that makes it q/(q − 1) times its blocks, where classes are alike.
 
-use std::ops::Range;
-
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
-use super::preconditioner::{ClassSample, invert_root, multiply_into};
+use super::preconditioner::{ClassSample, invert_root, multiply_into, strips};
 use super::vector::{centre_over_classes, max_abs};
 use crate::backend::cpu::InverseRoot;
 use crate::error::Result;
@@ -24,8 +22,6 @@ const LEAST_CURVATURE: f64 = 1e-3;
 const MOST_VALUES: usize = 64 << 20;
 /// In single precision no more than this share of a feature need be left by those before it, as [`super::preconditioner`] has it.
 const LEAST_PIVOT: f32 = 1e-6;
-/// Rows of a product that are computed together, up to the diagonal alone.
-const STRIP: usize = 96;
 
 pub(super) struct Blocks {
     /// Of each class that of S·H_j·S, over the features that vary, in units S, and the intercept.
@@ -90,19 +86,14 @@ impl Blocks {
             block.slice_mut(s![..n - 1, ..n - 1]).assign(&gram);
             block *= rest as f32;
             let mut x = Array2::<f32>::zeros((rows.len(), n));
-            let mut centred = vec![0.0; means.mean.len() + 1];
-            for (mut x, &row) in x.rows_mut().into_iter().zip(&rows) {
-                sample.centred_row(row, means.mean, &mut centred);
-                let root = weights[row].sqrt();
-                for ((x, &k), size) in x.iter_mut().zip(means.varying).zip(means.size) {
-                    *x = (root * size * centred[k]) as f32;
-                }
-                x[n - 1] = root as f32;
+            let mut values = vec![0.0; means.mean.len()];
+            for (x, &row) in x.as_slice_mut().unwrap_or_default().chunks_exact_mut(n).zip(&rows) {
+                sample.centred_row_in_units(row, means, weights[row].sqrt(), &mut values, x);
             }
-            for first in (0..n).step_by(STRIP) {
-                let strip: Range<usize> = first..n.min(first + STRIP);
+            for strip in strips(n) {
                 let mut to = block.slice_mut(s![strip.clone(), ..strip.end]);
-                multiply_into(1.0, x.slice(s![.., strip.clone()]).t(), x.slice(s![.., ..strip.end]), 1.0, &mut to);
+                let (left, right) = (x.slice(s![.., strip.clone()]), x.slice(s![.., ..strip.end]));
+                multiply_into(1.0, left.t(), right, 1.0, &mut to);
             }
             let diagonal = block.diag_mut().into_iter().zip(means.penalty.iter().chain([&0.0]));
             diagonal.for_each(|(value, &penalty)| *value += penalty as f32);
@@ -130,17 +121,20 @@ impl Blocks {
         let rows = || self.varying.iter().copied().chain([d]).zip(self.size.iter().copied().chain([1.0]));
         // In single precision, far from its ends.
         let unit = rows().map(|(k, size)| size * max_abs(&gradient[k * q..][..q])).fold(f64::MIN_POSITIVE, f64::max);
-        let solve = |(class, root): (usize, &InverseRoot)| {
-            let mut g: Vec<f32> = rows().map(|(k, size)| (size * gradient[k * q + class] / unit) as f32).collect();
-            g.resize(root.len(), 0.0);
-            let mut x = vec![0.0; root.len()];
-            root.solve(&g, &mut x);
-            x
-        };
-        let solved: Vec<Vec<f32>> = self.roots.par_iter().enumerate().map(solve).collect();
+        let length = self.roots.first().map_or(0, InverseRoot::len);
+        // By class, which goes through the gradient once.
+        let (mut g, mut solved) = (vec![0.0f32; q * length], vec![0.0f32; q * length]);
+        for (index, (k, size)) in rows().enumerate() {
+            let factor = size / unit;
+            let of_classes = g[index..].iter_mut().step_by(length);
+            of_classes.zip(&gradient[k * q..][..q]).for_each(|(to, value)| *to = (factor * value) as f32);
+        }
+        let of_classes = g.par_chunks_exact(length).zip(solved.par_chunks_exact_mut(length));
+        of_classes.zip(&self.roots).for_each(|((g, x), root)| root.solve(g, x));
         for (index, (k, size)) in rows().enumerate() {
             let row = &mut result[k * q..][..q];
-            row.iter_mut().zip(&solved).for_each(|(to, x)| *to = unit * size * f64::from(x[index]));
+            let of_classes = solved[index..].iter().step_by(length);
+            row.iter_mut().zip(of_classes).for_each(|(to, &x)| *to = unit * size * f64::from(x));
             centre_over_classes(row, q);
         }
         if !self.has_intercept {

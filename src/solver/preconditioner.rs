@@ -283,6 +283,15 @@ impl<'a> ClassSample<'a> {
         x[mean.len()..].fill(1.0);
     }
 
+    /// The same of the features that vary, in their units, all times `factor`; `values` is for the row as it is.
+    pub fn centred_row_in_units(&self, row: usize, means: &Means, factor: f64, values: &mut [f32], x: &mut [f32]) {
+        self.rows.read_row(row, values);
+        for ((x, &k), size) in x.iter_mut().zip(means.varying).zip(means.size) {
+            *x = (factor * size * (f64::from(values[k]) * f64::from(self.scale) - means.mean[k])) as f32;
+        }
+        x[means.varying.len()..].fill(factor as f32);
+    }
+
     /// A, (q × q) row-major, the mean of diag(p) − p·pᵀ; of more than [`MOST_CLASSES`] its diagonal alone, (q). The diagonal is
     /// nowhere less than [`LEAST_CURVATURE`] of its mean.
     pub fn curvature(&self, parameters: &[f64]) -> Result<Vec<f64>> {
@@ -433,10 +442,33 @@ pub(super) fn invert_root<F: NdFloat>(matrix: &mut ArrayViewMut2<F>, pivots: &[(
     let (of_first, of_second) = pivots.split_at(n / 2);
     zeros.fill(F::zero());
     invert_root(&mut first, of_first);
-    let lower = multiply(between.view(), first.t());
-    multiply_into(-F::one(), lower.view(), lower.t(), F::one(), &mut second);
+    // What is above the diagonals takes no part, but in the strips that they go through.
+    let mut lower = Array2::zeros(between.raw_dim());
+    for strip in strips(first.nrows()) {
+        let (from, factor) = (between.slice(s![.., ..strip.end]), first.slice(s![strip.clone(), ..strip.end]));
+        multiply_into(F::one(), from, factor.t(), F::zero(), &mut lower.slice_mut(s![.., strip]));
+    }
+    for strip in strips(second.nrows()) {
+        let (rows, before) = (lower.slice(s![strip.clone(), ..]), lower.slice(s![..strip.end, ..]));
+        let mut to = second.slice_mut(s![strip.clone(), ..strip.end]);
+        multiply_into(-F::one(), rows, before.t(), F::one(), &mut to);
+    }
     invert_root(&mut second, of_second);
-    multiply_into(-F::one(), second.view(), multiply(lower.view(), first.view()).view(), F::zero(), &mut between);
+    let mut product = Array2::zeros(between.raw_dim());
+    for strip in strips(first.nrows()) {
+        let (from, factor) = (lower.slice(s![.., strip.start..]), first.slice(s![strip.start.., strip.clone()]));
+        multiply_into(F::one(), from, factor, F::zero(), &mut product.slice_mut(s![.., strip]));
+    }
+    for strip in strips(second.nrows()) {
+        let (factor, from) = (second.slice(s![strip.clone(), ..strip.end]), product.slice(s![..strip.end, ..]));
+        multiply_into(-F::one(), factor, from, F::zero(), &mut between.slice_mut(s![strip, ..]));
+    }
+}
+
+/// Rows, or columns, of which a product with half a matrix leaves out the other half.
+pub(super) fn strips(n: usize) -> impl Iterator<Item = Range<usize>> {
+    const STRIP: usize = 96;
+    (0..n).step_by(STRIP).map(move |first| first..n.min(first + STRIP))
 }
 
 /// The same of a few rows, in memory of its own.
@@ -487,7 +519,7 @@ pub(super) fn multiply_into<F: NdFloat>(
     of_c: F,
     c: &mut ArrayViewMut2<F>,
 ) {
-    const ROWS: usize = 64;
+    const ROWS: usize = 128;
     if c.nrows() <= ROWS {
         return general_mat_mul(factor, &a, &b, of_c, c);
     }

@@ -6,7 +6,7 @@ use std::mem;
 use super::lanes::{Element, Instructions};
 use super::meeting::{Meeting, Member};
 use super::pass::{Asked, Kept, Piece, Product, Samples, Scratch, Sums, are_nothing, shares, weights_from};
-use super::residual::{Curvature, Residual};
+use super::residual::{AddToRows, Curvature, Residual};
 use super::tiles::Matrix;
 use crate::backend::{Evaluation, Loss, Point, Shape, Supervision, check};
 use crate::error::Result;
@@ -37,6 +37,7 @@ impl<'a, T: Element> CpuLoss<'a, T> {
     }
 
     fn each_part(&mut self, work: impl Fn(&mut Scratch, Piece) + Sync) {
+        self.kept.settle(&self.samples, &mut self.scratch);
         self.samples.each_part(&mut self.scratch, &mut self.kept, work);
     }
 
@@ -124,7 +125,7 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
         self.each_part(|scratch, Piece { weights, bias, part, z, .. }| {
             part.sums.reset(n_heads);
             for (index, z) in z.chunks_mut(tile_len * m).enumerate() {
-                z.chunks_exact_mut(m).for_each(|z| z.iter_mut().zip(bias).for_each(|(z, b)| *z += b));
+                instructions.run(AddToRows { rows: &mut *z, row: bias });
                 let first = part.first + index * tile_len;
                 let (weights, direction) = (weights_from(weights, first), &[][..]);
                 let residual = &mut scratch.residual[..z.len()];
@@ -141,7 +142,7 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
                     losses,
                     slopes,
                 });
-                part.sums.add_bias_gradient(residual);
+                part.sums.add_bias_gradient(instructions, residual);
             }
         });
         let mut gradient = vec![0.0; m];
@@ -160,7 +161,7 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
                 let residual = &mut scratch.residual[..z.len()];
                 residual.chunks_exact_mut(m).for_each(|row| row.copy_from_slice(vector));
                 instructions.run(Curvature { z, n_classes, n_heads, weights, residual: &mut *residual });
-                part.sums.add_bias_gradient(residual);
+                part.sums.add_bias_gradient(instructions, residual);
             }
         });
         let mut product = vec![0.0; m];
@@ -169,16 +170,8 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
     }
 
     fn advance(&mut self, t: &[f64]) -> Result<()> {
-        let Samples { shape, .. } = self.samples;
-        check::lengths(shape, 1, t)?;
-        let (m, q) = (shape.n_outputs(), shape.n_classes);
-        self.each_part(|_, Piece { z, direction, .. }| {
-            for (z, direction) in z.chunks_exact_mut(m).zip(direction.chunks_exact(m)) {
-                for ((z, direction), t) in z.chunks_exact_mut(q).zip(direction.chunks_exact(q)).zip(t) {
-                    z.iter_mut().zip(direction).for_each(|(z, direction)| *z += t * direction);
-                }
-            }
-        });
+        check::lengths(self.samples.shape, 1, t)?;
+        self.kept.advance(&self.samples, &mut self.scratch, t);
         Ok(())
     }
 

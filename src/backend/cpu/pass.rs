@@ -14,9 +14,9 @@ use super::amx::{
 use super::double::{Gradient, Logits, SLAB, Tile, Widen};
 use super::lanes::{Element, Instructions};
 use super::real::{LOWERED, Real};
-use super::residual::{Curvature, Residual};
+use super::residual::{AddToRows, Advance, Curvature, Residual, SumRows};
 use super::team;
-use super::tiles::{Matrix, allocate};
+use super::tiles::{Matrix, zeros};
 use crate::backend::{Evaluation, Point, Shape, check};
 use crate::data::Targets;
 use crate::error::Result;
@@ -74,6 +74,8 @@ pub(super) struct Kept {
     /// Z and Zₚ, (n × h·q).
     z: Vec<f64>,
     direction: Vec<f64>,
+    /// t of each head, Z + t·Zₚ being what Z is to become: the next pass sees to it, as it reads both anyway. Empty where Z is what it is.
+    ahead: Vec<f64>,
 }
 
 /// A part of the samples, and what was found for it.
@@ -149,6 +151,7 @@ pub(super) struct Piece<'p> {
     pub z: &'p mut [f64],
     /// Empty where there was no direction.
     pub direction: &'p mut [f64],
+    ahead: &'p [f64],
 }
 
 impl Kept {
@@ -158,7 +161,7 @@ impl Kept {
         let (n_samples, m) = (samples.n_samples(), shape.n_outputs());
         let what = "the gradient of a part";
         let part = |first| {
-            let gradient = allocate(0.0, n_slabs * SLAB * m, what)?;
+            let gradient = zeros(n_slabs * SLAB * m, what)?;
             let (unit_sums, sums) = (Vec::new(), Sums::new(m));
             Ok(Part { first, gradient, has_gradient: false, unit_sums, n_summed: 0, sums })
         };
@@ -166,12 +169,33 @@ impl Kept {
             is_draft: false,
             weights,
             parts: (0..n_samples).step_by(part_len).map(part).collect::<Result<_>>()?,
-            weights_in_slabs: allocate(0.0, n_slabs * SLAB * m, "the weights")?,
+            weights_in_slabs: zeros(n_slabs * SLAB * m, "the weights")?,
             split_weights: Vec::new(),
             bias: vec![0.0; m],
-            z: allocate(0.0, n_samples.saturating_mul(m), "the logits")?,
+            z: zeros(n_samples.saturating_mul(m), "the logits")?,
             direction: Vec::new(),
+            ahead: Vec::new(),
         })
+    }
+
+    /// Goes on by t of each head.
+    pub fn advance<T: Element>(&mut self, samples: &Samples<T>, scratch: &mut [Scratch], t: &[f64]) {
+        self.settle(samples, scratch);
+        if !self.direction.is_empty() {
+            self.ahead = t.to_vec();
+        }
+    }
+
+    /// Makes Z what it is to become.
+    pub fn settle<T: Element>(&mut self, samples: &Samples<T>, scratch: &mut [Scratch]) {
+        if !self.ahead.is_empty() {
+            let n_classes = samples.shape.n_classes;
+            samples.each_part(scratch, self, |_, mut piece| {
+                let all = 0..piece.z.len();
+                piece.settle(samples.instructions, all, n_classes);
+            });
+            self.ahead.clear();
+        }
     }
 
     /// Sets the weights of the next product.
@@ -194,9 +218,9 @@ impl Kept {
             true if samples.units.is_some() => {
                 if self.split_weights.is_empty() {
                     let n = shape.n_features.div_ceil(TERMS) * m.div_ceil(amx::SIDE);
-                    self.split_weights = allocate(Halves::ZERO, n, "the weights")?;
+                    self.split_weights = zeros(n, "the weights")?;
                     for part in &mut self.parts {
-                        part.unit_sums = allocate(amx::Sums::ZERO, 2 * n, "the gradient of a part")?;
+                        part.unit_sums = zeros(2 * n, "the gradient of a part")?;
                     }
                 }
                 samples.instructions.run(SplitWeights { weights, m, out: &mut self.split_weights });
@@ -210,12 +234,13 @@ impl Kept {
     /// There is no direction from a new point.
     pub fn forget_direction(&mut self) {
         self.direction = Vec::new();
+        self.ahead.clear();
     }
 
     /// Makes room for the logits of a direction.
     pub fn take_direction(&mut self) -> Result<()> {
         if self.direction.is_empty() {
-            self.direction = allocate(0.0, self.z.len(), "the logits of a direction")?;
+            self.direction = zeros(self.z.len(), "the logits of a direction")?;
         }
         Ok(())
     }
@@ -253,21 +278,21 @@ impl Scratch {
         let for_units = |units| {
             let (in_samples, in_features) = (tile_len.div_ceil(TERMS), shape.n_features.div_ceil(TERMS));
             let in_outputs = m.div_ceil(amx::SIDE);
-            let split = || allocate(Halves::ZERO, n_tiles * 2 * in_samples * in_features, "a part of the features");
+            let split = || zeros(n_tiles * 2 * in_samples * in_features, "a part of the features");
             Ok(UnitScratch {
                 units,
                 by_sample: split()?,
                 by_feature: split()?,
                 is_split: vec![false; n_tiles],
-                residual: allocate(Halves::ZERO, in_samples * in_outputs, "a part of the residual")?,
+                residual: zeros(in_samples * in_outputs, "a part of the residual")?,
             })
         };
         Ok(Self {
             units: samples.units.map(for_units).transpose()?,
-            x: allocate(0.0, n_tiles * tile_len * n_slabs * SLAB, "a part of the features")?,
+            x: zeros(n_tiles * tile_len * n_slabs * SLAB, "a part of the features")?,
             widened: vec![None; n_tiles],
-            residual: allocate(0.0, tile_len.saturating_mul(m), "a part of the residual")?,
-            raised: allocate(0.0, tile_len.saturating_mul(m).div_ceil(2), "a part of the residual")?,
+            residual: zeros(tile_len.saturating_mul(m), "a part of the residual")?,
+            raised: zeros(tile_len.saturating_mul(m).div_ceil(2), "a part of the residual")?,
         })
     }
 }
@@ -321,9 +346,9 @@ impl<'a, T: Element> Samples<'a, T> {
         let length = self.part_len * self.shape.n_outputs();
         let mut pieces: Vec<Vec<Piece>> = Vec::new();
         for Asked { kept, product, t } in asked {
-            let Kept { is_draft, weights, parts, weights_in_slabs, split_weights, bias, z, direction, .. } =
+            let Kept { is_draft, weights, parts, weights_in_slabs, split_weights, bias, z, direction, ahead } =
                 &mut **kept;
-            let (weights, bias) = (&weights[..], &bias[..]);
+            let (weights, bias, ahead) = (&weights[..], &bias[..], &ahead[..]);
             let (weights_in_slabs, split_weights) = (&weights_in_slabs[..], &split_weights[..]);
             pieces.resize_with(parts.len(), Vec::new);
             let mut directions = direction.chunks_mut(length);
@@ -341,6 +366,7 @@ impl<'a, T: Element> Samples<'a, T> {
                     part,
                     z,
                     direction,
+                    ahead,
                 });
             }
         }
@@ -382,6 +408,7 @@ impl<'a, T: Element> Samples<'a, T> {
         let mut sums = vec![vec![0.0; SLAB * m]; n_threads];
         team::lead(n_threads, |team| team.each(&mut sums, slabs.into_iter(), sum));
         let finish = |(Asked { kept, .. }, mut gradient): (&mut Asked, Vec<f64>)| {
+            kept.ahead.clear();
             Sums::bias_gradient(kept.sums(), &mut gradient[d * m..]);
             Evaluation { point: Sums::point(kept.sums(), n_heads), gradient }
         };
@@ -445,7 +472,7 @@ impl<'a, T: Element> Samples<'a, T> {
         };
         let residual = &mut scratch.residual[..n * m];
         let w = &F::of(piece.weights_in_slabs)[..n_slabs * m * SLAB];
-        if let Some(out) = piece.logits(&rows, m, residual) {
+        if let Some(out) = piece.logits(instructions, &rows, m, residual) {
             // The samples of the next tile.
             let next = ((first + n) * shape.n_features).min(self.x.x.len());
             let ahead = &self.x.x[next..self.x.x.len().min(next + n * shape.n_features)];
@@ -481,7 +508,7 @@ impl<'a, T: Element> Samples<'a, T> {
         }
         let residual = &mut scratch.residual[..n * m];
         let weights = piece.split_weights;
-        if let Some(out) = piece.logits(&rows, m, residual) {
+        if let Some(out) = piece.logits(instructions, &rows, m, residual) {
             instructions.run(UnitLogits { units: *units, by_sample, weights, n, m, out });
         }
         self.residual(piece, of_part, rows, residual);
@@ -505,10 +532,7 @@ impl<'a, T: Element> Samples<'a, T> {
         let weights = weights_from(piece.weights, first);
         let z = &mut piece.z[of_rows.clone()];
         let direction = piece.direction.get_mut(of_rows).unwrap_or_default();
-        let bias_of = |rows: &mut [f64]| {
-            let add = |row: &mut [f64]| row.iter_mut().zip(piece.bias).for_each(|(o, b)| *o += b);
-            rows.chunks_exact_mut(n_classes * n_heads).for_each(add);
-        };
+        let bias_of = |rows: &mut [f64]| instructions.run(AddToRows { rows, row: piece.bias });
         match piece.product {
             Product::None => {}
             Product::Point => bias_of(z),
@@ -532,7 +556,7 @@ impl<'a, T: Element> Samples<'a, T> {
                 slopes,
             });
         }
-        piece.part.sums.add_bias_gradient(residual);
+        piece.part.sums.add_bias_gradient(instructions, residual);
     }
 
     /// The samples `first..first + n` where they lie in X, when they are X̃ in this precision, in whole slabs, and not all in
@@ -546,10 +570,24 @@ impl<'a, T: Element> Samples<'a, T> {
 }
 
 impl Piece<'_> {
+    /// Makes the values `of_rows` of Z what they are to become.
+    fn settle(&mut self, instructions: Instructions, of_rows: Range<usize>, n_classes: usize) {
+        if let Some(direction) = self.direction.get(of_rows.clone()).filter(|_| !self.ahead.is_empty()) {
+            instructions.run(Advance { z: &mut self.z[of_rows], direction, t: self.ahead, n_classes });
+        }
+    }
+
     /// Where the logits of these rows go, without their intercepts: `residual` is for those that are not kept. None when none are asked
-    /// for.
-    fn logits<'r>(&'r mut self, rows: &Range<usize>, m: usize, residual: &'r mut [f64]) -> Option<&'r mut [f64]> {
+    /// for. Those that are kept are made what they are to become.
+    fn logits<'r>(
+        &'r mut self,
+        instructions: Instructions,
+        rows: &Range<usize>,
+        m: usize,
+        residual: &'r mut [f64],
+    ) -> Option<&'r mut [f64]> {
         let rows = rows.start * m..rows.end * m;
+        self.settle(instructions, rows.clone(), m / self.ahead.len().max(1));
         match self.product {
             Product::None => None,
             Product::Point => Some(&mut self.z[rows]),
@@ -574,10 +612,8 @@ impl Sums {
         Self { bias_gradient: vec![0.0; n_outputs], losses: Vec::new(), slopes: Vec::new() }
     }
 
-    pub fn add_bias_gradient(&mut self, residual: &[f64]) {
-        for row in residual.chunks_exact(self.bias_gradient.len()) {
-            self.bias_gradient.iter_mut().zip(row).for_each(|(sum, r)| *sum += r);
-        }
+    pub fn add_bias_gradient(&mut self, instructions: Instructions, residual: &[f64]) {
+        instructions.run(SumRows { rows: residual, sums: &mut self.bias_gradient });
     }
 
     /// Begins anew, with `n` losses and slopes.

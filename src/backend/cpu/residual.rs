@@ -32,6 +32,26 @@ pub(super) struct Curvature<'a> {
     pub residual: &'a mut [f64],
 }
 
+/// The row is added to each of `rows`, (n × m).
+pub(super) struct AddToRows<'a> {
+    pub rows: &'a mut [f64],
+    pub row: &'a [f64],
+}
+
+/// The rows, (n × m), are added to the sums.
+pub(super) struct SumRows<'a> {
+    pub rows: &'a [f64],
+    pub sums: &'a mut [f64],
+}
+
+/// Z ← Z + t·Zₚ by sample and head, t of each head.
+pub(super) struct Advance<'a> {
+    pub z: &'a mut [f64],
+    pub direction: &'a [f64],
+    pub t: &'a [f64],
+    pub n_classes: usize,
+}
+
 /// s of sample `index` of a tile.
 #[inline(always)]
 fn weight(weights: &[f64], index: usize) -> f64 {
@@ -139,6 +159,41 @@ impl Kernel for Curvature<'_> {
             let mean = sum(&p, v, |p, v| p * v) / total;
             let factor = weight(weights, index / n_heads) / total;
             v.iter_mut().zip(&p).for_each(|(v, p)| *v = factor * p * (*v - mean));
+        }
+    }
+}
+
+impl Kernel for AddToRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _lanes: L) {
+        for to in self.rows.chunks_exact_mut(self.row.len()) {
+            to.iter_mut().zip(self.row).for_each(|(to, value)| *to += value);
+        }
+    }
+}
+
+impl Kernel for SumRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _lanes: L) {
+        for row in self.rows.chunks_exact(self.sums.len()) {
+            self.sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        }
+    }
+}
+
+impl Kernel for Advance<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _lanes: L) {
+        let Self { z, direction, t, n_classes } = self;
+        let heads = z.chunks_exact_mut(n_classes).zip(direction.chunks_exact(n_classes));
+        for ((z, direction), t) in heads.zip(t.iter().cycle()) {
+            z.iter_mut().zip(direction).for_each(|(z, direction)| *z += t * direction);
         }
     }
 }

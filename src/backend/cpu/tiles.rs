@@ -5,6 +5,9 @@
 
 use std::ops::{Deref, DerefMut};
 
+use bytemuck::Zeroable;
+use bytemuck::allocation::try_zeroed_vec;
+
 use super::dot::Dot;
 use super::lanes::{Element, Instructions, Kernel, Lanes};
 use crate::backend::{Parameters, Shape};
@@ -42,6 +45,14 @@ pub(super) fn allocate<T: Copy>(value: T, len: usize, what: &str) -> Result<Vec<
     values.try_reserve_exact(len).map_err(|_| Error::out_of_memory(what, len, size_of::<T>()))?;
     values.resize(len, value);
     Ok(values)
+}
+
+/// `len` zeros, which the system makes when they are first touched.
+///
+/// # Errors
+/// [`Error::OutOfMemory`], saying that the memory was for `what`.
+pub(super) fn zeros<T: Zeroable>(len: usize, what: &str) -> Result<Vec<T>> {
+    try_zeroed_vec(len).map_err(|()| Error::out_of_memory(what, len, size_of::<T>()))
 }
 
 impl Deref for Buffer {

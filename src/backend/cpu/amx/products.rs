@@ -64,10 +64,11 @@ impl<T: Element> Kernel for SplitFeatures<'_, T> {
         assert!(by_sample.len().min(by_feature.len()) >= 2 * in_samples * in_features);
         let rows = Rows { x, first, n, scale };
         for s in 0..in_samples {
-            for f in 0..in_features {
-                for p in 0..SIDE {
-                    // By sample and by feature.
-                    let (sample, feature) = (s * TERMS + p, f * TERMS);
+            // Rows as they lie in memory.
+            for p in 0..SIDE {
+                let sample = s * TERMS + p;
+                for f in 0..in_features {
+                    let feature = f * TERMS;
                     let upper_left = halves(&rows.features(lanes, sample, feature));
                     let upper_right = halves(&rows.features(lanes, sample, feature + SIDE));
                     let lower_left = halves(&rows.features(lanes, sample + SIDE, feature));

@@ -1,5 +1,7 @@
 //! What the units work on: tiles of 16 rows of 64 bytes, and sums of their products.
 
+use bytemuck::Zeroable;
+
 /// Rows of a tile, and pairs of bfloat16, or numbers in single precision, of a row.
 pub(in crate::backend::cpu) const SIDE: usize = 16;
 /// Terms of a sum in a tile. The pairs of a row are terms k and k + 16.
@@ -34,3 +36,8 @@ impl Halves {
 impl Sums {
     pub const ZERO: Self = Self([[0.0; SIDE]; SIDE]);
 }
+
+// SAFETY: both are numbers alone, which may be 0.
+unsafe impl Zeroable for Halves {}
+// SAFETY: as above.
+unsafe impl Zeroable for Sums {}

@@ -106,7 +106,7 @@ impl<'a> SparseLoss<'a> {
                 Product::Vector(_) => shared.curvature(first, z, residual),
                 _ => shared.residual(first, t, z, direction, residual, &mut sums.losses, &mut sums.slopes),
             }
-            sums.add_bias_gradient(residual);
+            sums.add_bias_gradient(shared.instructions, residual);
         });
         Ok(Evaluation { point: Sums::point(self.parts.iter(), n_heads), gradient: self.features_gradient()? })
     }
@@ -226,7 +226,7 @@ impl Loss for SparseLoss<'_> {
             z.chunks_exact_mut(m).for_each(|z| z.iter_mut().zip(intercept).for_each(|(z, b)| *z += b));
             let t = vec![0.0; n_heads];
             shared.residual(first, &t, z, &[], residual, &mut sums.losses, &mut sums.slopes);
-            sums.add_bias_gradient(residual);
+            sums.add_bias_gradient(shared.instructions, residual);
         });
         let mut gradient = vec![0.0; m];
         Sums::bias_gradient(self.parts.iter(), &mut gradient);
@@ -239,7 +239,7 @@ impl Loss for SparseLoss<'_> {
             sums.reset(n_heads);
             residual.chunks_exact_mut(m).for_each(|row| row.copy_from_slice(vector));
             shared.curvature(first, z, residual);
-            sums.add_bias_gradient(residual);
+            sums.add_bias_gradient(shared.instructions, residual);
         });
         let mut product = vec![0.0; m];
         Sums::bias_gradient(self.parts.iter(), &mut product);
