@@ -96,8 +96,8 @@ pub use backend::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 pub use data::{Dataset, Features, Labels};
 pub use error::{Error, ModelFileProblem, Place, Result};
 pub use fit::{
-    Candidate, Criterion, Curve, CurvePoint, Draw, FeatureScale, Fit, Folds, Head, LearningCurve, Rule, SoftmaxRegression,
-    SubsetSize, Sweep, Swept, Validation,
+    Candidate, Criterion, Curve, CurvePoint, Draw, FeatureScale, Fit, Folds, Head, LearningCurve, Rule,
+    SoftmaxRegression, SubsetSize, Sweep, Swept, Validation,
 };
 pub use metrics::Evaluation;
 pub use model::{Calibrated, Calibration, Model, Predictor, Scaling};

@@ -3,28 +3,32 @@
 use std::io;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use indicatif::HumanCount;
 use serde_json::{Value, json};
 use softreg::{Curve, CurvePoint, Dataset, Device, Draw, LearningCurve, StopReason, SubsetSize};
 
-use crate::args::{self, Grid, Search};
+use crate::args::{self, Grid, Search, TrainingData};
 use crate::progress::Count;
-use crate::report::{self, range, rounded};
-use crate::{output, sweep};
+use crate::report::{self, rounded};
+use crate::{known, output, sweep};
+
+const NO_TEST: &str = "a learning curve is measured on test data: give it with --test (and --test-labels), or keep a share of the \
+                       samples with --test-split 0.2";
+
+/// That there is test data, before a large file is read in vain.
+pub fn check_test(data: &TrainingData) -> Result<()> {
+    let has_own = data.features.as_ref().is_none_or(|path| known::find(path).is_some());
+    if has_own || data.test.is_some() || data.test_split.is_some() { Ok(()) } else { bail!(NO_TEST) }
+}
 
 /// `start` is when the program began; the outputs can be written.
 pub fn run(args: &args::Sweep, device: &Device, train: &Dataset, test: Option<&Dataset>, start: Instant) -> Result<()> {
-    let Some(test) = test else {
-        bail!(
-            "a learning curve is measured on test data: give it with --test (and --test-labels), or keep a share of the samples \
-             with --test-split 0.2"
-        );
-    };
+    let test = test.context(NO_TEST)?;
     let mut search = args.search.with_preset();
-    if search.c.is_none() && search.l2.is_none() && !search.has_stochastic_solver() {
-        // Several would be chosen between by cross-validation, for which 1 shot is too few.
-        search.c = Some(Grid(vec![1.0]));
+    if search.c.is_none() && search.l2.is_none() {
+        // Between several a subset would have to choose by cross-validation, for which 1 shot is too few.
+        search.l2 = Some(Grid(vec![1e-5]));
     }
     let curve = LearningCurve::new(sweep::sweep(args, &search, device)?).seeds(search.n_seeds());
     let curve = if search.shots.is_empty() {
@@ -33,9 +37,10 @@ pub fn run(args: &args::Sweep, device: &Device, train: &Dataset, test: Option<&D
         curve.shots(search.shots.clone())
     };
     if !args.quiet {
-        output::message(&format!("curve      {} models", curve.n_draws()));
+        let (n, n_seeds) = (curve.n_draws(), search.n_seeds());
+        output::message(&format!("curve      {n} subsets, {n_seeds} of each size"));
     }
-    let count = Count::new(curve.n_draws(), "models", args.quiet);
+    let count = Count::new(curve.n_draws(), "subsets", args.quiet);
     let begin = Instant::now();
     let fitted = curve.fit_with(train, test, |_, _| count.one_more());
     count.finish();
@@ -64,18 +69,25 @@ struct Run<'a> {
 }
 
 /// What the size is called, and its number.
-fn of_size(size: SubsetSize) -> (&'static str, Value) {
+fn of_size(size: SubsetSize) -> (&'static str, Value, String) {
     match size {
-        SubsetSize::Shots(k) => ("shots", k.into()),
-        SubsetSize::Fraction(fraction) => ("fraction", fraction.into()),
-        _ => ("size", size.to_string().into()),
+        SubsetSize::Shots(k) => ("shots", k.into(), k.to_string()),
+        SubsetSize::Fraction(fraction) => ("fraction", fraction.into(), fraction.to_string()),
+        _ => ("size", size.to_string().into(), size.to_string()),
     }
 }
 
-fn with_deviation(mean: f64, deviation: Option<f64>, digits: usize) -> String {
-    match deviation {
-        Some(deviation) => format!("{mean:.digits$} ± {deviation:.4}"),
-        None => format!("{mean:.digits$}"),
+/// Whether the other seeds have the model of the first.
+fn is_whole(point: &CurvePoint) -> bool {
+    point.draws.iter().skip(1).any(|draw| draw.products == 0)
+}
+
+/// `LEAST to LARGEST`, where they differ.
+fn span(values: &[f64]) -> String {
+    let text = report::range(values);
+    match text.split_once(" to ") {
+        Some((least, largest)) if least == largest => least.to_owned(),
+        _ => text,
     }
 }
 
@@ -112,13 +124,19 @@ impl Run<'_> {
                 search.seed.wrapping_add(n as u64 - 1)
             )?,
         }
-        let is_whole = |point: &&CurvePoint| point.draws.iter().skip(1).any(|draw| draw.products == 0);
-        if let Some(point) = curve.points.iter().find(is_whole) {
-            let (name, size) = of_size(point.size);
-            writeln!(out, "           {name} {size} has all samples: one model, whatever the seed")?;
+        if let Some(point) = curve.points.iter().find(|point| is_whole(point)) {
+            writeln!(out, "           {}: all samples, and so one model for all seeds", point.size)?;
         }
         writeln!(out, "penalty    {}", self.penalty())?;
-        writeln!(out, "time       {seconds:.2} s for {} models", draws.iter().filter(|draw| draw.products > 0).count())?;
+        for (n, end) in self.ends_of_grid() {
+            let n_draws = draws.len();
+            writeln!(out, "           {n} of {n_draws} at the {end} of the grid: others beyond it may be better")?;
+        }
+        writeln!(
+            out,
+            "time       {seconds:.2} s for {} models",
+            draws.iter().filter(|draw| draw.products > 0).count()
+        )?;
         writeln!(out, "device     {}", report::device(self.device))
     }
 
@@ -132,11 +150,31 @@ impl Run<'_> {
             };
             return format!("chosen for each subset on {by}");
         }
+        let name = if search.l1_ratio.iter().any(|&ratio| ratio > 0.0) { "l2 + l1" } else { "l2" };
         match (&search.c, &search.l2) {
-            (Some(Grid(values)), _) => format!("C = {}, 1/(C·n), n the samples of a subset", range(values)),
-            (None, Some(Grid(values))) => format!("{}, whatever the size", range(values)),
-            (None, None) => "l2 = 1e-5, whatever the size".to_owned(),
+            (Some(Grid(values)), _) => format!("C = {}, {name} = 1/(C·n), n the samples of a subset", span(values)),
+            (None, Some(Grid(values))) => format!("{name} = {}, whatever the size", span(values)),
+            (None, None) => String::new(),
         }
+    }
+
+    /// How many models have the least and the largest of several penalties.
+    fn ends_of_grid(&self) -> Vec<(usize, &'static str)> {
+        let penalty = |draw: &Draw| draw.c.unwrap_or(draw.l2 + draw.l1);
+        let (least, most, Some(Grid(values))) = (match (&self.search.c, &self.search.l2) {
+            (Some(grid), _) => ("lowest C", "highest C", Some(grid)),
+            (None, grid) => ("lowest penalty", "highest penalty", grid.as_ref()),
+        }) else {
+            return Vec::new();
+        };
+        let is_near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b;
+        let ends = [
+            (least, values.iter().copied().fold(f64::INFINITY, f64::min)),
+            (most, values.iter().copied().fold(0.0, f64::max)),
+        ];
+        let count = |(name, end)| (self.draws().filter(|draw| is_near(penalty(draw), end)).count(), name);
+        let is_grid = values.len() > 1;
+        ends.into_iter().map(count).filter(|&(n, _)| is_grid && n > 0).collect()
     }
 
     /// A line for each size.
@@ -152,15 +190,19 @@ impl Run<'_> {
         };
         writeln!(out, "{:>10}{:>10}{:>19}{:>19}{last:>21}", self.size_name(), "samples", "accuracy", "log loss")?;
         for point in &self.curve.points {
-            let (n, (_, size)) = (HumanCount(point.n_samples as u64).to_string(), of_size(point.size));
-            let accuracy = with_deviation(point.accuracy, point.accuracy_deviation, 4);
-            let log_loss = with_deviation(point.log_loss, point.log_loss_deviation, 4);
+            let (n, (_, _, size)) = (HumanCount(point.n_samples as u64).to_string(), of_size(point.size));
+            let figure = |mean: f64, deviation: Option<f64>| match deviation {
+                Some(deviation) if !is_whole(point) => format!("{mean:.4} ± {deviation:.4}"),
+                _ => format!("{mean:.4}"),
+            };
+            let accuracy = figure(point.accuracy, point.accuracy_deviation);
+            let log_loss = figure(point.log_loss, point.log_loss_deviation);
             let figures = |figure: fn(&Draw) -> f64| point.draws.iter().map(figure).collect::<Vec<_>>();
             let last = match last {
-                "lr" => range(&figures(|draw| draw.learning_rate.unwrap_or_default())),
-                "C" => range(&figures(|draw| draw.c.unwrap_or_default())),
-                "l2 + l1" => range(&figures(|draw| draw.l2 + draw.l1)),
-                _ => range(&figures(|draw| draw.n_iterations as f64)),
+                "lr" => span(&figures(|draw| draw.learning_rate.unwrap_or_default())),
+                "C" => span(&figures(|draw| draw.c.unwrap_or_default())),
+                "l2 + l1" => span(&figures(|draw| draw.l2 + draw.l1)),
+                _ => span(&figures(|draw| draw.n_iterations as f64)),
             };
             writeln!(out, "{size:>10}{n:>10}{accuracy:>19}{log_loss:>19}{last:>21}")?;
         }
@@ -180,7 +222,7 @@ impl Run<'_> {
         for point in &self.curve.points {
             let CurvePoint { size, n_samples, accuracy, log_loss, .. } = point;
             let (of_accuracy, of_loss) = (text(point.accuracy_deviation), text(point.log_loss_deviation));
-            write!(out, "{},{n_samples},{accuracy},{of_accuracy},{log_loss},{of_loss}", of_size(*size).1)?;
+            write!(out, "{},{n_samples},{accuracy},{of_accuracy},{log_loss},{of_loss}", of_size(*size).2)?;
             for draw in &point.draws {
                 write!(out, ",{},{}", draw.test.accuracy, draw.test.log_loss)?;
             }
@@ -208,7 +250,7 @@ impl Run<'_> {
             })
         };
         let point = |point: &CurvePoint| {
-            let (name, size) = of_size(point.size);
+            let (name, size, _) = of_size(point.size);
             json!({
                 name: size,
                 "n_samples": point.n_samples,
@@ -229,6 +271,7 @@ impl Run<'_> {
             "n_classes": train.n_classes(),
             "n_test_samples": test.n_samples(),
             "preset": search.preset.map(args::Preset::name),
+            "solver": curve.solver.name(),
             "n_seeds": search.n_seeds(),
             "n_folds": search.is_search().then(|| search.n_folds()),
             "holdout": search.holdout,

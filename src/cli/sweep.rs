@@ -26,6 +26,9 @@ pub fn run(args: &args::Sweep, start: Instant) -> Result<()> {
     if let Some((option, why)) = args.search.not_of_a_curve(args.out.is_some()) {
         args::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, format!("{option} {why}\n")).exit();
     }
+    if args.search.is_curve() {
+        curve::check_test(&args.data)?;
+    }
     check_outputs(args)?;
     let tell = |text: &str| {
         if !args.quiet {

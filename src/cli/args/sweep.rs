@@ -34,10 +34,11 @@ best on the folds left out is fitted on all samples, and that is the model.
 With --fractions or --shots the sweep is a learning curve: for each size and seed a
 subset of each class is drawn, a model fitted on it, and evaluated on the test data
 (--test or --test-split); what a seed draws is part of what it draws for a larger
-size. The report has mean and standard deviation over the seeds. The penalty is that
-of --c (1 unless it is given), 1/(C·n), n the samples of the subset. Of several, and
-of several --lr, each subset chooses by cross-validation of its own samples, for
-which 1 shot is too few. No model is saved.
+size. The report has mean and standard deviation over the seeds. The penalty is
+1/(C·n) of --c, n the samples of the subset, or --l2 whatever their number (1e-5, as
+of softreg train, unless one is given). Of several, and of several --lr, each subset
+chooses by cross-validation of its own samples, for which 1 shot is too few. No
+model is saved.
 
 Presets are protocols of papers and their authors' code. Features are taken as
 they are; an option that is given takes the place of the preset's.
@@ -109,8 +110,8 @@ pub struct Search {
     pub shots: Vec<usize>,
 
     /// Inverse strengths of the penalty as scikit-learn has them, from LO to HI in equal ratios, or a list: l2 = (1 - r)/(C·n) and l1
-    /// = r/(C·n), r of --l1-ratio, n the samples trained on, with weights their sum. Default: 1e-4:1e4:10, of a learning curve 1; with
-    /// sgd and adamw --l2 1e-5
+    /// = r/(C·n), r of --l1-ratio, n the samples trained on, with weights their sum. Default: 1e-4:1e4:10; with sgd, adamw
+    /// and a learning curve --l2 1e-5
     #[arg(long, value_name = "LO:HI:COUNT|C,…", value_parser = grid, conflicts_with = "l2")]
     pub c: Option<Grid>,
 
@@ -267,11 +268,6 @@ impl Search {
     /// Whether a model is trained with several seeds on the same samples.
     fn trains_often(&self) -> bool {
         !self.is_curve() && self.n_seeds() > 1
-    }
-
-    /// Whether the solver is sgd or adamw.
-    pub fn has_stochastic_solver(&self) -> bool {
-        matches!(self.solver.name(self.is_stochastic()), SolverName::Sgd | SolverName::AdamW)
     }
 
     /// Whether there is something to choose for a subset; the preset's values are in.
@@ -457,6 +453,8 @@ mod tests {
             (&["--preset", "dino-logreg", "--lr", "0.1"], Some("--preset dino-logreg")),
             (&["--preset", "dinov2-linear", "--solver", "lbfgs"], Some("--preset dinov2-linear")),
             (&["--lr", "0.1", "--momentum", "0.5", "--seeds", "2"], None),
+            (&["--shots", "4", "--seeds", "3", "--standardize"], None),
+            (&["--fractions", "0.1", "--lr", "0.1", "--standardize"], Some("--standardize")),
             (&["--c", "1", "--tolerance", "0.1", "--l1-ratio", "0.5"], None),
             (&["--preset", "clip", "--solver", "newton-cg"], None),
             (&["--preset", "dinov3-linear", "--solver", "adamw"], None),

@@ -57,6 +57,8 @@ pub enum SubsetSize {
 pub struct Curve {
     /// From the smallest size to the largest.
     pub points: Vec<CurvePoint>,
+    /// The solver, L-BFGS where that was left to the data.
+    pub solver: Solver,
     /// Of which sizes some classes have fewer samples, in sentences. Each was also a warning in the log.
     pub warnings: Vec<String>,
 }
@@ -110,8 +112,9 @@ pub struct Draw {
     pub training: Duration,
 }
 
-/// Subsets of that many values of X·W go on beside each other, a thread for each.
-const OF_ONE_THREAD: usize = 1 << 24;
+/// Fits of up to so many multiplications a product, n·d·q, go on beside each other, a thread for each: what several threads gain there
+/// is less. Larger ones have all threads, one after the other.
+const OF_ONE_THREAD: usize = 1 << 25;
 
 impl fmt::Display for SubsetSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -171,15 +174,18 @@ impl SubsetSize {
                 Self::Shots(k) => n > 0 && n < k,
             })
             .collect();
-        let (name, least) = short.iter().min_by_key(|(_, n)| *n)?;
-        let (name, classes) = (quoted(name), if short.len() == 1 { "class" } else { "classes" });
+        let &(name, least) = short.iter().min_by_key(|(_, n)| *n)?;
+        let name = quoted(name);
         Some(match (self, short.len()) {
-            (Self::Shots(_), 1) => format!("{self}: the class {name} has only {least}, and gives all"),
+            (Self::Shots(_), 1) => format!("{self}: the class {name} has fewer samples and gives all it has, {least}"),
             (Self::Shots(_), n) => {
                 format!("{self}: {n} classes have fewer samples and give all they have, {name} only {least}")
             }
+            (Self::Fraction(_), 1) => {
+                format!("{self}: that is less than half a sample of the class {name}, which has {least} and gives one")
+            }
             (Self::Fraction(_), n) => {
-                format!("{self}: less than half a sample of {n} {classes}, which give one each; {name} has {least}")
+                format!("{self}: that is less than half a sample of {n} classes, which give one; {name} has {least}")
             }
         })
     }
@@ -301,12 +307,10 @@ impl LearningCurve {
             Ok(draw)
         };
         let n_draws = |size| if is_whole(size) { 1 } else { seeds.len() };
-        let tasks: Vec<_> =
-            sizes.iter().flat_map(|&size| (0..n_draws(size)).map(move |index| (size, index))).collect();
+        let tasks: Vec<_> = sizes.iter().flat_map(|&size| (0..n_draws(size)).map(move |index| (size, index))).collect();
         let can_be_beside = sweep.estimator.device.info().kind == DeviceKind::Cpu && !sweep.is_search();
         let n_values = |size| of_size(size).saturating_mul(train.n_features()).saturating_mul(train.n_classes());
-        let most: usize = std::env::var("MOST").map_or(OF_ONE_THREAD, |m| m.parse().unwrap());
-        let n_small = tasks.partition_point(|(size, _)| can_be_beside && n_values(*size) <= most);
+        let n_small = tasks.partition_point(|(size, _)| can_be_beside && n_values(*size) <= OF_ONE_THREAD);
         let (small, large) = tasks.split_at(n_small);
         let mut draws = beside_each_other(small, work).into_iter().collect::<Result<Vec<_>>>()?;
         for task in large {
@@ -325,7 +329,7 @@ impl LearningCurve {
             }
             points.push(CurvePoint::new(size, of_size(size), of_point));
         }
-        Ok(Curve { points, warnings })
+        Ok(Curve { points, solver: sweep.estimator.solver, warnings })
     }
 
     /// Each size once, the smallest first.
