@@ -39,6 +39,7 @@
 //!   [`Sgd`] and [`AdamW`] take many small steps, [`Schedule`] says how their learning rate changes; [`Solver::Auto`] chooses.
 //!   [`SoftmaxRegression::validation`] and [`SoftmaxRegression::patience`] stop early,
 //!   [`SoftmaxRegression::partial_fit`] goes on with new data.
+//!   [`Sweep`] chooses penalties and learning rates by cross-validation, [`LearningCurve`] says how good models of fewer samples are.
 //! - Prediction: [`Model`], for a matrix of samples or for one without an allocation ([`Model::predict_into`]), and on a
 //!   device of choice ([`Model::on`]). [`Evaluation`] has loss and accuracy, entropies in nats, calibration, and the figures of each
 //!   class. [`Model::calibrate`] makes probabilities true to validation data.
