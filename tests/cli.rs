@@ -227,7 +227,7 @@ fn a_learning_curve_reports_each_size() {
     // All samples are those of `softreg train`, whose penalty is that of a curve unless one is given.
     let (record, csv, run) = of(&["--fractions", "0.05,1", "--seeds", "2"]);
     assert!(csv[2][0] == "1" && run.stdout.contains("the fraction 1: all samples"), "{}", run.stdout);
-    let trained = digits(&folder, &["--solver", "lbfgs"]);
+    let trained = folder.softreg(["--device", "cpu", "--solver", "lbfgs", "--json", "-", "--quiet"]).ok().json();
     let whole = &record["curve"][1];
     assert_eq!((&whole["test_accuracy"], &whole["test_loss"]), (&trained["test_accuracy"], &trained["test_loss"]));
     assert_eq!((number(whole, "fraction"), number(whole, "test_loss_standard_deviation")), (1.0, 0.0));
