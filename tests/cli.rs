@@ -263,7 +263,7 @@ fn a_learning_curve_reports_each_size() {
         (&["--shots", "1", "--preset", "dinov2-linear"], "--preset dinov2-linear and dinov3-linear cannot be used"),
         (&["--shots", "2", "--cv", "3"], "--cv chooses between several penalties"),
         (&["--shots", "2", "--c", "1", "--holdout", "0.5"], "--holdout chooses between several penalties"),
-        (&["--shots", "1,2", "--c", "1,10"], "more than one penalty or learning rate, also of 1 shot"),
+        (&["--shots", "1,2", "--c", "1,10"], "several penalties or learning rates at 1 shot"),
         (&["two.csv", "--label-column", "y", "--shots", "1"], "measured on test data: give it with --test"),
         (&["--shots", "4", "--lr", "1e30", "--epochs", "3"], "4 shots, seed 0: training diverged"),
     ] {

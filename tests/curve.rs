@@ -265,7 +265,7 @@ fn rare_classes_are_told_of() {
     assert_eq!(found.points.iter().map(|point| point.n_samples).collect::<Vec<_>>(), [3, 14]);
     let several = || Sweep::new(estimator()).c([0.1, 1.0]);
     let error = LearningCurve::new(several()).shots([300]).fit(&data, &data).map(drop).unwrap_err();
-    assert!(error.to_string().contains("more than one penalty or learning rate, also of 300 shots"), "{error}");
+    assert!(error.to_string().contains("several penalties or learning rates at 300 shots"), "{error}");
 }
 
 #[test]
@@ -282,8 +282,8 @@ fn what_makes_no_curve_is_an_error() {
         (curve().fractions([-0.5]), "is -0.5"),
         (curve().fractions([0.5, f64::NAN]), "is NaN"),
         (curve().shots([4]).seeds(0), "the number of seeds is 0"),
-        (LearningCurve::new(Sweep::new(estimator())).shots([1, 2]), "also of 1 shot, but must be one of each"),
-        (LearningCurve::new(several().folds(Folds::Holdout { fraction: 0.5, seed: 0 })).shots([1]), "also of 1 shot"),
+        (LearningCurve::new(Sweep::new(estimator())).shots([1, 2]), "at 1 shot, but must be one of each"),
+        (LearningCurve::new(several().folds(Folds::Holdout { fraction: 0.5, seed: 0 })).shots([1]), "at 1 shot"),
         (LearningCurve::new(several().folds(Folds::Grouped(3, groups))).shots([9]), "the groups of a learning curve"),
         (LearningCurve::new(Sweep::new(estimator()).c([-1.0])).shots([1]), "a strength of the penalty is -1"),
         (LearningCurve::new(Sweep::new(estimator().validation(0.1)).c([1.0])).shots([9]), "the validation data"),

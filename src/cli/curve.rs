@@ -192,8 +192,9 @@ impl Run<'_> {
         for point in &self.curve.points {
             let (n, (_, _, size)) = (HumanCount(point.n_samples as u64).to_string(), of_size(point.size));
             let figure = |mean: f64, deviation: Option<f64>| match deviation {
-                Some(deviation) if !is_whole(point) => format!("{mean:.4} ± {deviation:.4}"),
-                _ => format!("{mean:.4}"),
+                Some(_) if is_whole(point) => format!("{mean:.4}{:9}", ""),
+                Some(deviation) => format!("{mean:.4} ± {deviation:.4}"),
+                None => format!("{mean:.4}"),
             };
             let accuracy = figure(point.accuracy, point.accuracy_deviation);
             let log_loss = figure(point.log_loss, point.log_loss_deviation);

@@ -21,7 +21,7 @@ Examples:
   softreg sweep x.npy --labels y.txt --lr 0.01:1:7 --holdout 0.1 --seeds 3
   softreg sweep x.npy --labels y.txt --preset clip --out probe.safetensors
   softreg sweep x.npy --labels y.txt --test test_x.npy --test-labels test_y.txt \\
-      --shots 1,2,4,8,16 --seeds 5 --c 1 --json curve.json
+      --shots 1,2,4,8,16 --seeds 5 --json curve.json
 
 With lbfgs (which auto is here) and newton-cg a model is fitted for each penalty
 and each fold, to the minimum (in the search to 1e-5 unless --tolerance is given);
@@ -37,8 +37,8 @@ subset of each class is drawn, a model fitted on it, and evaluated on the test d
 size. The report has mean and standard deviation over the seeds. The penalty is
 1/(C·n) of --c, n the samples of the subset, or --l2 whatever their number (1e-5, as
 of softreg train, unless one is given). Of several, and of several --lr, each subset
-chooses by cross-validation of its own samples, for which 1 shot is too few. No
-model is saved.
+chooses by cross-validation of its own samples (--cv, --holdout, …), for which 1 shot
+is too few. No model is saved.
 
 Presets are protocols of papers and their authors' code. Features are taken as
 they are; an option that is given takes the place of the preset's.

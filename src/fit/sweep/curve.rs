@@ -378,9 +378,9 @@ impl LearningCurve {
             None => Ok(()),
             Some(size) => Err(Error::Setting {
                 name: "the grid of a learning curve",
-                value: format!("more than one penalty or learning rate, also of {size}"),
-                expected: "one of each, or the sizes larger: a class has a single sample there, which cannot be both trained on and \
-                           left out to choose by",
+                value: format!("several penalties or learning rates at {size}"),
+                expected: "one of each, or the sizes larger: a class that has a single sample in a subset cannot be both trained on \
+                           and left out to choose by",
             }),
         }
     }
