@@ -260,6 +260,15 @@ pub enum Error {
         n_samples: usize,
     },
 
+    /// A model of a learning curve cannot be fitted or evaluated.
+    #[error("{subset}: {source}")]
+    Subset {
+        /// Its size and seed.
+        subset: String,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+
     /// The data has another number of features than the model.
     #[error("the model takes {model} features a sample, the data has {data}")]
     Width {

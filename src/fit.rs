@@ -18,7 +18,7 @@ use crate::solver::{Certificate, Every, Lbfgs, Limits, Past, Progress, Solver, S
 use crate::weighting::ClassWeight;
 
 pub use folds::Folds;
-pub use sweep::{Candidate, Criterion, Head, Rule, Sweep, Swept};
+pub use sweep::{Candidate, Criterion, Curve, CurvePoint, Draw, Head, LearningCurve, Rule, SubsetSize, Sweep, Swept};
 
 /// What every feature is multiplied by before training: the penalty is on the weights of features scaled so.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

@@ -39,6 +39,7 @@
 //!   [`Sgd`] and [`AdamW`] take many small steps, [`Schedule`] says how their learning rate changes; [`Solver::Auto`] chooses.
 //!   [`SoftmaxRegression::validation`] and [`SoftmaxRegression::patience`] stop early,
 //!   [`SoftmaxRegression::partial_fit`] goes on with new data.
+//!   [`Sweep`] chooses penalties and learning rates by cross-validation, [`LearningCurve`] says how good models of fewer samples are.
 //! - Prediction: [`Model`], for a matrix of samples or for one without an allocation ([`Model::predict_into`]), and on a
 //!   device of choice ([`Model::on`]). [`Evaluation`] has loss and accuracy, entropies in nats, calibration, and the figures of each
 //!   class. [`Model::calibrate`] makes probabilities true to validation data.
@@ -96,7 +97,8 @@ pub use backend::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 pub use data::{Dataset, Features, Labels};
 pub use error::{Error, ModelFileProblem, Place, Result};
 pub use fit::{
-    Candidate, Criterion, FeatureScale, Fit, Folds, Head, Rule, SoftmaxRegression, Sweep, Swept, Validation,
+    Candidate, Criterion, Curve, CurvePoint, Draw, FeatureScale, Fit, Folds, Head, LearningCurve, Rule,
+    SoftmaxRegression, SubsetSize, Sweep, Swept, Validation,
 };
 pub use metrics::Evaluation;
 pub use model::{Calibrated, Calibration, Model, Predictor, Scaling};

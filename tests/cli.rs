@@ -191,6 +191,88 @@ fn a_sweep_of_learning_rates_reports_each_model() {
 }
 
 #[test]
+fn a_learning_curve_reports_each_size() {
+    let folder = Folder::new();
+    let files = ["--json", "curve.json", "--csv", "curve.csv"];
+    let of = |arguments: &[&str]| {
+        let run = folder.softreg([&["sweep", "--device", "cpu"][..], arguments, &files].concat()).ok();
+        assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
+        let csv = String::from_utf8(folder.read("curve.csv")).unwrap();
+        let rows: Vec<Vec<String>> = csv.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect();
+        assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{csv}");
+        (serde_json::from_slice::<Value>(&folder.read("curve.json")).unwrap(), rows, run)
+    };
+    let (record, csv, run) = of(&["--shots", "4,1,16", "--c", "1", "--seed", "5"]);
+    let points = record["curve"].as_array().unwrap();
+    assert_eq!(points.iter().map(|point| number(point, "shots")).collect::<Vec<_>>(), [1.0, 4.0, 16.0]);
+    assert_eq!(points.iter().map(|point| number(point, "n_samples")).collect::<Vec<_>>(), [10.0, 40.0, 160.0]);
+    assert_eq!((record["solver"].as_str(), number(&record, "n_seeds")), (Some("lbfgs"), 3.0));
+    assert!(csv.len() == 4 && csv[0][0] == "shots" && csv[0][6] == "accuracy_of_seed_5", "{csv:?}");
+    for (point, row) in points.iter().zip(&csv[1..]) {
+        let draws = point["draws"].as_array().unwrap();
+        assert_eq!(draws.iter().map(|draw| number(draw, "seed")).collect::<Vec<_>>(), [5.0, 6.0, 7.0]);
+        assert!(draws.iter().all(|draw| (number(draw, "l2") * number(point, "n_samples") - 1.0).abs() < 1e-12));
+        let in_json =
+            ["test_accuracy", "test_accuracy_standard_deviation", "test_loss", "test_loss_standard_deviation"];
+        let of_draws = draws.iter().flat_map(|draw| [number(draw, "test_accuracy"), number(draw, "test_loss")]);
+        let expected: Vec<f64> = in_json.iter().map(|name| number(point, name)).chain(of_draws).collect();
+        let found: Vec<f64> = row[2..].iter().map(|text| text.parse().unwrap()).collect();
+        let is_near = |(found, expected): (&f64, &f64)| (found - expected).abs() < 1e-12;
+        assert!(found.len() == expected.len() && found.iter().zip(&expected).all(is_near), "{found:?} {expected:?}");
+        let shown = format!("{:.4} ± {:.4}", number(point, in_json[0]), number(point, in_json[1]));
+        assert!(run.stdout.contains(&shown) && number(point, in_json[1]) > 0.0, "{shown}: {}", run.stdout);
+    }
+    assert!(run.stdout.contains("C = 1, l2 = 1/(C·n)") && run.stdout.contains("seeds 5 to 7"), "{}", run.stdout);
+
+    // All samples are those of `softreg train`, whose penalty is that of a curve unless one is given.
+    let (record, csv, run) = of(&["--fractions", "0.05,1", "--seeds", "2"]);
+    assert!(csv[2][0] == "1" && run.stdout.contains("the fraction 1: all samples"), "{}", run.stdout);
+    let trained = folder.softreg(["--device", "cpu", "--solver", "lbfgs", "--json", "-", "--quiet"]).ok().json();
+    let whole = &record["curve"][1];
+    assert_eq!((&whole["test_accuracy"], &whole["test_loss"]), (&trained["test_accuracy"], &trained["test_loss"]));
+    assert_eq!((number(whole, "fraction"), number(whole, "test_loss_standard_deviation")), (1.0, 0.0));
+    assert_ne!(record["curve"][0]["test_loss"], trained["test_loss"]);
+
+    // Chosen for each subset; the largest of these penalties is the best of none, the smallest of some.
+    let (record, _, run) = of(&["--shots", "8", "--c", "1e-4,1e-3,1", "--cv", "2", "--seeds", "1"]);
+    let draw = &record["curve"][0]["draws"][0];
+    assert!((number(draw, "c") - 1.0).abs() < 1e-12 && number(&record, "n_folds") == 2.0, "{record}");
+    assert!(run.stdout.contains("1 of 1 at the highest C of the grid") && !run.stdout.contains('±'), "{}", run.stdout);
+    assert!(record["curve"][0]["test_loss_standard_deviation"].is_null());
+    let (record, _, run) =
+        of(&["--shots", "2,20", "--solver", "sgd", "--epochs", "3", "--lr", "0.01,0.1", "--cv", "2"]);
+    assert!(record["solver"] == "sgd" && run.stdout.contains(" lr\n"), "{}", run.stdout);
+    let (record, ..) = of(&["--shots", "20", "--preset", "clip", "--seeds", "1"]);
+    assert!(record["preset"] == "clip" && number(&record, "holdout") == 0.2);
+
+    folder.write("two.csv", b"x,y\n1,a\n2,b\n3,a\n4,b\n");
+    for (arguments, message) in [
+        (&["--shots", "0"][..], "at least 1"),
+        (&["--shots", "1,-2"], "at least 1"),
+        (&["--shots", "1.5"], "whole number"),
+        (&["--shots", ""], "at least 1"),
+        (&["--shots", "1,,2"], "at least 1"),
+        (&["--fractions", "0"], "above 0 and at most 1"),
+        (&["--fractions", "0.5,1.01"], "above 0 and at most 1"),
+        (&["--fractions", "-0.5"], "above 0 and at most 1"),
+        (&["--fractions", "NaN"], "not a finite number"),
+        (&["--fractions", "0.1", "--shots", "1"], "cannot be used with"),
+        (&["--shots", "1", "--seeds", "0"], "at least 1"),
+        (&["--shots", "1", "--out", "m"], "--out cannot be used with --fractions and --shots"),
+        (&["--shots", "1", "--groups", "g"], "--groups cannot be used with --fractions and --shots"),
+        (&["--shots", "1", "--preset", "dinov2-linear"], "--preset dinov2-linear and dinov3-linear cannot be used"),
+        (&["--shots", "2", "--cv", "3"], "--cv chooses between several penalties"),
+        (&["--shots", "2", "--c", "1", "--holdout", "0.5"], "--holdout chooses between several penalties"),
+        (&["--shots", "1,2", "--c", "1,10"], "several penalties or learning rates at 1 shot"),
+        (&["two.csv", "--label-column", "y", "--shots", "1"], "measured on test data: give it with --test"),
+        (&["--shots", "4", "--lr", "1e30", "--epochs", "3"], "4 shots, seed 0: training diverged"),
+    ] {
+        let failed = folder.softreg([&["sweep"][..], arguments, &["--device", "cpu"]].concat());
+        assert!(failed.status != Some(0) && failed.stderr.contains(message), "{message}: {}", failed.stderr);
+    }
+}
+
+#[test]
 fn presets_run_end_to_end() {
     let folder = Folder::new();
     for (preset, more, least, at_most) in [

@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod calibrate;
 mod convert;
+mod curve;
 mod devices;
 mod download;
 mod evaluate;

@@ -15,13 +15,19 @@ use softreg::{
 use crate::args::{self, CriterionName, FoldsName, Grid, Search};
 use crate::progress::Count;
 use crate::report::{self, rounded};
-use crate::{input, output};
+use crate::{curve, input, output};
 
 /// `start` is when the program began.
 pub fn run(args: &args::Sweep, start: Instant) -> Result<()> {
     if let Some((option, solver)) = args.search.foreign_option() {
         let message = format!("{option} is an option of --solver {solver}\n");
         args::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit();
+    }
+    if let Some((option, why)) = args.search.not_of_a_curve(args.out.is_some()) {
+        args::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, format!("{option} {why}\n")).exit();
+    }
+    if args.search.is_curve() {
+        curve::check_test(&args.data)?;
     }
     check_outputs(args)?;
     let tell = |text: &str| {
@@ -34,6 +40,9 @@ pub fn run(args: &args::Sweep, start: Instant) -> Result<()> {
     let data = input::training(&args.data, &args.device, None, args.search.seed, args.quiet)?;
     data.tell(&args.data, args.quiet);
     let input::Training { train, test, zero_based, .. } = data;
+    if args.search.is_curve() {
+        return curve::run(args, &device, &train, test.as_ref(), start);
+    }
     if args.out.is_none() && args.data.features.is_some() {
         tell("model      not saved; --out MODEL.safetensors saves it");
     }
@@ -96,7 +105,8 @@ fn check_outputs(args: &args::Sweep) -> Result<()> {
     Ok(())
 }
 
-fn sweep(args: &args::Sweep, search: &Search, device: &Device) -> Result<Sweep> {
+/// What the options say; `search` is with what the preset says.
+pub fn sweep(args: &args::Sweep, search: &Search, device: &Device) -> Result<Sweep> {
     let estimator = SoftmaxRegression::new()
         .solver(search.solver.solver(None, search.is_stochastic()))
         .standardize(search.standardize)
@@ -106,7 +116,10 @@ fn sweep(args: &args::Sweep, search: &Search, device: &Device) -> Result<Sweep> 
         .label_smoothing(args.data.label_smoothing)
         .intercept(!search.no_intercept)
         .device(device);
-    let mut sweep = Sweep::new(estimator).l1_ratios(search.l1_ratio.clone()).seeds(search.seeds);
+    let mut sweep = Sweep::new(estimator).l1_ratios(search.l1_ratio.clone());
+    if !search.is_curve() {
+        sweep = sweep.seeds(search.n_seeds());
+    }
     if let Some(tolerance) = search.solver.tolerance {
         sweep = sweep.tolerance(tolerance);
     }
@@ -232,7 +245,7 @@ impl Run<'_> {
             settings.push(format!("{name} = {}", rounded(penalty)));
         }
         settings.extend(fit.learning_rate.map(|rate| format!("learning rate = {}", rounded(rate))));
-        let seeds = match self.search.seeds {
+        let seeds = match self.search.n_seeds() {
             1 => String::new(),
             n => format!(" and {n} seeds"),
         };
@@ -279,7 +292,7 @@ impl Run<'_> {
         let has_l1 = candidates.iter().any(|candidate| candidate.l1_ratio > 0.0);
         let has_c = candidates.iter().any(|candidate| candidate.c.is_some());
         let has_rate = candidates.iter().any(|candidate| candidate.learning_rate.is_some());
-        let n_of_each = self.search.n_folds() * self.search.seeds;
+        let n_of_each = self.search.n_folds() * self.search.n_seeds();
         let (width, epochs) =
             (if n_of_each > 1 { 9 } else { 0 }, if fit.learning_rate.is_some() { "epochs" } else { "iterations" });
         write!(out, "  ")?;
@@ -402,7 +415,7 @@ impl Run<'_> {
             },
             "n_folds": search.n_folds(),
             "holdout": search.holdout,
-            "n_seeds": search.seeds,
+            "n_seeds": search.n_seeds(),
             "n_heads": swept.heads.len(),
             "n_evaluations": self.evaluations(),
             "n_passes": swept.passes,

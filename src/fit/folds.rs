@@ -74,7 +74,7 @@ impl Folds {
 }
 
 /// The rows of each class, those of soft labels by their most probable class.
-fn members(labels: &Labels) -> Vec<Vec<usize>> {
+pub(super) fn members(labels: &Labels) -> Vec<Vec<usize>> {
     let q = labels.classes().len();
     let mut members = vec![Vec::new(); q];
     for row in 0..labels.n_samples() {

@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 use softreg::{FeatureScale, Schedule};
 
 use super::{
-    Device, Of, SolverName, SolverOptions, TrainingData, count, feature_scale, fraction, not_negative, positive, share,
+    Device, Of, SolverName, SolverOptions, TrainingData, count, feature_scale, fraction, not_negative, number_that,
+    positive, share,
 };
 
 #[derive(Debug, Args)]
@@ -19,6 +20,8 @@ Examples:
       --l1-ratio 0,0.5,1 --one-standard-error --json sweep.json
   softreg sweep x.npy --labels y.txt --lr 0.01:1:7 --holdout 0.1 --seeds 3
   softreg sweep x.npy --labels y.txt --preset clip --out probe.safetensors
+  softreg sweep x.npy --labels y.txt --test test_x.npy --test-labels test_y.txt \\
+      --shots 1,2,4,8,16 --seeds 5 --json curve.json
 
 With lbfgs (which auto is here) and newton-cg a model is fitted for each penalty
 and each fold, to the minimum (in the search to 1e-5 unless --tolerance is given);
@@ -27,6 +30,15 @@ each from where those before it lead to. On the CPU all folds go on at once and
 share each pass over the data. With sgd and adamw all models of a fold, of each
 learning rate and penalty, are trained side by side in the same batches. What does
 best on the folds left out is fitted on all samples, and that is the model.
+
+With --fractions or --shots the sweep is a learning curve: for each size and seed a
+subset of each class is drawn, a model fitted on it, and evaluated on the test data
+(--test or --test-split); what a seed draws is part of what it draws for a larger
+size. The report has mean and standard deviation over the seeds. The penalty is
+1/(C·n) of --c, n the samples of the subset, or --l2 whatever their number (1e-5, as
+of softreg train, unless one is given). Of several, and of several --lr, each subset
+chooses by cross-validation of its own samples (--cv, --holdout, …), for which 1 shot
+is too few. No model is saved.
 
 Presets are protocols of papers and their authors' code. Features are taken as
 they are; an option that is given takes the place of the preset's.
@@ -88,8 +100,18 @@ pub struct Search {
     #[arg(long, value_enum, value_name = "NAME")]
     pub preset: Option<Preset>,
 
+    /// Learning curve: shares of the training samples of each class, above 0 and at most 1, at least one sample of each. A model
+    /// of each share and seed is evaluated on the test data (see below)
+    #[arg(long, value_name = "F,…", value_delimiter = ',', value_parser = share_above_0, allow_negative_numbers = true, conflicts_with = "shots")]
+    pub fractions: Vec<f64>,
+
+    /// Learning curve: so many training samples of each class; a class that has fewer gives all
+    #[arg(long, value_name = "K,…", value_delimiter = ',', value_parser = count, allow_negative_numbers = true)]
+    pub shots: Vec<usize>,
+
     /// Inverse strengths of the penalty as scikit-learn has them, from LO to HI in equal ratios, or a list: l2 = (1 - r)/(C·n) and l1
-    /// = r/(C·n), r of --l1-ratio, n the samples trained on, with weights their sum. Default: 1e-4:1e4:10; with sgd and adamw --l2 1e-5
+    /// = r/(C·n), r of --l1-ratio, n the samples trained on, with weights their sum. Default: 1e-4:1e4:10; with sgd, adamw
+    /// and a learning curve --l2 1e-5
     #[arg(long, value_name = "LO:HI:COUNT|C,…", value_parser = grid, conflicts_with = "l2")]
     pub c: Option<Grid>,
 
@@ -109,9 +131,10 @@ pub struct Search {
     #[arg(long, value_name = "LO:HI:COUNT|F,…", value_parser = grid)]
     pub lr: Option<Grid>,
 
-    /// sgd, adamw: train each model so often, with --seed and those after it, and go by the mean
-    #[arg(long, value_name = "N", value_parser = count, default_value = "1")]
-    pub seeds: usize,
+    /// sgd, adamw: train each model so often, with --seed and those after it, and go by the mean. Of a learning curve, with any solver:
+    /// how many subsets of each size are drawn. Default: 1, of a learning curve 3
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub seeds: Option<usize>,
 
     /// How many folds. Default: 5
     #[arg(long, value_name = "K", value_parser = count)]
@@ -154,7 +177,7 @@ pub struct Search {
     #[arg(long, value_name = "auto|none|F", value_parser = feature_scale, allow_negative_numbers = true)]
     pub feature_scale: Option<FeatureScale>,
 
-    /// Seed of --test-split, --holdout, and the order of the samples
+    /// Seed of --test-split, --holdout, the first subsets of a learning curve, and the order of the samples
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 }
@@ -215,7 +238,7 @@ impl Preset {
 impl Search {
     /// Whether an option beside those of the solver says that it is sgd or adamw.
     pub fn is_stochastic(&self) -> bool {
-        self.lr.is_some() || self.seeds > 1 || self.preset.is_some_and(Preset::is_linear)
+        self.lr.is_some() || self.trains_often() || self.preset.is_some_and(Preset::is_linear)
     }
 
     /// An option that was given and is not of the solver, and the solvers that it is of.
@@ -224,12 +247,58 @@ impl Search {
         let more = [
             (of_preset, preset, self.preset.is_some()),
             (Of::Stochastic, "--lr", self.lr.is_some()),
-            (Of::Stochastic, "--seeds", self.seeds > 1),
+            (Of::Stochastic, "--seeds", self.trains_often()),
             (Of::Lbfgs, "--l1-ratio", self.l1_ratio.iter().any(|&ratio| ratio > 0.0)),
             (Of::Batch, "--standardize", self.standardize),
             (Of::Batch, "--refine", self.refine.is_some()),
         ];
         self.solver.foreign_option(&more, self.is_stochastic())
+    }
+
+    /// Whether models of subsets are asked for.
+    pub fn is_curve(&self) -> bool {
+        !self.fractions.is_empty() || !self.shots.is_empty()
+    }
+
+    /// How often a model of the search is trained, or how many subsets of a size there are.
+    pub fn n_seeds(&self) -> usize {
+        self.seeds.unwrap_or(if self.is_curve() { 3 } else { 1 })
+    }
+
+    /// Whether a model is trained with several seeds on the same samples.
+    fn trains_often(&self) -> bool {
+        !self.is_curve() && self.n_seeds() > 1
+    }
+
+    /// Whether there is something to choose for a subset; the preset's values are in.
+    pub fn is_search(&self) -> bool {
+        let n = |grid: &Option<Grid>| grid.as_ref().map_or(1, |Grid(values)| values.len());
+        n(&self.c) * n(&self.l2) * n(&self.lr) * self.l1_ratio.len() > 1 || self.refine.is_some()
+    }
+
+    /// An option that was given and does not go with a learning curve, and why.
+    pub fn not_of_a_curve(&self, has_out: bool) -> Option<(&'static str, &'static str)> {
+        let choosing = "chooses between several penalties (--c) or learning rates (--lr), of which there is one";
+        let has_choice = self.with_preset().is_search();
+        let given = [
+            ("--out", "cannot be used with --fractions and --shots: a learning curve has many models", has_out),
+            (
+                "--preset",
+                "dinov2-linear and dinov3-linear cannot be used with --fractions and --shots: their steps are for all samples",
+                self.preset.is_some_and(Preset::is_linear),
+            ),
+            (
+                "--groups",
+                "cannot be used with --fractions and --shots: subsets are drawn by class, whatever the groups",
+                self.groups.is_some(),
+            ),
+            ("--cv", choosing, self.cv.is_some() && !has_choice),
+            ("--folds", choosing, self.folds.is_some() && !has_choice),
+            ("--holdout", choosing, self.holdout.is_some() && !has_choice),
+            ("--criterion", choosing, self.criterion.is_some() && !has_choice),
+            ("--one-standard-error", choosing, self.one_standard_error && !has_choice),
+        ];
+        given.into_iter().find(|(.., is_given)| *is_given && self.is_curve()).map(|(option, why, _)| (option, why))
     }
 
     /// The folds, one where samples are held out.
@@ -291,6 +360,10 @@ impl Search {
         let steps = n_trained_on.div_ceil(self.solver.batch_size.unwrap_or(LINEAR_BATCH)).max(1);
         Some(LINEAR_STEPS.div_ceil(steps))
     }
+}
+
+fn share_above_0(text: &str) -> Result<f64, String> {
+    number_that(text, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")
 }
 
 /// LO:HI:COUNT, or numbers with commas between.
@@ -380,6 +453,8 @@ mod tests {
             (&["--preset", "dino-logreg", "--lr", "0.1"], Some("--preset dino-logreg")),
             (&["--preset", "dinov2-linear", "--solver", "lbfgs"], Some("--preset dinov2-linear")),
             (&["--lr", "0.1", "--momentum", "0.5", "--seeds", "2"], None),
+            (&["--shots", "4", "--seeds", "3", "--standardize"], None),
+            (&["--fractions", "0.1", "--lr", "0.1", "--standardize"], Some("--standardize")),
             (&["--c", "1", "--tolerance", "0.1", "--l1-ratio", "0.5"], None),
             (&["--preset", "clip", "--solver", "newton-cg"], None),
             (&["--preset", "dinov3-linear", "--solver", "adamw"], None),

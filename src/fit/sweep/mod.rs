@@ -1,5 +1,6 @@
 //! Many models on the same data: a grid of penalties and learning rates, each cross-validated, and a model of the best on all samples.
 
+mod curve;
 mod division;
 mod paths;
 mod refine;
@@ -13,6 +14,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::solver::{Lbfgs, Solver, StopReason};
+pub use curve::{Curve, CurvePoint, Draw, LearningCurve, SubsetSize};
 use division::Division;
 use paths::Paths;
 
@@ -308,6 +310,11 @@ impl Sweep {
     /// # Errors
     /// As [`Sweep::fit`].
     pub fn fit_with(&self, data: &Dataset, on_head: impl FnMut(&Head) + Send) -> Result<Swept> {
+        self.search(data, &|warning| log::warn!("{warning}"), on_head)
+    }
+
+    /// The same with its warnings to `warn`.
+    fn search(&self, data: &Dataset, warn: &dyn Fn(&str), on_head: impl FnMut(&Head) + Send) -> Result<Swept> {
         let begin = Instant::now();
         self.check()?;
         let mut estimator = self.estimator.clone();
@@ -318,7 +325,7 @@ impl Sweep {
         estimator.solver = solver.clone().with_tolerance(|of_last| self.tolerance.unwrap_or(of_last.max(SEARCHED)));
         let division = Division::new(&self.folds, data)?;
         let warnings = division.check()?;
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        warnings.iter().for_each(|warning| warn(warning));
         let on_head = Mutex::new(on_head);
         let tell = |head: &Head| {
             if let Ok(mut on_head) = on_head.lock() {

@@ -111,7 +111,10 @@ impl Sweep {
 }
 
 /// Does the work for each of `tasks`: of as many as there are threads each has one, with what is left over all threads help.
-fn beside_each_other<T: Sync, R: Send>(tasks: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Vec<Result<R>> {
+pub(super) fn beside_each_other<T: Sync, R: Send>(
+    tasks: &[T],
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Vec<Result<R>> {
     let n_threads = rayon::current_num_threads();
     let alone = |task: &T| match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
         Ok(pool) => pool.install(|| work(task)),
