@@ -198,8 +198,9 @@ impl Batch {
             false => {
                 let uncentred = objective.uncentred(&parameters);
                 let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut past.gram)?;
-                if past.is_sharp {
-                    preconditioner.sharpen(&mut objective, &parameters)?;
+                match past.is_sharp {
+                    true => preconditioner.sharpen(&mut objective, &parameters)?,
+                    false => preconditioner.prepare(),
                 }
                 Prepared::QuasiNewton(self.method, Box::new(preconditioner), sample.map(Box::new))
             }

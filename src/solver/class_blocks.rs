@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::preconditioner::{ClassSample, invert_root, multiply_into, strips};
 use super::vector::{centre_over_classes, max_abs};
-use crate::backend::cpu::InverseRoot;
+use crate::backend::cpu::{Gram, InverseRoot};
 use crate::error::Result;
 
 /// Rows of a class that are taken as they are, and the least weight among them, as a share of the largest.
@@ -68,7 +68,7 @@ impl Blocks {
             to.iter_mut().zip(p).for_each(|(to, p)| *to = like * (p * root - p * p).max(0.0));
         }
         let least_total = (LEAST_CURVATURE * weights.sum() / q as f64).max(1e-30);
-        let root = |class: usize| {
+        let root = |on_units: &mut Option<Gram>, class: usize| {
             let weights = weights.row(class);
             let mut rows: Vec<usize> = (0..weights.len()).collect();
             let heaviest = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
@@ -90,7 +90,11 @@ impl Blocks {
             for (x, &row) in x.as_slice_mut().unwrap_or_default().chunks_exact_mut(n).zip(&rows) {
                 sample.centred_row_in_units(row, means, weights[row].sqrt(), &mut values, x);
             }
-            for strip in strips(n) {
+            let is_multiplied = match (on_units, x.as_slice(), block.as_slice_mut()) {
+                (Some(gram), Some(x), Some(block)) => gram.add(x, n, block).map(|()| true)?,
+                _ => false,
+            };
+            for strip in strips(n).filter(|_| !is_multiplied) {
                 let mut to = block.slice_mut(s![strip.clone(), ..strip.end]);
                 let (left, right) = (x.slice(s![.., strip.clone()]), x.slice(s![.., ..strip.end]));
                 multiply_into(1.0, left.t(), right, 1.0, &mut to);
@@ -106,9 +110,11 @@ impl Blocks {
             let pivot = |&value: &f32| (LEAST_PIVOT * value, value.max(LEAST_PIVOT));
             let pivots: Vec<(f32, f32)> = block.diag().iter().map(pivot).collect();
             invert_root(&mut block.view_mut(), &pivots);
-            InverseRoot::new(block.view())
+            Ok(InverseRoot::new(block.view()))
         };
-        let roots: Vec<InverseRoot> = (0..q).into_par_iter().map(root).collect();
+        // Memory of a product is made once for several classes.
+        let classes = (0..q).into_par_iter().with_min_len(q.div_ceil(4 * rayon::current_num_threads()));
+        let roots: Vec<InverseRoot> = classes.map_init(Gram::on_units, root).collect::<Result<_>>()?;
         let is_finite = roots.par_iter().all(InverseRoot::is_finite);
         let Means { size, varying, has_intercept, .. } = *means;
         Ok(is_finite.then(|| Self { roots, size: size.to_vec(), varying: varying.to_vec(), has_intercept }))
@@ -196,6 +202,7 @@ mod tests {
         };
         let uncentred = objective.uncentred(&parameters);
         let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut None).unwrap();
+        preconditioner.prepare();
         // In units in which the scale of columns does not matter.
         let error = |preconditioner: &Preconditioner| {
             let found = preconditioner.apply(&curved);

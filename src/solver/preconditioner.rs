@@ -108,7 +108,7 @@ pub(super) struct Curvature<'a, 's> {
 }
 
 impl<'a> Preconditioner<'a> {
-    /// For parameters near `parameters` (not centred), which A is taken at. G is taken from `kept`, where fits before on the same
+    /// For parameters near `parameters` (not centred), which A is taken at; to be sharpened or prepared before it is applied. G is taken from `kept`, where fits before on the same
     /// samples have left it, or left there.
     pub fn new(
         curvature: Curvature<'a, 'a>,
@@ -120,8 +120,7 @@ impl<'a> Preconditioner<'a> {
         let sample = ClassSample::new(features, scale, weights, shape)?;
         let classes = ClassFactor::new(&sample, parameters)?;
         let mean = classes.eigenvalues.iter().sum::<f64>() / classes.eigenvalues.len() as f64;
-        let mut features = FeatureFactor::new(&curvature, mean, kept)?;
-        features.prepare(&classes.eigenvalues);
+        let features = FeatureFactor::new(&curvature, mean, kept)?;
         Ok(Self { shape, has_intercept, features, classes, sample, curvature, blocks: None })
     }
 
@@ -137,14 +136,23 @@ impl<'a> Preconditioner<'a> {
         let Curvature { features, scale, weights, .. } = self.curvature;
         // Those from before need not be kept beside.
         self.blocks = None;
-        let (Some(means), Some(price)) = (self.means(), self.price()) else { return Ok(()) };
-        let most = BLOCK_ROWS.min(BLOCK_PROBABILITIES / self.shape.n_classes).max(1);
-        let sample = ClassSample::of(features, scale, weights, self.shape, most)?;
-        let blocks = Blocks::new(&sample, &objective.uncentred(parameters), &means)?;
+        if let (Some(means), Some(price)) = (self.means(), self.price()) {
+            let most = BLOCK_ROWS.min(BLOCK_PROBABILITIES / self.shape.n_classes).max(1);
+            let sample = ClassSample::of(features, scale, weights, self.shape, most)?;
+            let blocks = Blocks::new(&sample, &objective.uncentred(parameters), &means)?;
+            self.blocks = blocks;
+            objective.count_products((2.0 * price).ceil() as usize);
+        }
         // Where there are none, the product of means goes on.
-        self.blocks = blocks;
-        objective.count_products((2.0 * price).ceil() as usize);
+        self.prepare();
         Ok(())
+    }
+
+    /// Makes ready what [`Preconditioner::apply`] needs: the product of means, where there are no blocks.
+    pub fn prepare(&mut self) {
+        if self.blocks.is_none() {
+            self.features.prepare(&self.classes.eigenvalues);
+        }
     }
 
     /// Takes the product of means again, with A at these parameters (not centred).

@@ -11,6 +11,7 @@ mod amx;
 mod ceilings;
 mod dot;
 mod double;
+mod gram;
 mod lanes;
 mod loss;
 mod meeting;
@@ -43,6 +44,7 @@ use super::{
 use crate::data::{Features, Stored, Values};
 use crate::error::{Error, Result};
 use crate::memory;
+pub(crate) use gram::Gram;
 use lanes::{Element, Instructions};
 use loss::CpuLoss;
 use meeting::{Meeting, meeting};

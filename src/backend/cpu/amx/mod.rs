@@ -19,7 +19,7 @@ mod units;
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub(super) use no_units::Units;
-pub(super) use products::{AddSums, SplitFeatures, SplitResidual, SplitWeights, UnitGradient, UnitLogits};
+pub(super) use products::{AddSums, SplitFeatures, SplitResidual, SplitWeights, UnitGradient, UnitGram, UnitLogits};
 pub(super) use tiles::{Halves, SIDE, Sums, TERMS};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) use units::Units;

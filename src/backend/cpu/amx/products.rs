@@ -366,3 +366,49 @@ impl Kernel for AddSums<'_> {
         }
     }
 }
+
+/// Xᵀ·X up to its diagonal, added to `to`, (n × n), for X of `n` features: by_feature as [`SplitFeatures`] has it, `transposed` memory for
+/// as much. Past the diagonal of a pair of tiles the other half may be added to, too.
+pub(in crate::backend::cpu) struct UnitGram<'a> {
+    pub units: Units,
+    pub by_feature: &'a [Halves],
+    pub transposed: &'a mut [Halves],
+    pub n: usize,
+    pub to: &'a mut [f32],
+}
+
+impl Kernel for UnitGram<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { units, by_feature, transposed, n, to } = self;
+        let blocks = 2 * n.div_ceil(TERMS);
+        let in_samples = by_feature.len() / blocks;
+        assert!(transposed.len() >= blocks * in_samples && to.len() >= n * n && in_samples > 0);
+        // Rows of the first factor are what columns of the second one are, transposed.
+        for (to, from) in transposed.iter_mut().zip(by_feature) {
+            transpose(lanes, &from.high, &mut to.high);
+            transpose(lanes, &from.low, &mut to.low);
+        }
+        let tiles = units.configure();
+        let mut sums = [Sums::ZERO; 4];
+        for i in (0..blocks).step_by(2) {
+            for j in (0..=i).step_by(2) {
+                let a = [transposed[i * in_samples..].as_ptr(), transposed[(i + 1) * in_samples..].as_ptr()];
+                let b = [by_feature[j * in_samples..].as_ptr(), by_feature[(j + 1) * in_samples..].as_ptr()];
+                let c = sums.as_mut_ptr();
+                // SAFETY: rows and columns of tiles have `in_samples` of them.
+                unsafe { tiles.four(a, b, in_samples, [c, c.add(1), c.add(2), c.add(3)], false) };
+                for row in i * SIDE..n.min((i + 2) * SIDE) {
+                    for column in 0..2 {
+                        let sums = &sums[(row / SIDE - i) * 2 + column].0[row % SIDE];
+                        let first = (j + column) * SIDE;
+                        let to = &mut to[row * n..][first.min(n)..n.min(first + SIDE)];
+                        to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+                    }
+                }
+            }
+        }
+    }
+}
