@@ -185,7 +185,7 @@ mod tests {
     use crate::data::{Features, Targets};
 
     /// A part is more than a block, and the features lie in whole slabs.
-    const SHAPE: Shape = Shape { n_features: 1008, n_classes: 3, n_heads: 1 };
+    const SHAPE: Shape = Shape { n_features: 1008, n_classes: 7, n_heads: 1 };
     const N: usize = 1700;
     /// Passes of `rounds`.
     const ROUNDS: usize = 6;

@@ -11,7 +11,6 @@ mod amx;
 mod ceilings;
 mod dot;
 mod double;
-mod gram;
 mod lanes;
 mod loss;
 mod meeting;
@@ -44,7 +43,7 @@ use super::{
 use crate::data::{Features, Stored, Values};
 use crate::error::{Error, Result};
 use crate::memory;
-pub(crate) use gram::Gram;
+use amx::{SIDE, SplitTile, SplitWeights, TERMS, Thirds, UnitTile, Units};
 use lanes::{Element, Instructions};
 use loss::CpuLoss;
 use meeting::{Meeting, meeting};
@@ -54,7 +53,7 @@ pub(crate) use root::InverseRoot;
 pub(crate) use row::{logits_of_row, softmax_of_row};
 use sparse::SparseSession;
 use stepper::{CpuStepper, Data};
-use tiles::{Buffer, DotTile, Matrix, TILE, TileToRows, Weights};
+use tiles::{Buffer, DotTile, Matrix, TILE, TileToRows, Weights, zeros};
 
 /// Heads that go on at once at most, each on threads of its own.
 const MOST_AT_ONCE: u64 = 64;
@@ -236,23 +235,57 @@ impl<'a, T: Element> CpuSession<'a, T> {
     }
 }
 
+/// W and b for logits.
+enum Factor {
+    Tiles(Weights),
+    /// For matrix units.
+    Units {
+        units: Units,
+        weights: Vec<Thirds>,
+        bias: Vec<f32>,
+    },
+}
+
 /// What a thread needs to compute logits.
 struct Scratch {
     columns: Buffer,
     tile: Buffer,
+    samples: Vec<Thirds>,
 }
 
+/// With fewer outputs, or features, matrix units are idle too much of the time.
+const LEAST_UNIT_OUTPUTS: usize = 12;
+const LEAST_UNIT_FEATURES: usize = 32;
+
 impl<T: Element> CpuSession<'_, T> {
+    fn factor(&self, parameters: &Parameters) -> Result<Factor> {
+        let (d, m) = (self.x.d, parameters.shape.n_outputs());
+        match self.instructions.units() {
+            Some(units) if m >= LEAST_UNIT_OUTPUTS && d >= LEAST_UNIT_FEATURES => {
+                let mut weights = zeros(d.div_ceil(TERMS) * m.div_ceil(SIDE), "the weights")?;
+                self.instructions.run(SplitWeights { weights: parameters.weights(), m, out: &mut weights });
+                Ok(Factor::Units { units, weights, bias: parameters.bias().to_vec() })
+            }
+            _ => Ok(Factor::Tiles(Weights::new(self.instructions, parameters)?)),
+        }
+    }
+
     /// Logits of the rows from `first` on, as many as there is room for in `out`.
-    fn logits_of(&self, weights: &Weights, first: usize, out: &mut [f32], finish: &Finish) -> Result<()> {
-        let m = weights.bias.len();
+    fn logits_of(&self, factor: &Factor, first: usize, out: &mut [f32], finish: &Finish) -> Result<()> {
+        let (Factor::Units { bias, .. } | Factor::Tiles(Weights { bias, .. })) = factor;
+        let (m, d) = (bias.len(), self.x.d);
         let n_tiles = (out.len() / m).div_ceil(TILE);
         let is_narrow = m <= self.instructions.most_narrow_outputs();
-        let columns = if is_narrow { 0 } else { self.x.d.div_ceil(TILE) * TILE };
+        let (columns, tile, samples) = match factor {
+            Factor::Units { .. } => (0, 0, 2 * d.div_ceil(TERMS)),
+            Factor::Tiles(_) if is_narrow => (0, TILE, 0),
+            Factor::Tiles(_) => (d.div_ceil(TILE) * TILE, TILE, 0),
+        };
         let scratch = || {
             Ok(Scratch {
                 columns: Buffer::zeros(columns, TILE, "a part of the features")?,
-                tile: Buffer::zeros(m, TILE, "a part of the logits")?,
+                tile: Buffer::zeros(m, tile, "a part of the logits")?,
+                samples: zeros(samples, "a part of the features")?,
             })
         };
         let n_threads = rayon::current_num_threads().min(n_tiles);
@@ -260,19 +293,28 @@ impl<T: Element> CpuSession<'_, T> {
 
         let tiles = (first..).step_by(TILE).zip(out.chunks_mut(TILE * m));
         let work = |scratch: &mut Scratch, (first, out): (usize, &mut [f32])| {
-            // The rows of this tile and of the next. None has a number past u32, see `Features`.
-            let mut numbers = [0; 2 * TILE];
-            let numbers = &mut numbers[..(2 * TILE).min(self.rows.end - first)];
-            numbers.iter_mut().zip(first..).for_each(|(row, index)| *row = index as u32);
-            let (rows, ahead) = numbers.split_at(out.len() / m);
-            let (x, tile) = (self.x, &mut *scratch.tile);
-            if is_narrow {
-                self.instructions.run(DotTile { x, rows, weights, ahead, out: tile });
-            } else {
-                let columns = &mut *scratch.columns;
-                self.instructions.run(wide::ProductTile { x, rows, weights, columns, out: tile });
+            let (instructions, x, scale) = (self.instructions, self.x, self.scale);
+            match factor {
+                Factor::Units { units, weights, bias } => {
+                    let samples = &mut scratch.samples[..];
+                    instructions.run(SplitTile { x, first, n: out.len() / m, out: samples });
+                    instructions.run(UnitTile { units: *units, samples, weights, scale, bias, out });
+                }
+                Factor::Tiles(weights) => {
+                    // The rows of this tile and of the next. None has a number past u32, see `Features`.
+                    let mut numbers = [0; 2 * TILE];
+                    let numbers = &mut numbers[..(2 * TILE).min(self.rows.end - first)];
+                    numbers.iter_mut().zip(first..).for_each(|(row, index)| *row = index as u32);
+                    let (rows, ahead) = numbers.split_at(out.len() / m);
+                    let Scratch { columns, tile, .. } = scratch;
+                    if is_narrow {
+                        instructions.run(DotTile { x, rows, weights, ahead, out: tile });
+                    } else {
+                        instructions.run(wide::ProductTile { x, rows, weights, columns, out: tile });
+                    }
+                    instructions.run(TileToRows { tile, scale, bias: &weights.bias, out });
+                }
             }
-            self.instructions.run(TileToRows { tile, scale: self.scale, bias: &weights.bias, out });
             finish(first, out);
         };
         team::lead(n_threads, |team| team.each(&mut scratch, tiles, work));
@@ -291,7 +333,7 @@ impl<T: Element> Session for CpuSession<'_, T> {
     fn logits(&mut self, parameters: &Parameters, sink: &mut Sink) -> Result<()> {
         check::parameters(parameters, self.x.d)?;
         let (m, n) = (parameters.shape.n_outputs(), self.rows.end);
-        let weights = Weights::new(self.instructions, parameters)?;
+        let factor = self.factor(parameters)?;
         let block = match BLOCK / m {
             rows if rows >= TILE => rows / TILE * TILE,
             rows => rows.max(1),
@@ -301,7 +343,7 @@ impl<T: Element> Session for CpuSession<'_, T> {
         for first in (0..n).step_by(block) {
             let end = n.min(first + block);
             let out = &mut logits[..(end - first) * m];
-            self.logits_of(&weights, first, out, &|_, _| {})?;
+            self.logits_of(&factor, first, out, &|_, _| {})?;
             sink(first..end, out)?;
         }
         Ok(())
@@ -310,7 +352,7 @@ impl<T: Element> Session for CpuSession<'_, T> {
     fn logits_into(&mut self, parameters: &Parameters, out: &mut [f32], finish: &Finish) -> Result<()> {
         check::parameters(parameters, self.x.d)?;
         check::logits(parameters.shape, self.rows.end, out)?;
-        self.logits_of(&Weights::new(self.instructions, parameters)?, 0, out, finish)
+        self.logits_of(&self.factor(parameters)?, 0, out, finish)
     }
 
     fn loss<'s>(&'s mut self, shape: Shape) -> Result<Box<dyn Loss + 's>> {

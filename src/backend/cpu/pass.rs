@@ -23,7 +23,7 @@ use crate::error::Result;
 
 /// A part has at least so many samples.
 const LEAST_PART: usize = 512;
-/// At most so many parts, whose gradients together have at most so many values (256 MiB for each loss).
+/// At most so many parts, whose gradients together have at most so many values (256 MiB for each loss, and sums of matrix units).
 const MOST_PARTS: usize = 64;
 const MOST_GRADIENTS: usize = 32 << 20;
 /// Values of the parts' gradients that are worth a thread to sum.
@@ -218,10 +218,10 @@ impl Kept {
             true if samples.units.is_some() => {
                 if self.split_weights.is_empty() {
                     let n = shape.n_features.div_ceil(TERMS) * m.div_ceil(amx::SIDE);
-                    self.split_weights = zeros(n, "the weights")?;
                     for part in &mut self.parts {
                         part.unit_sums = zeros(2 * n, "the gradient of a part")?;
                     }
+                    self.split_weights = zeros(n, "the weights")?;
                 }
                 samples.instructions.run(SplitWeights { weights, m, out: &mut self.split_weights });
             }
@@ -315,11 +315,11 @@ impl<'a, T: Element> Samples<'a, T> {
         let n_samples = x.x.len() / d;
         let n_slabs = d.div_ceil(SLAB);
         let part_len = n_samples.div_ceil(n_parts(n_samples, shape)).max(1);
-        let units = instructions.units().filter(|_| shape.n_outputs() >= LEAST_UNIT_OUTPUTS);
         // An odd number of fours: the slabs of a sample then lie in different sets of the cache. For matrix units nearly a whole number
-        // of their tiles.
+        // of their tiles; wide samples, of which not one fits, do without.
         let fours = (TILE_VALUES / (n_slabs * SLAB) / 4).clamp(1, 64);
-        let odd = if units.is_some() { (fours / 8).max(1) * 8 - 1 } else { (fours - 1) | 1 };
+        let units = instructions.units().filter(|_| shape.n_outputs() >= LEAST_UNIT_OUTPUTS && fours >= 8);
+        let odd = if units.is_some() { fours / 8 * 8 - 1 } else { (fours - 1) | 1 };
         let tile_len = (4 * odd).min(part_len);
         let block = if units.is_some() { UNIT_BLOCK } else { BLOCK };
         Self { instructions, x, scale: scale.into(), targets, shape, n_slabs, part_len, tile_len, block, units }
@@ -438,7 +438,9 @@ impl<'a, T: Element> Samples<'a, T> {
                     }
                     let place = if is_block { tile } else { 0 };
                     match piece.is_draft {
-                        true if self.units.is_some() => self.pass_tile_on_units(scratch, place, piece, first, rows),
+                        true if !piece.part.unit_sums.is_empty() => {
+                            self.pass_tile_on_units(scratch, place, piece, first, rows)
+                        }
                         true => self.pass_tile::<f32>(scratch, place, piece, first, rows),
                         false => self.pass_tile::<f64>(scratch, place, piece, first, rows),
                     }

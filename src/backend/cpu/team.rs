@@ -92,22 +92,23 @@ impl Team<'_, '_> {
     /// Runs `work` on this thread, and on those that come to help meanwhile.
     fn phase(&mut self, work: Work) {
         let Some((shared, scope)) = self.helpers else { return work() };
-        while shared.n_helpers.load(Ordering::Relaxed) < self.n_helpers {
-            shared.n_helpers.fetch_add(1, Ordering::Relaxed);
-            scope.spawn(|_| shared.help());
-        }
         // SAFETY: only the lifetime changes. Who helps has joined while the phase was open, and nobody leaves this
         // function before all have finished.
         let mut work: Work<'static> = unsafe { std::mem::transmute::<Work, Work<'static>>(work) };
         shared.work.store(&raw mut work, Ordering::Relaxed);
         // No helper is left of the phase before.
         let number = shared.state.load(Ordering::Relaxed) / PHASE;
-        shared.state.store(number.wrapping_add(1).wrapping_mul(PHASE) | OPEN, Ordering::Release);
+        shared.state.store(number.wrapping_add(1).wrapping_mul(PHASE) | OPEN, Ordering::SeqCst);
         {
             let _end = Finally(|| {
                 shared.state.fetch_and(!OPEN, Ordering::Relaxed);
                 wait(|| shared.state.load(Ordering::Acquire) & HELPERS == 0);
             });
+            // One who is about to go sees the phase, or is seen here not to be there.
+            while shared.n_helpers.load(Ordering::SeqCst) < self.n_helpers {
+                shared.n_helpers.fetch_add(1, Ordering::Relaxed);
+                scope.spawn(|_| shared.help());
+            }
             work();
         }
         if shared.state.load(Ordering::Relaxed) & PANICKED != 0 {
@@ -128,8 +129,13 @@ impl Shared {
                 is_new || state & END != 0 || since.get_or_insert_with(Instant::now).elapsed() > IDLE
             });
             if state & OPEN == 0 || state / PHASE == last {
-                self.n_helpers.fetch_sub(1, Ordering::Relaxed);
-                return;
+                self.n_helpers.fetch_sub(1, Ordering::SeqCst);
+                let state = self.state.load(Ordering::SeqCst);
+                if state & OPEN == 0 || state / PHASE == last {
+                    return;
+                }
+                self.n_helpers.fetch_add(1, Ordering::Relaxed);
+                continue;
             }
             let work = self.work.load(Ordering::Relaxed);
             // Fails when the phase has ended, or another helper joined; then looks again.

@@ -16,10 +16,10 @@ use super::team;
 use super::tiles::{Buffer, Matrix};
 use super::wide::Wide;
 use super::{Backend, Cpu, Parameters, moments, second_moments};
-use crate::backend::Shape;
 use crate::backend::tests::Case;
+use crate::backend::{Shape, Supervision};
 use crate::batch::Shuffle;
-use crate::data::{Dtype, Features, Values};
+use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::Error;
 use crate::reference::{UNIT_ROUNDOFF, compare, logits, logits_bound, softmax, softmax_bound};
 
@@ -481,5 +481,30 @@ fn moments_are_those_of_plain_sums() {
                 }
             }
         }
+    }
+}
+
+/// Parts of a draft that have more samples than are summed in single precision at once, and samples that are left out.
+#[test]
+fn drafts_of_long_parts_are_nearly_those_in_double_precision() {
+    let (n, d, q) = (300_000, 3, 7);
+    let shape = Shape { n_features: d, n_classes: q, n_heads: 1 };
+    let features = Features::new(values(n * d, 1), n, d).unwrap();
+    let targets = Targets::Classes((0..n as u32).map(|i| i % q as u32).collect());
+    let weights: Vec<f32> = (0..n).map(|i| if i < 40_000 { 0.0 } else { 1.0 + (i % 2) as f32 }).collect();
+    let parameters = f64s(&values(shape.n_parameters(), 2));
+    for cpu in Cpu::all() {
+        let supervision = Supervision { targets: &targets, weights: Some(&weights) };
+        let mut session = cpu.session(&features, 1.0, Some(supervision)).unwrap();
+        let mut loss = session.loss(shape).unwrap();
+        let exact = loss.start(&parameters).unwrap();
+        loss.set_draft(true);
+        let draft = loss.start(&parameters).unwrap();
+        let size = exact.gradient.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+        let name = &cpu.info().driver;
+        for (draft, exact) in draft.gradient.iter().zip(&exact.gradient) {
+            assert!((draft - exact).abs() < 1e-4 * size, "{name}: {draft} {exact}");
+        }
+        assert!(draft.gradient != exact.gradient, "{name}");
     }
 }

@@ -279,7 +279,7 @@ impl Sweep {
 
     /// Bytes that paths side by side may take beside the features: two numbers of 8 bytes for each sample and class of a path, and what a
     /// solver has of gradients and steps. No more go on at once. By default a quarter of the memory that is free. The fitted models are
-    /// the same. It says nothing of a preconditioner, up to 256 MiB for a path, nor of paths that are not side by side, which are those
+    /// the same. It says nothing of a preconditioner, up to 128 MiB for a path, nor of paths that are not side by side, which are those
     /// on a GPU, of sparse features and of those in a file.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {

@@ -9,7 +9,7 @@
 //! | gradient | samples  | outputs of R             | features of X         |
 
 use super::Units;
-use super::tiles::{Halves, SIDE, Sums, TERMS, Tile};
+use super::tiles::{Halves, Parts, SIDE, Sums, TERMS, Thirds};
 use crate::backend::cpu::double::SLAB;
 use crate::backend::cpu::lanes::{Element, Kernel, Lanes};
 use crate::backend::cpu::real::raised;
@@ -20,20 +20,23 @@ const _: () = assert!(SLAB == SIDE);
 /// Sums in single precision are of so many tiles of terms.
 const DEPTH: usize = 16;
 
-/// The halves of 16 numbers: the bits of the high ones, those of what is left of them; the lower 16 bits of both mean nothing.
+/// The parts of 16 numbers: the bits of the first, those of what is left of them, and so on; the lower 16 bits mean nothing.
 #[inline(always)]
-fn halves(values: &[f32; SIDE]) -> [[u32; SIDE]; 2] {
-    let (mut high, mut low) = ([0; SIDE], [0; SIDE]);
-    for i in 0..SIDE {
-        // To the nearest with 8 significant bits, ties up.
-        high[i] = values[i].to_bits().wrapping_add(0x8000);
-        let rest = values[i] - f32::from_bits(high[i] & 0xFFFF_0000);
-        low[i] = rest.to_bits().wrapping_add(0x8000);
+fn parts<const P: usize>(mut values: [f32; SIDE]) -> [[u32; SIDE]; P] {
+    let mut parts = [[0; SIDE]; P];
+    for part in &mut parts {
+        for i in 0..SIDE {
+            // To the nearest with 8 significant bits, ties up, but not to infinity.
+            let bits = values[i].to_bits();
+            let carry = if bits & 0x7FFF_FFFF < 0x7F7F_8000 { 0x8000 } else { 0 };
+            part[i] = bits.wrapping_add(carry);
+            values[i] -= f32::from_bits(part[i] & 0xFFFF_0000);
+        }
     }
-    [high, low]
+    parts
 }
 
-/// 16 pairs of halves.
+/// 16 pairs of parts.
 #[inline(always)]
 fn pairs(first: &[u32; SIDE], second: &[u32; SIDE]) -> [u32; SIDE] {
     let mut pairs = [0; SIDE];
@@ -69,10 +72,10 @@ impl<T: Element> Kernel for SplitFeatures<'_, T> {
                 let sample = s * TERMS + p;
                 for f in 0..in_features {
                     let feature = f * TERMS;
-                    let upper_left = halves(&rows.features(lanes, sample, feature));
-                    let upper_right = halves(&rows.features(lanes, sample, feature + SIDE));
-                    let lower_left = halves(&rows.features(lanes, sample + SIDE, feature));
-                    let lower_right = halves(&rows.features(lanes, sample + SIDE, feature + SIDE));
+                    let upper_left = parts(rows.features(lanes, sample, feature));
+                    let upper_right = parts(rows.features(lanes, sample, feature + SIDE));
+                    let lower_left = parts(rows.features(lanes, sample + SIDE, feature));
+                    let lower_right = parts(rows.features(lanes, sample + SIDE, feature + SIDE));
                     by_sample[2 * s * in_features + f].set_row(p, &upper_left, &upper_right);
                     by_sample[(2 * s + 1) * in_features + f].set_row(p, &lower_left, &lower_right);
                     by_feature[2 * f * in_samples + s].set_row(p, &upper_left, &lower_left);
@@ -111,23 +114,24 @@ impl<T: Element> Rows<'_, T> {
     }
 }
 
-impl Halves {
-    /// Row `p` of pairs, from the halves of both numbers of each.
+impl<const P: usize> Parts<P> {
+    /// Row `p` of pairs, from the parts of both numbers of each.
     #[inline(always)]
-    fn set_row(&mut self, p: usize, first: &[[u32; SIDE]; 2], second: &[[u32; SIDE]; 2]) {
-        self.high.0[p] = pairs(&first[0], &second[0]);
-        self.low.0[p] = pairs(&first[1], &second[1]);
+    fn set_row(&mut self, p: usize, first: &[[u32; SIDE]; P], second: &[[u32; SIDE]; P]) {
+        for part in 0..P {
+            self.0[part].0[p] = pairs(&first[part], &second[part]);
+        }
     }
 }
 
 /// W, (d × m) row-major, as columns of the second factor of logits, (outputs / 16 × features / 32).
-pub(in crate::backend::cpu) struct SplitWeights<'a> {
-    pub weights: &'a [f64],
+pub(in crate::backend::cpu) struct SplitWeights<'a, F, const P: usize> {
+    pub weights: &'a [F],
     pub m: usize,
-    pub out: &'a mut [Halves],
+    pub out: &'a mut [Parts<P>],
 }
 
-impl Kernel for SplitWeights<'_> {
+impl<F: Number, const P: usize> Kernel for SplitWeights<'_, F, P> {
     type Output = ();
 
     #[inline(always)]
@@ -137,8 +141,8 @@ impl Kernel for SplitWeights<'_> {
         for f in 0..in_features {
             for o in 0..m.div_ceil(SIDE) {
                 for p in 0..SIDE {
-                    let first = halves(&numbers(weights, m, f * TERMS + p, o * SIDE, |weight| weight as f32));
-                    let second = halves(&numbers(weights, m, f * TERMS + SIDE + p, o * SIDE, |weight| weight as f32));
+                    let first = parts(numbers(weights, m, f * TERMS + p, o * SIDE, F::single));
+                    let second = parts(numbers(weights, m, f * TERMS + SIDE + p, o * SIDE, F::single));
                     out[o * in_features + f].set_row(p, &first, &second);
                 }
             }
@@ -146,9 +150,28 @@ impl Kernel for SplitWeights<'_> {
     }
 }
 
+/// What weights are.
+pub(in crate::backend::cpu) trait Number: Copy {
+    fn single(self) -> f32;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        self
+    }
+}
+
+impl Number for f64 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        self as f32
+    }
+}
+
 /// Up to 16 values of a row of a matrix, (rows × m), from column `first` on; 0 where there are none.
 #[inline(always)]
-fn numbers(values: &[f64], m: usize, row: usize, first: usize, number: impl Fn(f64) -> f32) -> [f32; SIDE] {
+fn numbers<F: Copy>(values: &[F], m: usize, row: usize, first: usize, number: impl Fn(F) -> f32) -> [f32; SIDE] {
     let mut numbers = [0.0; SIDE];
     let row = row * m;
     if row < values.len() {
@@ -184,30 +207,30 @@ impl Kernel for SplitResidual<'_> {
             for o in 0..m.div_ceil(SIDE) {
                 let mut columns = Halves::ZERO;
                 for p in 0..SIDE {
-                    let first = halves(&numbers(residual, m, s * TERMS + p, o * SIDE, raised));
-                    let second = halves(&numbers(residual, m, s * TERMS + SIDE + p, o * SIDE, raised));
+                    let first = parts(numbers(residual, m, s * TERMS + p, o * SIDE, raised));
+                    let second = parts(numbers(residual, m, s * TERMS + SIDE + p, o * SIDE, raised));
                     columns.set_row(p, &first, &second);
                 }
-                let Halves { high, low } = &mut out[o * in_samples + s];
-                transpose(lanes, &columns.high, high);
-                transpose(lanes, &columns.low, low);
+                transpose(lanes, &columns, &mut out[o * in_samples + s]);
             }
         }
     }
 }
 
 #[inline(always)]
-fn transpose<L: Lanes>(lanes: L, from: &Tile, to: &mut Tile) {
-    let mut rows: [*const f32; SIDE] = [std::ptr::null(); SIDE];
-    for (pointer, row) in rows.iter_mut().zip(&from.0) {
-        *pointer = row.as_ptr().cast();
-    }
-    for column in (0..SIDE).step_by(L::N) {
-        for row in (0..SIDE).step_by(L::N) {
-            // SAFETY: 16 rows of 16 values; loading and storing changes no bits.
-            unsafe {
-                let to = to.0[column].as_mut_ptr().add(row).cast();
-                lanes.transpose(&rows[row..row + L::N], column, to, SIDE);
+fn transpose<L: Lanes>(lanes: L, from: &Halves, to: &mut Halves) {
+    for (from, to) in from.0.iter().zip(&mut to.0) {
+        let mut rows: [*const f32; SIDE] = [std::ptr::null(); SIDE];
+        for (pointer, row) in rows.iter_mut().zip(&from.0) {
+            *pointer = row.as_ptr().cast();
+        }
+        for column in (0..SIDE).step_by(L::N) {
+            for row in (0..SIDE).step_by(L::N) {
+                // SAFETY: 16 rows of 16 values; loading and storing changes no bits.
+                unsafe {
+                    let to = to.0[column].as_mut_ptr().add(row).cast();
+                    lanes.transpose(&rows[row..row + L::N], column, to, SIDE);
+                }
             }
         }
     }
@@ -367,45 +390,84 @@ impl Kernel for AddSums<'_> {
     }
 }
 
-/// Xᵀ·X up to its diagonal, added to `to`, (n × n), for X of `n` features: by_feature as [`SplitFeatures`] has it, `transposed` memory for
-/// as much. Past the diagonal of a pair of tiles the other half may be added to, too.
-pub(in crate::backend::cpu) struct UnitGram<'a> {
-    pub units: Units,
-    pub by_feature: &'a [Halves],
-    pub transposed: &'a mut [Halves],
+/// Up to 32 samples of X from `first` on, as rows of the first factor of a product in single precision, (2 × features / 32).
+pub(in crate::backend::cpu) struct SplitTile<'a, T> {
+    pub x: Matrix<'a, T>,
+    pub first: usize,
     pub n: usize,
-    pub to: &'a mut [f32],
+    pub out: &'a mut [Thirds],
 }
 
-impl Kernel for UnitGram<'_> {
+impl<T: Element> Kernel for SplitTile<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { units, by_feature, transposed, n, to } = self;
-        let blocks = 2 * n.div_ceil(TERMS);
-        let in_samples = by_feature.len() / blocks;
-        assert!(transposed.len() >= blocks * in_samples && to.len() >= n * n && in_samples > 0);
-        // Rows of the first factor are what columns of the second one are, transposed.
-        for (to, from) in transposed.iter_mut().zip(by_feature) {
-            transpose(lanes, &from.high, &mut to.high);
-            transpose(lanes, &from.low, &mut to.low);
+        let Self { x, first, n, out } = self;
+        let in_features = x.d.div_ceil(TERMS);
+        let rows = Rows { x, first, n, scale: 1.0 };
+        for sample in 0..TERMS {
+            for f in 0..in_features {
+                let left = parts(rows.features(lanes, sample, f * TERMS));
+                let right = parts(rows.features(lanes, sample, f * TERMS + SIDE));
+                out[sample / SIDE * in_features + f].set_row(sample % SIDE, &left, &right);
+            }
         }
+    }
+}
+
+/// O = scale·X·W + b of up to 32 samples in single precision, but that numbers below 2⁻¹²⁶ count as 0, also as parts of others: out
+/// (n × m), all of it.
+pub(in crate::backend::cpu) struct UnitTile<'a> {
+    pub units: Units,
+    pub samples: &'a [Thirds],
+    pub weights: &'a [Thirds],
+    pub scale: f32,
+    /// b, (m).
+    pub bias: &'a [f32],
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for UnitTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { units, samples, weights, scale, bias, out } = self;
+        let (m, in_outputs) = (bias.len(), bias.len().div_ceil(SIDE));
+        let in_features = weights.len() / in_outputs;
+        let n = out.len() / m;
+        assert!(samples.len() >= 2 * in_features && in_features > 0 && n <= TERMS);
         let tiles = units.configure();
+        let a = [samples.as_ptr(), samples[in_features..].as_ptr()];
         let mut sums = [Sums::ZERO; 4];
-        for i in (0..blocks).step_by(2) {
-            for j in (0..=i).step_by(2) {
-                let a = [transposed[i * in_samples..].as_ptr(), transposed[(i + 1) * in_samples..].as_ptr()];
-                let b = [by_feature[j * in_samples..].as_ptr(), by_feature[(j + 1) * in_samples..].as_ptr()];
-                let c = sums.as_mut_ptr();
-                // SAFETY: rows and columns of tiles have `in_samples` of them.
-                unsafe { tiles.four(a, b, in_samples, [c, c.add(1), c.add(2), c.add(3)], false) };
-                for row in i * SIDE..n.min((i + 2) * SIDE) {
-                    for column in 0..2 {
-                        let sums = &sums[(row / SIDE - i) * 2 + column].0[row % SIDE];
-                        let first = (j + column) * SIDE;
-                        let to = &mut to[row * n..][first.min(n)..n.min(first + SIDE)];
-                        to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+        for o in (0..in_outputs).step_by(2) {
+            let columns = 2.min(in_outputs - o);
+            let last = o + columns - 1;
+            // Where there is one column, it stands twice.
+            let b = [weights[o * in_features..].as_ptr(), weights[last * in_features..].as_ptr()];
+            let c = sums.as_mut_ptr();
+            // SAFETY: rows and columns of tiles have `in_features` of them.
+            unsafe { tiles.four_of_thirds(a, b, in_features, [c, c.add(1), c.add(2), c.add(3)]) };
+            for (sample, out) in out.chunks_exact_mut(m).enumerate() {
+                for column in 0..columns {
+                    let sums = &mut sums[sample / SIDE * 2 + column].0[sample % SIDE];
+                    let first = (o + column) * SIDE;
+                    let (bias, out) = (&bias[first..m.min(first + SIDE)], &mut out[first..m.min(first + SIDE)]);
+                    if out.len() == SIDE {
+                        for lane in (0..SIDE).step_by(L::N) {
+                            // SAFETY: 16 values of each.
+                            unsafe {
+                                let sums = lanes.load(sums.as_ptr().add(lane));
+                                let bias = lanes.load(bias.as_ptr().add(lane));
+                                let logits = lanes.mul_add(sums, lanes.splat(scale), bias);
+                                lanes.store(out.as_mut_ptr().add(lane), logits);
+                            }
+                        }
+                    } else {
+                        for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+                            *out = sum.mul_add(scale, *bias);
+                        }
                     }
                 }
             }

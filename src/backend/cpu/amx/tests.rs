@@ -110,10 +110,72 @@ fn products_of_halves_are_nearly_those_of_single_precision() {
         // Without the low halves of the features it is noticed.
         if n > 20 && d < 200 {
             for halves in by_sample.iter_mut().chain(&mut by_feature) {
-                halves.low = Halves::ZERO.low;
+                halves.0[1] = Halves::ZERO.0[1];
             }
             check_logits(&logits_of(&by_sample)).unwrap_err();
             check_gradient(&gradient_of(&by_feature)).unwrap_err();
         }
     }
+}
+
+#[test]
+fn logits_of_thirds_are_those_of_single_precision() {
+    let Some(with) = Instructions::all().into_iter().find(|instructions| instructions.units().is_some()) else {
+        eprintln!("this processor has no AMX, or the system does not grant it: nothing is tested");
+        return;
+    };
+    let units = with.units().unwrap();
+    for (n, d, m) in [(1, 1, 1), (31, 40, 16), (32, 32, 17), (5, 31, 33), (32, 1100, 77)] {
+        let (x, w, bias) = (values((n + 1) * d, 1), values(d * m, 2), values(m, 3));
+        let (scale, in_features) = (0.75, d.div_ceil(TERMS));
+        let mut samples = vec![Thirds::filled(0x7FC0_7FC0); 2 * in_features];
+        let mut weights = vec![Thirds::filled(0x7FC0_7FC0); in_features * m.div_ceil(SIDE)];
+        with.run(SplitTile { x: Matrix { x: &x, d }, first: 1, n, out: &mut samples });
+        with.run(SplitWeights { weights: &w, m, out: &mut weights });
+        // The largest error, as a share of the sum of sizes.
+        let error = |samples: &[Thirds]| {
+            let mut out = vec![f32::NAN; n * m];
+            with.run(UnitTile { units, samples, weights: &weights, scale, bias: &bias, out: &mut out });
+            let x = |i: usize, k: usize| f64::from(x[(i + 1) * d + k]) * f64::from(scale);
+            let expected = product((n, d, m), x, |k, j| f64::from(w[k * m + j]));
+            let of_value = |(i, (sum, size)): (usize, &(f64, f64))| {
+                let b = f64::from(bias[i % m]);
+                assert!(out[i].is_finite());
+                (f64::from(out[i]) - sum - b).abs() / (size + b.abs())
+            };
+            expected.iter().enumerate().map(of_value).fold(0.0, f64::max)
+        };
+        let whole = error(&samples);
+        assert!(whole <= (d + 3) as f64 * 0.5f64.powi(24), "{n} × {d} × {m}: {whole:e}");
+        // Without the last third of the features it is larger, and too large for few of them.
+        samples.iter_mut().for_each(|parts| parts.0[2] = Thirds::ZERO.0[2]);
+        if n > 1 && d < 100 {
+            let without = error(&samples);
+            assert!(without > 4.0 * whole, "{n} × {d} × {m}: {without:e} {whole:e}");
+        }
+    }
+}
+
+/// The largest number is not rounded to infinity.
+#[test]
+fn the_largest_numbers_have_parts() {
+    let Some(with) = Instructions::all().into_iter().find(|instructions| instructions.units().is_some()) else {
+        return;
+    };
+    let x = vec![f32::MAX, -f32::MAX];
+    let mut samples = vec![Thirds::ZERO; 2];
+    let mut weights = vec![Thirds::ZERO; 1];
+    with.run(SplitTile { x: Matrix { x: &x, d: 2 }, first: 0, n: 1, out: &mut samples });
+    with.run(SplitWeights { weights: &[1e-3f32, 5e-4], m: 1, out: &mut weights });
+    let mut out = [0.0];
+    with.run(UnitTile {
+        units: with.units().unwrap(),
+        samples: &samples,
+        weights: &weights,
+        scale: 1.0,
+        bias: &[0.0],
+        out: &mut out,
+    });
+    let expected = f64::from(f32::MAX) * (f64::from(1e-3f32) - f64::from(5e-4f32));
+    assert!((f64::from(out[0]) / expected - 1.0).abs() < 1e-6, "{} {expected}", out[0]);
 }

@@ -12,24 +12,26 @@ pub(in crate::backend::cpu) const TERMS: usize = 2 * SIDE;
 #[repr(C, align(64))]
 pub(super) struct Tile(pub [[u32; SIDE]; SIDE]);
 
-/// The halves of a tile of numbers.
+/// The parts of a tile of numbers, of which each number is the sum, from the largest on.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(in crate::backend::cpu) struct Halves {
-    pub(super) high: Tile,
-    pub(super) low: Tile,
-}
+pub(in crate::backend::cpu) struct Parts<const P: usize>(pub(super) [Tile; P]);
+
+/// What is left of a number is less than 2⁻¹⁶ of it.
+pub(in crate::backend::cpu) type Halves = Parts<2>;
+/// Less than 2⁻²⁴: as single precision.
+pub(in crate::backend::cpu) type Thirds = Parts<3>;
 
 /// (16 × 16) sums in single precision.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(in crate::backend::cpu) struct Sums(pub(super) [[f32; SIDE]; SIDE]);
 
-impl Halves {
+impl<const P: usize> Parts<P> {
     pub const ZERO: Self = Self::filled(0);
 
     pub(super) const fn filled(pair: u32) -> Self {
-        Self { high: Tile([[pair; SIDE]; SIDE]), low: Tile([[pair; SIDE]; SIDE]) }
+        Self([Tile([[pair; SIDE]; SIDE]); P])
     }
 }
 
@@ -38,6 +40,6 @@ impl Sums {
 }
 
 // SAFETY: both are numbers alone, which may be 0.
-unsafe impl Zeroable for Halves {}
+unsafe impl<const P: usize> Zeroable for Parts<P> {}
 // SAFETY: as above.
 unsafe impl Zeroable for Sums {}

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::sync::OnceLock;
 
-use super::tiles::{Halves, SIDE, Sums};
+use super::tiles::{Halves, SIDE, Sums, Thirds};
 use crate::backend::cpu::lanes::Lanes;
 
 /// The proof that the processor has the units, and that the system lets this process use them.
@@ -121,7 +121,89 @@ impl Configured<'_> {
         }
     }
 
-    /// The same for one tile.
+    /// C\[i\]\[j\] = Σ_k A\[i\]\[k\]·B\[k\]\[j\] over `n` tiles of terms that lie behind each other, for two by two tiles, in single
+    /// precision: six products of the nine, all but those of what is left of both.
+    ///
+    /// # Safety
+    /// As for [`Configured::four`].
+    #[inline(always)]
+    pub unsafe fn four_of_thirds(&self, a: [*const Thirds; 2], b: [*const Thirds; 2], n: usize, c: [*mut Sums; 4]) {
+        // SAFETY: the caller's promise. The order of the products keeps four sums in flight.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm4, [{a0} + {row}]",
+                "tileloadd tmm6, [{b0} + {row}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{a1} + {row}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b1} + {row}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm6, [{b0} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b1} + {row} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm6, [{b0} + {row} + 2048]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b1} + {row} + 2048]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm4, [{a0} + {row} + 1024]",
+                "tileloadd tmm6, [{b0} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{a1} + {row} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b1} + {row} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm6, [{b0} + {row}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b1} + {row}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm4, [{a0} + {row} + 2048]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{a1} + {row} + 2048]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a0}, 3072",
+                "add {a1}, 3072",
+                "add {b0}, 3072",
+                "add {b1}, 3072",
+                "dec {n}",
+                "jnz 2b",
+                "tilestored [{c0} + {row}], tmm0",
+                "tilestored [{c1} + {row}], tmm1",
+                "tilestored [{c2} + {row}], tmm2",
+                "tilestored [{c3} + {row}], tmm3",
+                a0 = inout(reg) a[0] => _,
+                a1 = inout(reg) a[1] => _,
+                b0 = inout(reg) b[0] => _,
+                b1 = inout(reg) b[1] => _,
+                n = inout(reg) n => _,
+                c0 = in(reg) c[0],
+                c1 = in(reg) c[1],
+                c2 = in(reg) c[2],
+                c3 = in(reg) c[3],
+                row = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack)
+            );
+        }
+    }
+
+    /// [`Configured::four`] for one tile.
     ///
     /// # Safety
     /// As for [`Configured::four`].
@@ -188,7 +270,7 @@ impl Configured<'_> {
 /// Whether the processor has tiles of at least 16 rows of 64 bytes and their products of bfloat16, and the system keeps them for each
 /// thread.
 fn has_units() -> bool {
-    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    use std::arch::x86_64::{__cpuid_count, _xgetbv};
 
     /// # Safety
     /// The processor has XGETBV, and the system has enabled it.
@@ -201,15 +283,19 @@ fn has_units() -> bool {
     const OSXSAVE: u32 = 1 << 27;
     const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
     const TILE_STATE: u64 = 1 << 17 | 1 << 18;
-    let most = __cpuid(0).eax;
-    if most < 0x1D || __cpuid(1).ecx & OSXSAVE == 0 || __cpuid_count(7, 0).edx & TILES_AND_BF16 != TILES_AND_BF16 {
+    #[allow(unused_unsafe, reason = "CPUID is safe to call in newer versions of Rust")]
+    let leaf = |leaf, subleaf| {
+        // SAFETY: every processor of this architecture has CPUID.
+        unsafe { __cpuid_count(leaf, subleaf) }
+    };
+    if leaf(0, 0).eax < 0x1D || leaf(1, 0).ecx & OSXSAVE == 0 || leaf(7, 0).edx & TILES_AND_BF16 != TILES_AND_BF16 {
         return false;
     }
     // SAFETY: OSXSAVE says so.
     if unsafe { kept_by_the_system() } & TILE_STATE != TILE_STATE {
         return false;
     }
-    let palette = __cpuid_count(0x1D, 1);
+    let palette = leaf(0x1D, 1);
     let (bytes_of_row, n_tiles, rows) = (palette.ebx & 0xFFFF, palette.ebx >> 16, palette.ecx & 0xFFFF);
     bytes_of_row >= 64 && n_tiles >= 8 && rows >= SIDE as u32
 }
