@@ -8,8 +8,8 @@ target/peers/reading, about 100 MB each: KINDS says what they have. Each is read
 memory, and softreg's values must be those of pandas (with `float_precision="round_trip"`, which rounds to the nearest double) in
 single precision, every one of them. svmlight is the tf-idf of Banking77 many times over, compared by shape and sum.
 
-In each turn each reads the file twice, and the second time counts: a virtual machine may take memory back that has not been used for
-some tenths of a second, and whoever comes first then waits for it.
+In each turn each reads the file twice, and the second time counts. Read once, softreg's times after half a second of rest were up to three
+times as long on one virtual machine, most of it copying from the page cache; why was not found out.
 
 Prints the median of the turns, wall and processor time, MB of the file a second, and both times over softreg's: the ratio is how
 often the median of softreg (of the last PROGRAM) goes into it.

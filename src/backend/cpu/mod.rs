@@ -253,7 +253,7 @@ struct Scratch {
     samples: Vec<Thirds>,
 }
 
-/// With fewer outputs, or features, matrix units are idle too much of the time.
+/// With fewer outputs, or features, matrix units are idle too much of the time; estimated, not measured.
 const LEAST_UNIT_OUTPUTS: usize = 12;
 const LEAST_UNIT_FEATURES: usize = 32;
 

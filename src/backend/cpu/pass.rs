@@ -38,7 +38,7 @@ const BLOCK: usize = 4;
 const UNIT_BLOCK: usize = 2;
 /// Samples of a sum in single precision on them.
 const MOST_UNIT_SAMPLES: usize = 4096;
-/// With fewer outputs matrix units are idle too much of the time.
+/// With fewer outputs matrix units are idle too much of the time; estimated, not measured.
 const LEAST_UNIT_OUTPUTS: usize = 6;
 
 /// The samples, in parts and tiles.
