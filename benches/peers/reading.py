@@ -8,9 +8,6 @@ target/peers/reading, about 100 MB each: KINDS says what they have. Each is read
 memory, and softreg's values must be those of pandas (with `float_precision="round_trip"`, which rounds to the nearest double) in
 single precision, every one of them. svmlight is the tf-idf of Banking77 many times over, compared by shape and sum.
 
-In each turn each reads the file twice, and the second time counts. Read once, softreg's times after half a second of rest were up to three
-times as long on one virtual machine, most of it copying from the page cache; why was not found out.
-
 Prints the median of the turns, wall and processor time, MB of the file a second, and both times over softreg's: the ratio is how
 often the median of softreg (of the last PROGRAM) goes into it.
 """
@@ -208,15 +205,12 @@ def main():
             build.times.clear()
         for turn in range(-1, arguments.turns):
             for peer in peers:
-                peer(path)
                 begin, processor = time.perf_counter(), processor_seconds()
                 result = peer(path)
                 if turn >= 0:
                     times[peer.__name__].append((time.perf_counter() - begin, processor_seconds() - processor))
                 del result
             for build in builds:
-                build.read(path, label, categories)
-                build.times.pop()
                 build.read(path, label, categories)
         names = ["softreg"] if len(builds) == 1 else [f"softreg {i + 1}" for i in range(len(builds))]
         for build_name, build in zip(names, builds):

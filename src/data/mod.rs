@@ -5,6 +5,7 @@ mod features;
 #[cfg(feature = "files")]
 mod files;
 mod labels;
+mod read_at;
 mod sparse;
 mod stored;
 mod weights;

@@ -13,6 +13,7 @@ use half::slice::HalfBitsSliceExt;
 use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 
+use super::read_at::read_at;
 use super::{Dtype, Features, Values};
 use crate::error::{Error, Place, Result};
 
@@ -271,10 +272,11 @@ impl Matrix {
     /// The rows from `row` on.
     fn read(&self, row: usize, into: &mut [u8]) -> Result<()> {
         let offset = self.offset + row as u64 * self.row_bytes() as u64;
-        read_at(&self.file, offset, into).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => self.changed(),
-            _ => Error::io("read", &self.path, source),
-        })
+        match read_at(&self.file, offset, into) {
+            Ok(n) if n < into.len() => Err(self.changed()),
+            Ok(_) => Ok(()),
+            Err(source) => Err(Error::io("read", &self.path, source)),
+        }
     }
 
     fn check_unchanged(&self) -> Result<()> {
@@ -291,24 +293,4 @@ impl Matrix {
 fn stamp(file: &File) -> io::Result<(u64, Option<SystemTime>)> {
     let metadata = file.metadata()?;
     Ok((metadata.len(), metadata.modified().ok()))
-}
-
-/// Fills `into` from byte `offset` on, whatever other threads read.
-#[cfg(unix)]
-fn read_at(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
-}
-
-/// Fills `into` from byte `offset` on, whatever other threads read.
-#[cfg(windows)]
-fn read_at(file: &File, mut offset: u64, mut into: &mut [u8]) -> io::Result<()> {
-    while !into.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, into, offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => (into, offset) = (&mut into[n..], offset + n as u64),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
+use crate::data::read_at::read_at;
 use crate::error::{Error, Place, Result};
 
 /// Bytes that are read at once, if there are as many.
@@ -67,6 +68,15 @@ pub(super) struct Counted<R>(R, Reading);
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.0.read(into)?;
+        self.1.0.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+impl Counted<File> {
+    /// [`read_at`], counted.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let n = read_at(&self.0, offset, into)?;
         self.1.0.bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
     }
@@ -166,6 +176,22 @@ impl<'a> Input<'a> {
             Ok(_) => Ok(Whole::Memory(bytes)),
             Err(error) => Err(self.failed(error)),
         }
+    }
+
+    /// The file itself and how far it is read, where it is one that is not packed: its other bytes can be read from there by several
+    /// threads at once. Those that were read ahead are added to `taken`.
+    pub fn rest(&mut self, taken: &mut Vec<u8>) -> Result<Option<(Counted<File>, u64)>> {
+        let Some(mut file) = self.file.take() else { return Ok(None) };
+        let ahead = self.head()?;
+        let n = ahead.len();
+        if taken.try_reserve(n).is_err() {
+            return Err(Error::out_of_memory(self.place().to_string(), n, 1));
+        }
+        taken.extend_from_slice(self.head()?);
+        self.reader.consume(n);
+        // The two have one position.
+        let position = file.stream_position().map_err(|source| Error::io("read", &self.path, source))?;
+        Ok(Some((file, position)))
     }
 
     pub fn path(&self) -> &Path {

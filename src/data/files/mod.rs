@@ -1,6 +1,7 @@
 //! Data files: features and labels, their format told by content, not by name.
 
 mod array;
+mod blocks;
 mod categories;
 #[cfg(feature = "arrow")]
 mod columns;

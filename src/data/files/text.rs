@@ -1,22 +1,19 @@
 //! Text that is read in blocks of whole records, which all threads parse.
 //!
-//! Each thread cuts off the next block, parses it, and hands on what it made of it, in the order of the blocks: only the first
-//! and the last are done by one thread at a time.
+//! Each thread gets the next block, parses it, and hands on what it made of it, in the order of the blocks: only the last is
+//! done by one thread at a time.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
-use memchr::{memchr, memchr_iter, memrchr};
+use memchr::memchr_iter;
 
+use super::blocks::{Blocks, lock};
 use super::input::Input;
-use super::scan::equal;
 use crate::error::{Error, Place, Result};
 
 /// About how long a block is, in bytes: with what is made of it, it stays in the cache of a core.
 pub(super) const BLOCK: usize = 1 << 18;
-
-/// A record of more bytes is taken for a mistake: a quote that is not closed.
-const MAX_RECORD: usize = 1 << 30;
 
 /// A text file: what was read and not yet parsed, which begins with a record.
 pub(super) struct Text {
@@ -36,7 +33,7 @@ pub(super) struct Fault {
 
 impl Fault {
     /// What does not come of a row.
-    fn without_row(error: Error) -> Self {
+    pub fn without_row(error: Error) -> Self {
         Self { row: 0, begin: 0, error: Box::new(|_| error) }
     }
 }
@@ -72,62 +69,19 @@ impl Text {
         if self.is_whole {
             return Ok(false);
         }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let from = buffer.len();
-        let n = self.read(&mut buffer, from, from + self.block.max(from))?;
-        buffer.truncate(n);
-        self.buffer = buffer;
+        let (from, more) = (self.buffer.len(), self.block.max(self.buffer.len()));
+        if self.buffer.try_reserve(more + 1).is_err() {
+            return Err(Error::out_of_memory(self.place().to_string(), from + more, 1));
+        }
+        self.buffer.resize(from + more, 0);
+        let n = self.input.fill(&mut self.buffer[from..])?;
+        self.buffer.truncate(from + n);
+        self.is_whole = n < more;
+        // Then every record ends with a line break.
+        if self.is_whole && self.buffer.last().is_some_and(|&last| last != b'\n') {
+            self.buffer.push(b'\n');
+        }
         Ok(true)
-    }
-
-    /// Fills `into` from `from` up to `to`, less where the file ends; how far it is filled. A file ends with a line break, which
-    /// may be one more byte: then every record does.
-    fn read(&mut self, into: &mut Vec<u8>, from: usize, to: usize) -> Result<usize> {
-        let missing = (to + 1).saturating_sub(into.len());
-        if into.try_reserve(missing).is_err() {
-            return Err(Error::out_of_memory(self.input.place().to_string(), to, 1));
-        }
-        into.resize(into.len() + missing, 0);
-        let mut end = from;
-        if !self.is_whole && from < to {
-            end += self.input.fill(&mut into[from..to])?;
-            self.is_whole = end < to;
-            if self.is_whole && into[..end].last().is_some_and(|&last| last != b'\n') {
-                into[end] = b'\n';
-                end += 1;
-            }
-        }
-        Ok(end)
-    }
-
-    /// Puts whole records at the start of `into`; how many bytes, 0 where there are no more.
-    fn next_block(&mut self, into: &mut Vec<u8>, quoting: Option<u8>) -> Result<usize, Fault> {
-        let (mut n, mut size) = (0, self.block);
-        loop {
-            // What the block before left, first.
-            let left = self.buffer.len().min(size - n);
-            let from = n + left;
-            // It keeps its length, since zeros to be written over take a hundredth of the time.
-            into.resize(into.len().max(from), 0);
-            into[n..from].copy_from_slice(&self.buffer[..left]);
-            self.buffer.drain(..left);
-            n = self.read(into, from, size).map_err(Fault::without_row)?;
-            let is_end = self.is_whole && self.buffer.is_empty();
-            match record_end(&into[..n], quoting) {
-                Some(end) => {
-                    self.buffer.splice(..0, into[end..n].iter().copied());
-                    return Ok(end);
-                }
-                // A quote is not closed. That is for the parser to say.
-                None if is_end => return Ok(n),
-                None if n > MAX_RECORD => {
-                    let problem = "it is longer than 1 GiB; is there a quote that is not closed?";
-                    let error = Box::new(move |place| Error::malformed(place, problem));
-                    return Err(Fault { row: 1, begin: 0, error });
-                }
-                None => size *= 2,
-            }
-        }
     }
 
     /// Parses all that is left. `parse` gets blocks of whole records, in any order and on several threads, and something that
@@ -140,29 +94,22 @@ impl Text {
         parse: impl Fn(&[u8], &mut T) -> Result<(usize, usize), Fault> + Sync,
         take: impl FnMut(&mut T) -> Result<()> + Send,
     ) -> Result<()> {
+        let Self { input, block, buffer, is_whole, n_lines } = self;
         let n_threads = rayon::current_num_threads();
-        let (place, n_lines) = (self.place(), self.n_lines);
-        let text = Mutex::new((self, 0));
-        let line = Line::new(take, place, n_lines, 2 * n_threads);
+        let line = Line::new(take, input.place(), n_lines, 2 * n_threads);
+        let blocks = Blocks::new(input, buffer, is_whole, block, quoting)?;
         let work = || {
-            let _guard = Guard(&line);
-            let mut block = Vec::new();
-            let mut made = None;
+            let _guards = (Guard(|| line.end()), Guard(|| blocks.end()));
+            let (mut buffer, mut made) = (Vec::new(), None);
             while !line.is_over() {
-                let (index, n) = {
-                    let (text, n_blocks) = &mut *lock(&text);
-                    let index = *n_blocks;
-                    *n_blocks += 1;
-                    (index, text.next_block(&mut block, quoting))
-                };
+                let Some((index, records)) = blocks.next(&mut buffer) else { return };
                 let mut into = made.take().unwrap_or_else(&make);
-                let parsed = match n {
-                    Ok(0) => return,
-                    Ok(n) => {
-                        let block = &block[..n];
-                        match parse(block, &mut into) {
+                let parsed = match records {
+                    Ok(records) => {
+                        let records = &buffer[records];
+                        match parse(records, &mut into) {
                             Ok((n_rows, n_lines)) => Ok(Parsed { made: into, n_rows, n_lines }),
-                            Err(fault) => Err((count_lines(&block[..fault.begin]), fault)),
+                            Err(fault) => Err((count_lines(&records[..fault.begin]), fault)),
                         }
                     }
                     Err(fault) => Err((0, fault)),
@@ -187,65 +134,87 @@ type Wrong = (usize, Fault);
 
 /// Brings what is made of blocks into their order.
 struct Line<T, F> {
-    state: Mutex<Waiting<T, F>>,
+    state: Mutex<Waiting<T>>,
     moved: Condvar,
     /// So many may wait for one before them.
     most: usize,
+    taker: Mutex<Taker<F>>,
 }
 
-struct Waiting<T, F> {
+struct Waiting<T> {
     /// The block whose turn it is.
     next: usize,
     parsed: BTreeMap<usize, Result<Parsed<T>, Wrong>>,
     /// What was taken and can be filled again.
     spare: Vec<T>,
+    /// A thread takes those whose turn it is. The others do not wait until it has: one that is woken again and again comes to the
+    /// processor of the one that woke it, while others have nothing to do.
+    is_being_taken: bool,
+    is_over: bool,
+}
+
+struct Taker<F> {
     take: F,
     place: Place,
     n_rows: usize,
     n_lines: usize,
     result: Result<()>,
-    is_over: bool,
 }
 
-/// Lets no other thread wait for one that is gone.
-struct Guard<'a, T: Send, F: FnMut(&mut T) -> Result<()> + Send>(&'a Line<T, F>);
+/// Lets no other thread wait for one that is gone: then it calls what ends the waiting.
+struct Guard<F: Fn()>(F);
 
-impl<T: Send, F: FnMut(&mut T) -> Result<()> + Send> Drop for Guard<'_, T, F> {
+impl<F: Fn()> Drop for Guard<F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            lock(&self.0.state).is_over = true;
-            self.0.moved.notify_all();
+            self.0();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T: Send, F: FnMut(&mut T) -> Result<()> + Send> Line<T, F> {
     fn new(take: F, place: Place, n_lines: usize, most: usize) -> Self {
         let (parsed, spare) = (BTreeMap::new(), Vec::new());
-        let state = Waiting { next: 0, parsed, spare, take, place, n_rows: 0, n_lines, result: Ok(()), is_over: false };
-        Self { state: Mutex::new(state), moved: Condvar::new(), most }
+        let state = Mutex::new(Waiting { next: 0, parsed, spare, is_being_taken: false, is_over: false });
+        let taker = Mutex::new(Taker { take, place, n_rows: 0, n_lines, result: Ok(()) });
+        Self { state, moved: Condvar::new(), most, taker }
     }
 
     fn is_over(&self) -> bool {
         lock(&self.state).is_over
     }
 
-    fn into_result(self) -> Result<()> {
-        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).result
+    fn end(&self) {
+        lock(&self.state).is_over = true;
+        self.moved.notify_all();
     }
 
-    /// Takes what is made of a block, and of those that waited for it; waits where too many do. Then something to fill again, if
-    /// there is any.
+    fn into_result(self) -> Result<()> {
+        self.taker.into_inner().unwrap_or_else(PoisonError::into_inner).result
+    }
+
+    /// Takes what is made of a block, and of those that waited for it, or leaves it to the thread that does; waits where too many do.
+    /// Then something to fill again, if there is any.
     fn hand_on(&self, index: usize, parsed: Result<Parsed<T>, Wrong>) -> Option<T> {
         let mut state = lock(&self.state);
         state.parsed.insert(index, parsed);
-        state.take_those_in_turn();
-        self.moved.notify_all();
-        // The block whose turn it is is being parsed by a thread that does not wait.
+        if !state.is_being_taken {
+            state.is_being_taken = true;
+            while !state.is_over
+                && let next = state.next
+                && let Some(parsed) = state.parsed.remove(&next)
+            {
+                state.next += 1;
+                drop(state);
+                let taken = lock(&self.taker).take(parsed);
+                state = lock(&self.state);
+                state.is_over |= taken.is_none();
+                state.spare.extend(taken);
+                self.moved.notify_all();
+            }
+            state.is_being_taken = false;
+        }
+        // The block whose turn it is is being parsed, or taken, by a thread that does not wait.
         while !state.is_over && state.parsed.len() >= self.most {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -253,26 +222,24 @@ impl<T: Send, F: FnMut(&mut T) -> Result<()> + Send> Line<T, F> {
     }
 }
 
-impl<T, F: FnMut(&mut T) -> Result<()>> Waiting<T, F> {
-    fn take_those_in_turn(&mut self) {
-        while !self.is_over
-            && let Some(parsed) = self.parsed.remove(&self.next)
-        {
-            self.next += 1;
-            self.result = match parsed {
-                Ok(Parsed { mut made, n_rows, n_lines }) => {
-                    let result = (self.take)(&mut made);
-                    self.spare.push(made);
-                    self.n_rows += n_rows;
-                    self.n_lines += n_lines;
-                    result
-                }
-                Err((lines_before, Fault { row, error, .. })) => {
-                    let place = self.place.clone();
-                    Err(error(place.at_row(self.n_rows + row).at_line(self.n_lines + lines_before + 1)))
-                }
-            };
-            self.is_over = self.result.is_err();
+impl<F> Taker<F> {
+    /// Takes what is made of the next block, and gives it back; nothing where something is wrong.
+    fn take<T>(&mut self, parsed: Result<Parsed<T>, Wrong>) -> Option<T>
+    where
+        F: FnMut(&mut T) -> Result<()>,
+    {
+        match parsed {
+            Ok(Parsed { mut made, n_rows, n_lines }) => {
+                self.result = (self.take)(&mut made);
+                self.n_rows += n_rows;
+                self.n_lines += n_lines;
+                self.result.is_ok().then_some(made)
+            }
+            Err((lines_before, Fault { row, error, .. })) => {
+                let place = self.place.clone();
+                self.result = Err(error(place.at_row(self.n_rows + row).at_line(self.n_lines + lines_before + 1)));
+                None
+            }
         }
     }
 }
@@ -281,162 +248,52 @@ pub(super) fn count_lines(text: &[u8]) -> usize {
     memchr_iter(b'\n', text).count()
 }
 
-/// Where the last whole record ends in a text that begins with one.
-fn record_end(text: &[u8], quoting: Option<u8>) -> Option<usize> {
-    let quoted = quoting.and_then(|delimiter| Some((delimiter, memchr(b'"', text)?)));
-    let Some((delimiter, first)) = quoted else { return memrchr(b'\n', text).map(|at| at + 1) };
-    let before = memrchr(b'\n', &text[..first]).map_or(0, |at| at + 1);
-    match end_by_count(&text[before..], delimiter).unwrap_or_else(|| end_by_fields(&text[before..], delimiter)) {
-        0 if before == 0 => None,
-        end => Some(before + end),
-    }
-}
-
-/// Where the last whole record ends, or 0: a line break is in quotes when the number of quotes before it is odd. None where there is a
-/// quote in a field that does not begin with one, which is a character like others.
-fn end_by_count(text: &[u8], delimiter: u8) -> Option<usize> {
-    // Of the byte before: all bits whether it is in quotes, the lowest whether a field or the second of two quotes may follow.
-    let (mut in_quotes, mut may_open) = (0, 1);
-    for bytes in text.chunks(64) {
-        let mut padded = [0; 64];
-        let bytes = bytes.first_chunk().unwrap_or_else(|| {
-            padded[..bytes.len()].copy_from_slice(bytes);
-            &padded
-        });
-        let quotes = equal(bytes, [b'"']);
-        if quotes | in_quotes == 0 {
-            may_open = u64::from(bytes[63] == delimiter || bytes[63] == b'\n');
-            continue;
-        }
-        // Each bit is the parity of those up to it: set from the quote that opens on, and not at the one that closes.
-        let mut inside = quotes;
-        for shift in [1, 2, 4, 8, 16, 32] {
-            inside ^= inside << shift;
-        }
-        inside ^= in_quotes;
-        let before_open = (equal(bytes, [delimiter, b'\n']) | quotes) & !inside;
-        if quotes & inside & !((before_open << 1) | may_open) != 0 {
-            return None;
-        }
-        in_quotes = ((inside as i64) >> 63) as u64;
-        may_open = before_open >> 63;
-    }
-    // Back from the end, since only the last one counts.
-    let (mut to, mut is_inside) = (text.len(), in_quotes != 0);
-    while let Some(at) = memrchr(b'\n', &text[..to]) {
-        is_inside ^= memchr_iter(b'"', &text[at..to]).count() % 2 == 1;
-        if !is_inside {
-            return Some(at + 1);
-        }
-        to = at;
-    }
-    Some(0)
-}
-
-/// As [`end_by_count`], field by field.
-fn end_by_fields(text: &[u8], delimiter: u8) -> usize {
-    let (mut end, mut from) = (0, 0);
-    loop {
-        // Up to the next quoted field there are no line breaks but those of records.
-        let quoted = next_quoted(text, from, delimiter);
-        let to = quoted.map_or(text.len(), |(open, _)| open);
-        if let Some(at) = memrchr(b'\n', &text[from..to]) {
-            end = from + at + 1;
-        }
-        match quoted {
-            Some((_, Some(close))) => from = close,
-            _ => return end,
-        }
-    }
-}
-
-/// Where the next field in quotes begins, and where it ends, behind its last quote, if it does. A quote within a field that does not
-/// begin with one is a character like others.
-fn next_quoted(text: &[u8], mut from: usize, delimiter: u8) -> Option<(usize, Option<usize>)> {
-    loop {
-        let quote = from + memchr(b'"', text.get(from..)?)?;
-        if quote == 0 || text[quote - 1] == delimiter || text[quote - 1] == b'\n' {
-            return Some((quote, closing(text, quote)));
-        }
-        from = quote + 1;
-    }
-}
-
-/// Where a field in quotes that begins at `open` ends: behind the quote that is not the first of two.
-pub(super) fn closing(text: &[u8], open: usize) -> Option<usize> {
-    let mut at = open + 1;
-    loop {
-        at += memchr(b'"', text.get(at..)?)? + 1;
-        if text.get(at) != Some(&b'"') {
-            return Some(at);
-        }
-        at += 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::files::input::Reading;
 
-    /// Where records end, found byte by byte.
-    fn record_ends(text: &[u8], delimiter: Option<u8>) -> Vec<usize> {
-        let mut ends = Vec::new();
-        let (mut in_quotes, mut is_start) = (false, true);
-        let mut at = 0;
-        while at < text.len() {
-            let byte = text[at];
-            if in_quotes {
-                if byte == b'"' && text.get(at + 1) == Some(&b'"') {
-                    at += 1;
-                } else if byte == b'"' {
-                    in_quotes = false;
-                }
-                is_start = false;
-            } else if byte == b'"' && is_start && delimiter.is_some() {
-                in_quotes = true;
-            } else {
-                is_start = byte == b'\n' || Some(byte) == delimiter;
-                if byte == b'\n' {
-                    ends.push(at + 1);
-                }
-            }
-            at += 1;
-        }
-        ends
+    /// All that is parsed of a text, and of how many blocks; quotes are closed in each.
+    fn parsed(input: Input<'static>, block: usize, quoting: Option<u8>) -> Result<(Vec<u8>, usize)> {
+        let (mut found, mut n_blocks) = (Vec::new(), 0);
+        let rows = |block: &[u8], into: &mut Vec<u8>| {
+            into.extend_from_slice(block);
+            Ok((count_lines(block), count_lines(block)))
+        };
+        Text::new(input, block)?.parse(quoting, Vec::new, rows, |block| {
+            n_blocks += usize::from(!block.is_empty());
+            assert!(
+                block.is_empty() || quoting.is_none() || block.iter().filter(|&&byte| byte == b'"').count() % 2 == 0
+            );
+            found.append(block);
+            Ok(())
+        })?;
+        Ok((found, n_blocks))
     }
 
     #[test]
-    fn the_last_whole_record_ends_where_it_does() {
-        let texts: [&[u8]; 8] = [
-            b"a,b\nc,d\n\n\ne",
-            b"\"a\nb\",c\nd,\"e\n\"\nf\n",
-            b"a\"b\nc\"\n\"d\n\n\"\"\n\"\n",
-            b"\"\"\"\n\"\"\n\",\"\"\n\"x\"y\"\n\"z\",\"\n",
-            b"no line break",
-            b"",
-            b"\n\n\n",
-            b"\"a\"\"\n\"\n\"",
-        ];
-        let mut all = texts.map(<[u8]>::to_vec).to_vec();
-        // All texts of seven of these characters.
-        for number in 0..4usize.pow(7) {
-            all.push((0..7).map(|digit| b"a\"\n,"[number / 4usize.pow(digit) % 4]).collect());
-        }
-        // And some of them where 64 bytes end.
-        for i in (0..all.len()).step_by(5) {
-            all.push([&b"\"a\n\",".repeat(14)[..56 + i % 13], &all[i][..]].concat());
-        }
-        let mut n_by_count = 0;
-        for text in all {
-            for delimiter in [None, Some(b',')] {
-                let records = record_ends(&text, delimiter);
-                let expected = records.last().copied();
-                assert_eq!(record_end(&text, delimiter), expected, "{:?}", String::from_utf8_lossy(&text));
-                n_by_count += usize::from(delimiter.is_some() && end_by_count(&text, b',').is_some());
+    fn a_file_is_what_a_stream_is_and_every_byte_counts_once() {
+        // More than is read ahead.
+        let short: String = (0..30_000).map(|i| format!("{i},\"{}\n\"\n", i % 7)).collect();
+        let long = format!("a,\"{}\"\n{short}\"{}\",b\n1,2", "x\n".repeat(20_000), "\"\"\n".repeat(9_000));
+        for (name, content) in [("empty", ""), ("line", "1,2"), ("short", &short), ("long", &long)] {
+            let path = std::env::temp_dir().join(format!("softreg-text-{}-{name}", std::process::id()));
+            std::fs::write(&path, content).unwrap();
+            let ended =
+                if content.is_empty() || content.ends_with('\n') { content.to_owned() } else { format!("{content}\n") };
+            for block in [3, 64, 1000, 4096, 1 << 18] {
+                let reading = Reading::default();
+                let (of_file, n_blocks) =
+                    parsed(Input::open_with(&path, None, &reading).unwrap(), block, Some(b',')).unwrap();
+                assert!(of_file == ended.as_bytes(), "{name}, {block}");
+                assert_eq!(reading.bytes(), content.len() as u64, "{name}, {block}");
+                assert!(parsed(Input::of(content), block, Some(b',')).unwrap().0 == of_file, "{name}, {block}");
+                // Or nothing was cut.
+                let n_expected = if name == "short" { content.len() / 2 / (2 * block.max(30)) } else { 0 };
+                assert!(n_blocks >= n_expected, "{block}: {n_blocks}");
             }
+            std::fs::remove_file(&path).unwrap();
         }
-        // Otherwise one way was compared with itself.
-        assert!(n_by_count > 1000, "{n_by_count}");
     }
 
     #[test]

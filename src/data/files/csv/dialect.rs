@@ -2,7 +2,8 @@
 
 use memchr::memchr2;
 
-use crate::data::files::text::{Text, closing};
+use crate::data::files::blocks::closing;
+use crate::data::files::text::Text;
 use crate::error::{Error, Result};
 
 /// Of separators that stand as often, the first.

@@ -1,0 +1,28 @@
+//! Reading at a position, which several threads can do at once.
+
+use std::fs::File;
+use std::io;
+
+#[cfg(unix)]
+use std::os::unix::fs::FileExt;
+#[cfg(windows)]
+use std::os::windows::fs::FileExt;
+
+/// Fills `into` from byte `offset` on, whatever other threads read; how many bytes there were, fewer where the file ends.
+pub(super) fn read_at(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut n = 0;
+    while n < into.len() {
+        let (into, offset) = (&mut into[n..], offset + n as u64);
+        #[cfg(unix)]
+        let read = file.read_at(into, offset);
+        #[cfg(windows)]
+        let read = file.seek_read(into, offset);
+        match read {
+            Ok(0) => break,
+            Ok(more) => n += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(n)
+}
