@@ -98,12 +98,17 @@ fn stored<'a>(features: &'a Features) -> Result<&'a [f32]> {
     }
 }
 
-/// What all threads of this process have computed for; 0 where the system is not Linux.
+/// What all threads of this process have computed for, those that have ended too; 0 where the system is not Linux.
 fn processor_seconds() -> f64 {
-    let of_thread = |thread: io::Result<fs::DirEntry>| -> Option<f64> {
-        fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok()
-    };
-    fs::read_dir("/proc/self/task").map_or(0.0, |threads| threads.filter_map(of_thread).sum::<f64>() / 1e9)
+    #[cfg(target_os = "linux")]
+    {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: it writes to what it is given.
+        unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    }
+    #[cfg(not(target_os = "linux"))]
+    0.0
 }
 
 fn train(

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 
 use memchr::memchr_iter;
 
@@ -95,7 +96,8 @@ impl Text {
         take: impl FnMut(&mut T) -> Result<()> + Send,
     ) -> Result<()> {
         let Self { input, block, buffer, is_whole, n_lines } = self;
-        let n_threads = rayon::current_num_threads();
+        let n_pieces = input.left().map_or(usize::MAX, |left| (left / block as u64) as usize + 1);
+        let n_threads = rayon::current_num_threads().min(n_pieces);
         let line = Line::new(take, input.place(), n_lines, 2 * n_threads);
         let blocks = Blocks::new(input, buffer, is_whole, block, quoting)?;
         let work = || {
@@ -117,7 +119,12 @@ impl Text {
                 made = line.hand_on(index, parsed);
             }
         };
-        rayon::scope(|scope| (0..n_threads).for_each(|_| scope.spawn(|_| work())));
+        // Of their own, since new threads begin on processors that have nothing to do, where those of a pool are woken on that of the
+        // thread that wakes them. If there can be no more, fewer do it.
+        thread::scope(|scope| {
+            (1..n_threads).for_each(|_| drop(thread::Builder::new().spawn_scoped(scope, work)));
+            work();
+        });
         line.into_result()
     }
 }
