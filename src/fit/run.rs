@@ -314,16 +314,23 @@ impl Run<'_> {
             training += found.training;
         }
 
-        let train = evaluate(&mut *session, data, &parameters)?;
+        // The objective that the solver saw last.
+        let searched =
+            epochs.last().filter(|_| past.is_search() && self.validation.is_none()).map(|progress| progress.loss);
+        let train = match searched {
+            Some(_) => Evaluator::new(data.labels().targets(), data.weights(), parameters.shape.n_outputs()).finish(),
+            None => evaluate(&mut *session, data, &parameters)?,
+        };
         if !train.log_loss.is_finite() {
             return Err(Error::NoObjective { value: train.log_loss });
         }
         // The certificate is of the last iteration, which the validation may not have chosen.
         let (products, certificate) = optimum.unzip();
         let certificate = certificate.flatten().filter(|_| best_epoch.is_none_or(|best| best == epochs.len()));
-        let objective = match &certificate {
-            Some(certificate) => certificate.objective,
-            None => self.loss(&mut *session, &train, &parameters)? + self.penalty.of(&parameters),
+        let objective = match (&certificate, searched) {
+            (Some(certificate), _) => certificate.objective,
+            (None, Some(objective)) => objective,
+            (None, None) => self.loss(&mut *session, &train, &parameters)? + self.penalty.of(&parameters),
         };
         let validation = match &mut watched {
             Some((session, data)) => Some(evaluate(&mut **session, data, &parameters)?),

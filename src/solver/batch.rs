@@ -108,7 +108,7 @@ pub(crate) struct Found {
     pub parameters: Parameters,
     pub reason: StopReason,
     pub counts: Counts,
-    /// Nothing where the fits of the past need none.
+    /// Nothing of a search.
     pub certificate: Option<Certificate>,
     /// When the first iteration began, and how long the iterations took.
     pub begin: Instant,
@@ -213,7 +213,7 @@ impl Batch {
         let Minimum { mut parameters, reason, first_gradient, .. } = minimum;
         let (training, counts) = (before + begin.elapsed(), objective.counts());
         past.keep(&parameters);
-        if past.is_uncertified {
+        if past.is_search() {
             let (parameters, counts, certificate) = (objective.single(&parameters), objective.counts(), None);
             return Ok(Found { parameters, reason, counts, certificate, begin, training });
         }

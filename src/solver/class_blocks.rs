@@ -68,7 +68,9 @@ impl Blocks {
             to.iter_mut().zip(p).for_each(|(to, p)| *to = like * (p * root - p * p).max(0.0));
         }
         let least_total = (LEAST_CURVATURE * weights.sum() / q as f64).max(1e-30);
-        let root = |class: usize| {
+        // Memory of a thread: a block, rows in its units, and one as it is.
+        let memory = || (Array2::zeros((n, n)), Array2::zeros((ROWS, n)), vec![0.0; means.mean.len()]);
+        let root = |(block, x, values): &mut (Array2<f32>, Array2<f32>, Vec<f32>), class: usize| {
             let weights = weights.row(class);
             let mut rows: Vec<usize> = (0..weights.len()).collect();
             let heaviest = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
@@ -82,14 +84,16 @@ impl Blocks {
             let total = weights.iter().sum::<f64>().max(least_total);
             let rest = (total - rows.iter().map(|&row| weights[row]).sum::<f64>()).max(0.0);
 
-            let mut block = Array2::<f32>::zeros((n, n));
-            block.slice_mut(s![..n - 1, ..n - 1]).assign(&gram);
-            block *= rest as f32;
-            let mut x = Array2::<f32>::zeros((rows.len(), n));
-            let mut values = vec![0.0; means.mean.len()];
-            for (x, &row) in x.as_slice_mut().unwrap_or_default().chunks_exact_mut(n).zip(&rows) {
-                sample.centred_row_in_units(row, means, weights[row].sqrt(), &mut values, x);
+            for (mut to, gram) in block.rows_mut().into_iter().zip(gram.rows()) {
+                to.iter_mut().zip(gram).for_each(|(to, value)| *to = rest as f32 * value);
+                to[n - 1] = 0.0;
             }
+            block.row_mut(n - 1).fill(0.0);
+            for (mut x, &row) in x.rows_mut().into_iter().zip(&rows) {
+                let x = x.as_slice_mut().unwrap_or_default();
+                sample.centred_row_in_units(row, means, weights[row].sqrt(), values, x);
+            }
+            let x = x.slice(s![..rows.len(), ..]);
             for strip in strips(n) {
                 let mut to = block.slice_mut(s![strip.clone(), ..strip.end]);
                 let (left, right) = (x.slice(s![.., strip.clone()]), x.slice(s![.., ..strip.end]));
@@ -108,7 +112,7 @@ impl Blocks {
             invert_root(&mut block.view_mut(), &pivots);
             InverseRoot::new(block.view())
         };
-        let roots: Vec<InverseRoot> = (0..q).into_par_iter().map(root).collect();
+        let roots: Vec<InverseRoot> = (0..q).into_par_iter().map_init(memory, root).collect();
         let is_finite = roots.par_iter().all(InverseRoot::is_finite);
         let Means { size, varying, has_intercept, .. } = *means;
         Ok(is_finite.then(|| Self { roots, size: size.to_vec(), varying: varying.to_vec(), has_intercept }))

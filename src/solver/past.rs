@@ -19,17 +19,21 @@ pub(crate) struct Past {
     pub(super) gram: Option<Vec<f64>>,
     /// Whether the last fit ended with the Hessian class by class, with which the next one begins.
     pub(super) is_sharp: bool,
-    /// Whether the fits need no certificate.
-    pub(super) is_uncertified: bool,
+    /// Whether the fits are of a search for the best: they need no certificate, nor does anybody ask what they do on the training data.
+    is_search: bool,
 }
 
 /// The solutions are followed no further than so many times the distance of the last two.
 const FARTHEST: f64 = 2.0;
 
 impl Past {
-    /// Of a path in search of the best, whose fits need no certificate.
+    /// Of a path in search of the best.
     pub fn of_search() -> Self {
-        Self { is_uncertified: true, ..Self::default() }
+        Self { is_search: true, ..Self::default() }
+    }
+
+    pub fn is_search(&self) -> bool {
+        self.is_search
     }
 
     pub fn is_empty(&self) -> bool {

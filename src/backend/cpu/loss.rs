@@ -6,7 +6,7 @@ use std::mem;
 use super::lanes::{Element, Instructions};
 use super::meeting::{Meeting, Member};
 use super::pass::{Asked, Kept, Piece, Product, Samples, Scratch, Sums, are_nothing, shares, weights_from};
-use super::residual::{AddToRows, Curvature, Residual};
+use super::residual::{AddToRows, Curvature, Residual, Totals};
 use super::tiles::Matrix;
 use crate::backend::{Evaluation, Loss, Point, Shape, Supervision, check};
 use crate::error::Result;
@@ -98,7 +98,7 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
                 let Sums { losses, slopes, .. } = &mut part.sums;
                 let sums = losses.chunks_exact_mut(n_heads).zip(slopes.chunks_exact_mut(n_heads));
                 for (t, (losses, slopes)) in t.chunks_exact(n_heads).zip(sums) {
-                    let residual = &mut *residual;
+                    let (residual, totals) = (&mut *residual, Totals { losses, slopes, bias_gradient: &mut [] });
                     instructions.run(Residual {
                         first,
                         t,
@@ -108,8 +108,7 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
                         n_classes,
                         weights,
                         residual,
-                        losses,
-                        slopes,
+                        totals,
                     });
                 }
             }
@@ -129,20 +128,8 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
                 let first = part.first + index * tile_len;
                 let (weights, direction) = (weights_from(weights, first), &[][..]);
                 let residual = &mut scratch.residual[..z.len()];
-                let Sums { losses, slopes, .. } = &mut part.sums;
-                instructions.run(Residual {
-                    first,
-                    t,
-                    z,
-                    direction,
-                    targets,
-                    n_classes,
-                    weights,
-                    residual: &mut *residual,
-                    losses,
-                    slopes,
-                });
-                part.sums.add_bias_gradient(instructions, residual);
+                let totals = part.sums.totals();
+                instructions.run(Residual { first, t, z, direction, targets, n_classes, weights, residual, totals });
             }
         });
         let mut gradient = vec![0.0; m];
@@ -160,8 +147,8 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
                 let weights = weights_from(weights, part.first + index * tile_len);
                 let residual = &mut scratch.residual[..z.len()];
                 residual.chunks_exact_mut(m).for_each(|row| row.copy_from_slice(vector));
-                instructions.run(Curvature { z, n_classes, n_heads, weights, residual: &mut *residual });
-                part.sums.add_bias_gradient(instructions, residual);
+                let bias_gradient = &mut part.sums.bias_gradient;
+                instructions.run(Curvature { z, n_classes, n_heads, weights, residual, bias_gradient });
             }
         });
         let mut product = vec![0.0; m];

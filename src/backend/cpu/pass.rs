@@ -14,7 +14,7 @@ use super::amx::{
 use super::double::{Gradient, Logits, SLAB, Tile, Widen};
 use super::lanes::{Element, Instructions};
 use super::real::{LOWERED, Real};
-use super::residual::{AddToRows, Advance, Curvature, Residual, SumRows};
+use super::residual::{AddToRows, Advance, Curvature, Residual, Totals};
 use super::team;
 use super::tiles::{Matrix, zeros};
 use crate::backend::{Evaluation, Point, Shape, check};
@@ -93,7 +93,7 @@ pub(super) struct Part {
 /// What is summed over the samples of a part beside the gradient of the features.
 pub(super) struct Sums {
     /// (h·q)
-    bias_gradient: Vec<f64>,
+    pub bias_gradient: Vec<f64>,
     /// Of each point and head.
     pub losses: Vec<f64>,
     pub slopes: Vec<f64>,
@@ -473,13 +473,14 @@ impl<'a, T: Element> Samples<'a, T> {
             }
         };
         let residual = &mut scratch.residual[..n * m];
-        let w = &F::of(piece.weights_in_slabs)[..n_slabs * m * SLAB];
+        let (w, bias) = (&F::of(piece.weights_in_slabs)[..n_slabs * m * SLAB], piece.bias);
         if let Some(out) = piece.logits(instructions, &rows, m, residual) {
             // The samples of the next tile.
             let next = ((first + n) * shape.n_features).min(self.x.x.len());
             let ahead = &self.x.x[next..self.x.x.len().min(next + n * shape.n_features)];
             let ahead = (ahead.as_ptr().cast(), size_of_val(ahead));
-            instructions.run(Logits { tile, w, m, out, ahead });
+            instructions.run(Logits { tile, w, m, out: &mut *out, ahead });
+            instructions.run(AddToRows { rows: out, row: bias });
         }
         self.residual(piece, of_part, rows, residual);
         let residual = F::raised(residual, &mut scratch.raised);
@@ -509,9 +510,9 @@ impl<'a, T: Element> Samples<'a, T> {
             instructions.run(SplitFeatures { x: self.x, first, n, scale, by_sample, by_feature });
         }
         let residual = &mut scratch.residual[..n * m];
-        let weights = piece.split_weights;
+        let (weights, bias) = (piece.split_weights, piece.bias);
         if let Some(out) = piece.logits(instructions, &rows, m, residual) {
-            instructions.run(UnitLogits { units: *units, by_sample, weights, n, m, out });
+            instructions.run(UnitLogits { units: *units, by_sample, weights, bias, n, m, out });
         }
         self.residual(piece, of_part, rows, residual);
         instructions.run(SplitResidual { residual, m, out: split });
@@ -534,31 +535,13 @@ impl<'a, T: Element> Samples<'a, T> {
         let weights = weights_from(piece.weights, first);
         let z = &mut piece.z[of_rows.clone()];
         let direction = piece.direction.get_mut(of_rows).unwrap_or_default();
-        let bias_of = |rows: &mut [f64]| instructions.run(AddToRows { rows, row: piece.bias });
-        match piece.product {
-            Product::None => {}
-            Product::Point => bias_of(z),
-            Product::Direction => bias_of(direction),
-            Product::Vector => bias_of(residual),
-        }
         if piece.product == Product::Vector {
-            instructions.run(Curvature { z, n_classes, n_heads, weights, residual: &mut *residual });
+            let bias_gradient = &mut piece.part.sums.bias_gradient;
+            instructions.run(Curvature { z, n_classes, n_heads, weights, residual, bias_gradient });
         } else {
-            let Sums { losses, slopes, .. } = &mut piece.part.sums;
-            instructions.run(Residual {
-                first,
-                t: piece.t,
-                z,
-                direction,
-                targets,
-                n_classes,
-                weights,
-                residual: &mut *residual,
-                losses,
-                slopes,
-            });
+            let (t, totals) = (piece.t, piece.part.sums.totals());
+            instructions.run(Residual { first, t, z, direction, targets, n_classes, weights, residual, totals });
         }
-        piece.part.sums.add_bias_gradient(instructions, residual);
     }
 
     /// The samples `first..first + n` where they lie in X, when they are X̃ in this precision, in whole slabs, and not all in
@@ -579,7 +562,7 @@ impl Piece<'_> {
         }
     }
 
-    /// Where the logits of these rows go, without their intercepts: `residual` is for those that are not kept. None when none are asked
+    /// Where the logits of these rows go: `residual` is for those that are not kept. None when none are asked
     /// for. Those that are kept are made what they are to become.
     fn logits<'r>(
         &'r mut self,
@@ -614,8 +597,9 @@ impl Sums {
         Self { bias_gradient: vec![0.0; n_outputs], losses: Vec::new(), slopes: Vec::new() }
     }
 
-    pub fn add_bias_gradient(&mut self, instructions: Instructions, residual: &[f64]) {
-        instructions.run(SumRows { rows: residual, sums: &mut self.bias_gradient });
+    pub fn totals(&mut self) -> Totals<'_> {
+        let Self { losses, slopes, bias_gradient } = self;
+        Totals { losses, slopes, bias_gradient }
     }
 
     /// Begins anew, with `n` losses and slopes.

@@ -236,11 +236,12 @@ fn transpose<L: Lanes>(lanes: L, from: &Halves, to: &mut Halves) {
     }
 }
 
-/// O = X̃·W: features by sample, out (n × m).
+/// O = X̃·W + b: features by sample, b (m), out (n × m).
 pub(in crate::backend::cpu) struct UnitLogits<'a> {
     pub units: Units,
     pub by_sample: &'a [Halves],
     pub weights: &'a [Halves],
+    pub bias: &'a [f64],
     pub n: usize,
     pub m: usize,
     pub out: &'a mut [f64],
@@ -251,10 +252,10 @@ impl Kernel for UnitLogits<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { units, by_sample, weights, n, m, out } = self;
+        let Self { units, by_sample, weights, bias, n, m, out } = self;
         let (in_outputs, in_samples) = (m.div_ceil(SIDE), n.div_ceil(TERMS));
         let in_features = weights.len() / in_outputs;
-        assert!(by_sample.len() >= 2 * in_samples * in_features && out.len() >= n * m);
+        assert!(bias.len() == m && by_sample.len() >= 2 * in_samples * in_features && out.len() >= n * m);
         let tiles = units.configure();
         let mut sums = [Sums::ZERO; 4];
         for s in 0..in_samples {
@@ -280,14 +281,12 @@ impl Kernel for UnitLogits<'_> {
                         let row = sample % TERMS;
                         for column in 0..columns {
                             let sums = &sums[row / SIDE * 2 + column].0[row % SIDE];
-                            let o = (o + column) * SIDE;
-                            add_wide(
-                                lanes,
-                                sums,
-                                1.0,
-                                &mut out[sample * m + o..sample * m + m.min(o + SIDE)],
-                                first > 0,
-                            );
+                            let of_tile = (o + column) * SIDE..m.min((o + column + 1) * SIDE);
+                            let out = &mut out[sample * m..][of_tile.clone()];
+                            if first == 0 {
+                                out.copy_from_slice(&bias[of_tile]);
+                            }
+                            add_wide(lanes, sums, 1.0, out, true);
                         }
                     }
                 }

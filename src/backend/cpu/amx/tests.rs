@@ -72,7 +72,9 @@ fn products_of_halves_are_nearly_those_of_single_precision() {
         let x = |i: usize, k: usize| f64::from(x[i * d + k]) * f64::from(scale);
         let logits_of = |by_sample: &[Halves]| {
             let mut out = vec![f64::NAN; n * m];
-            with.run(UnitLogits { units, by_sample, weights: &split_weights, n, m, out: &mut out });
+            let bias: Vec<f64> = (0..m).map(|j| 1.0 + j as f64).collect();
+            with.run(UnitLogits { units, by_sample, weights: &split_weights, bias: &bias, n, m, out: &mut out });
+            out.iter_mut().zip(bias.iter().cycle()).for_each(|(o, b)| *o -= b);
             out
         };
         let check_logits = |found: &[f64]| {

@@ -4,7 +4,7 @@
 
 use super::super::lanes::Instructions;
 use super::super::pass::{Sums, shares};
-use super::super::residual::{Curvature, Residual};
+use super::super::residual::{Curvature, Residual, Totals};
 use super::super::team;
 use super::super::tiles::allocate;
 use super::sum::WeightedSum;
@@ -103,10 +103,9 @@ impl<'a> SparseLoss<'a> {
                 Product::Vector(parameters) => shared.logits(parameters, first, residual),
             }
             match product {
-                Product::Vector(_) => shared.curvature(first, z, residual),
-                _ => shared.residual(first, t, z, direction, residual, &mut sums.losses, &mut sums.slopes),
+                Product::Vector(_) => shared.curvature(first, z, residual, &mut sums.bias_gradient),
+                _ => shared.residual(first, t, z, direction, residual, sums.totals()),
             }
-            sums.add_bias_gradient(shared.instructions, residual);
         });
         Ok(Evaluation { point: Sums::point(self.parts.iter(), n_heads), gradient: self.features_gradient()? })
     }
@@ -154,25 +153,15 @@ impl Shared<'_> {
         }
     }
 
-    #[expect(clippy::too_many_arguments)]
-    fn residual(
-        &self,
-        first: usize,
-        t: &[f64],
-        z: &[f64],
-        direction: &[f64],
-        residual: &mut [f64],
-        losses: &mut [f64],
-        slopes: &mut [f64],
-    ) {
+    fn residual(&self, first: usize, t: &[f64], z: &[f64], direction: &[f64], residual: &mut [f64], totals: Totals) {
         let (targets, weights, n_classes) = (self.targets, self.weights_of(first), self.shape.n_classes);
-        let kernel = Residual { first, t, z, direction, targets, n_classes, weights, residual, losses, slopes };
+        let kernel = Residual { first, t, z, direction, targets, n_classes, weights, residual, totals };
         self.instructions.run(kernel);
     }
 
-    fn curvature(&self, first: usize, z: &[f64], residual: &mut [f64]) {
-        let Shape { n_classes, n_heads, .. } = self.shape;
-        self.instructions.run(Curvature { z, n_classes, n_heads, weights: self.weights_of(first), residual });
+    fn curvature(&self, first: usize, z: &[f64], residual: &mut [f64], bias_gradient: &mut [f64]) {
+        let (Shape { n_classes, n_heads, .. }, weights) = (self.shape, self.weights_of(first));
+        self.instructions.run(Curvature { z, n_classes, n_heads, weights, residual, bias_gradient });
     }
 
     /// s of the samples from `first` on.
@@ -213,7 +202,7 @@ impl Loss for SparseLoss<'_> {
             sums.reset(t.len());
             let of_points = sums.losses.chunks_exact_mut(n_heads).zip(sums.slopes.chunks_exact_mut(n_heads));
             for (t, (losses, slopes)) in t.chunks_exact(n_heads).zip(of_points) {
-                shared.residual(first, t, z, direction, residual, losses, slopes);
+                shared.residual(first, t, z, direction, residual, Totals { losses, slopes, bias_gradient: &mut [] });
             }
         });
         Ok(Sums::points(self.parts.iter(), n_heads))
@@ -225,8 +214,7 @@ impl Loss for SparseLoss<'_> {
             sums.reset(n_heads);
             z.chunks_exact_mut(m).for_each(|z| z.iter_mut().zip(intercept).for_each(|(z, b)| *z += b));
             let t = vec![0.0; n_heads];
-            shared.residual(first, &t, z, &[], residual, &mut sums.losses, &mut sums.slopes);
-            sums.add_bias_gradient(shared.instructions, residual);
+            shared.residual(first, &t, z, &[], residual, sums.totals());
         });
         let mut gradient = vec![0.0; m];
         Sums::bias_gradient(self.parts.iter(), &mut gradient);
@@ -238,8 +226,7 @@ impl Loss for SparseLoss<'_> {
         self.each_part(|shared, first, sums, z, _, residual| {
             sums.reset(n_heads);
             residual.chunks_exact_mut(m).for_each(|row| row.copy_from_slice(vector));
-            shared.curvature(first, z, residual);
-            sums.add_bias_gradient(shared.instructions, residual);
+            shared.curvature(first, z, residual, &mut sums.bias_gradient);
         });
         let mut product = vec![0.0; m];
         Sums::bias_gradient(self.parts.iter(), &mut product);
