@@ -32,6 +32,11 @@ impl Past {
         Self { is_uncertified: true, ..Self::default() }
     }
 
+    /// The last solution.
+    pub fn last(&self) -> Option<Vec<f64>> {
+        self.solutions.last().map(|(_, solution)| solution.clone())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.solutions.is_empty()
     }
