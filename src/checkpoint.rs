@@ -2,9 +2,9 @@
 //!
 //! A safetensors file, as models are, with one metadata entry `softreg_checkpoint`, a JSON object: of which run it is (settings
 //! and hashes of the data), on which device it was. What must keep all its digits are tensors: `epochs` (epochs × 4): loss,
-//! validation loss (NaN: none), evaluations and seconds so far; `best` ((d + 1) × q) and `best_loss`; of a stochastic solver
-//! `parameters` ((d + 1) × q) and `moments`, as [`State`] has them; of a batch solver `parameters` in centred coordinates, `pairs`
-//! and `numbers`, as `Stand` and `Numbers` have them.
+//! validation loss (NaN: none), evaluations and seconds so far; `best` (W above b, or the factors of structured weights) and `best_loss`;
+//! of a stochastic solver `parameters` ((d + 1) × q) and `moments`, as [`State`] has them; of a batch solver `parameters` (or factors) in
+//! centred coordinates, `pairs` and `numbers`, as `Stand` and `Numbers` have them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,11 +16,12 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 use twox_hash::XxHash3_64;
 
-use crate::backend::{DeviceInfo, DeviceKind, Parameters, Shape, State, Supervision};
+use crate::backend::{DeviceInfo, DeviceKind, Parameters, Shape, State, Supervision, Weights};
 use crate::data::{Dataset, Features, Stored, Targets, Values};
 use crate::error::{Error, Result, shown};
 use crate::objective::Counts;
 use crate::solver::{Best, Learned, Numbers, Progress, Snapshot, SolverState, Stand};
+use crate::structure::{Factors, Parametrisation};
 use crate::write::write_atomically;
 
 /// The newest format version, which is written and read.
@@ -161,7 +162,7 @@ pub(crate) fn write(path: &Path, identity: &Identity, device: &DeviceInfo, snaps
         .flat_map(|e| [e.loss, e.validation_loss.unwrap_or(f64::NAN), e.evaluations, e.elapsed.as_secs_f64()]);
     let mut tensors = vec![Tensor::f64("epochs", &[epochs.len(), OF_EPOCH], of_epochs)];
     match solver {
-        SolverState::Stochastic(State { parameters, moments, n_steps }) => {
+        SolverState::Stochastic(State { parameters, moments, n_steps, .. }) => {
             metadata["n_steps"] = (*n_steps).into();
             tensors.push(Tensor::f32("parameters", &of(parameters.shape), &parameters.values));
             tensors.push(Tensor::f32("moments", &[moments.len()], moments));
@@ -177,7 +178,8 @@ pub(crate) fn write(path: &Path, identity: &Identity, device: &DeviceInfo, snaps
         }
     }
     if let Some(best) = best {
-        tensors.push(Tensor::f32("best", &of(best.parameters.shape), &best.parameters.values));
+        let values = best.weights.values();
+        tensors.push(Tensor::f32("best", &[values.len()], values));
         tensors.push(Tensor::f64("best_loss", &[1], [best.loss]));
     }
     metadata["hash"] = hash_of_tensors(tensors.iter().map(|tensor| (tensor.name, &*tensor.bytes)).collect()).into();
@@ -219,11 +221,16 @@ fn of_device(device: &DeviceInfo) -> Value {
     json!({ "name": device.name, "backend": device.backend, "driver": driver })
 }
 
-/// Reads the checkpoint of a run of that identity.
+/// Reads the checkpoint of a run of that identity, whose weights are dense or of factors.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be read; [`Error::Checkpoint`] when it is damaged, no checkpoint, or of another run.
-pub(crate) fn read(path: &Path, identity: &Identity, shape: Shape, device: &DeviceInfo) -> Result<Snapshot> {
+pub(crate) fn read(
+    path: &Path,
+    identity: &Identity,
+    (shape, factors): (Shape, Option<Parametrisation>),
+    device: &DeviceInfo,
+) -> Result<Snapshot> {
     let bytes = fs::read(path).map_err(|source| Error::io("read", path, source))?;
     let wrong = |problem: String| Error::Checkpoint { path: path.to_owned(), problem };
     let (metadata, tensors) = parse(&bytes).map_err(wrong)?;
@@ -242,7 +249,7 @@ pub(crate) fn read(path: &Path, identity: &Identity, shape: Shape, device: &Devi
     };
     warn("the device", &of_device(device), &metadata["device"]);
     warn("softreg", &env!("CARGO_PKG_VERSION").into(), &metadata["softreg_version"]);
-    snapshot(&metadata, &tensors, shape).map_err(wrong)
+    snapshot(&metadata, &tensors, shape, factors).map_err(wrong)
 }
 
 /// The metadata and the tensors of a file, or what is wrong with it.
@@ -281,7 +288,7 @@ fn check_hash(metadata: &Value, tensors: &SafeTensors) -> Result<(), String> {
 #[doc(hidden)]
 pub fn examine(bytes: &[u8], n_features: usize, n_classes: usize) -> Result<usize, String> {
     let (metadata, tensors) = parse(bytes)?;
-    let found = snapshot(&metadata, &tensors, Shape { n_features, n_classes, n_heads: 1 })?;
+    let found = snapshot(&metadata, &tensors, Shape { n_features, n_classes, n_heads: 1 }, None)?;
     check_hash(&metadata, &tensors)?;
     Ok(found.epochs.len())
 }
@@ -291,7 +298,12 @@ fn damaged(problem: &dyn ToString) -> String {
 }
 
 /// Where the training stands, or what is wrong with the file.
-fn snapshot(metadata: &Value, tensors: &SafeTensors, shape: Shape) -> Result<Snapshot, String> {
+fn snapshot(
+    metadata: &Value,
+    tensors: &SafeTensors,
+    shape: Shape,
+    factors: Option<Parametrisation>,
+) -> Result<Snapshot, String> {
     let integer = |name: &str| {
         metadata[name].as_u64().ok_or_else(|| damaged(&format!("{name} is {}, not a number", metadata[name])))
     };
@@ -328,7 +340,17 @@ fn snapshot(metadata: &Value, tensors: &SafeTensors, shape: Shape) -> Result<Sna
             let losses = values(tensors, "best_loss", Dtype::F64, f64::from_le_bytes)?;
             match losses[..] {
                 [loss] if (1..=epochs.len()).contains(&epoch) => {
-                    Some(Best { epoch, loss, parameters: parameters_of("best")? })
+                    let weights = match factors {
+                        None => parameters_of("best")?.into(),
+                        Some(of) => {
+                            let values = values(tensors, "best", Dtype::F32, f32::from_le_bytes)?;
+                            let is_finite = values.iter().all(|value| value.is_finite());
+                            let found = Factors::new(of, values).filter(|_| is_finite);
+                            let n = of.n_parameters();
+                            Weights::from(found.ok_or_else(|| damaged(&format!("best are not {n} finite numbers")))?)
+                        }
+                    };
+                    Some(Best { epoch, loss, weights })
                 }
                 _ => return Err(damaged(&format!("epoch {epoch} is the best of {}", epochs.len()))),
             }
@@ -336,7 +358,7 @@ fn snapshot(metadata: &Value, tensors: &SafeTensors, shape: Shape) -> Result<Sna
     };
     let solver = if metadata["n_steps"].is_null() {
         let doubles = |name: &str| values(tensors, name, Dtype::F64, f64::from_le_bytes);
-        let n = shape.n_parameters();
+        let n = factors.map_or(shape.n_parameters(), Parametrisation::n_parameters);
         let (parameters, pairs) = (doubles("parameters")?, doubles("pairs")?);
         if parameters.len() != n || !pairs.len().is_multiple_of(2 * n) {
             return Err(damaged(&format!("parameters and pairs are not of {n} numbers each")));
@@ -355,7 +377,7 @@ fn snapshot(metadata: &Value, tensors: &SafeTensors, shape: Shape) -> Result<Sna
     } else {
         let moments = values(tensors, "moments", Dtype::F32, f32::from_le_bytes)?;
         let (parameters, n_steps) = (parameters_of("parameters")?, integer("n_steps")?);
-        SolverState::Stochastic(State { parameters, moments, n_steps })
+        SolverState::Stochastic(State { moments, n_steps, ..parameters.into() })
     };
     Ok(Snapshot { solver, epochs, best })
 }
@@ -393,8 +415,8 @@ mod tests {
             elapsed: Duration::from_millis(300),
         };
         let epochs = vec![progress(1), progress(2)];
-        let best = Best { epoch: 2, loss: 0.1, parameters: parameters.clone() };
-        let state = State { parameters, moments: vec![1e-30; 18], n_steps: 1 << 60 };
+        let best = Best { epoch: 2, loss: 0.1, weights: parameters.clone().into() };
+        let state = State { moments: vec![1e-30; 18], n_steps: 1 << 60, ..parameters.into() };
         let pairs = vec![(vec![1.0 / 3.0; 9], vec![1e-300; 9])];
         let numbers = Numbers { n_fruitless: 3, gain: 0.0, tau: 0.1, n_promises: 2, ..Numbers::new(1.0) };
         let learned = Learned { pairs, numbers: Some(numbers) };
@@ -413,7 +435,7 @@ mod tests {
         for (number, snapshot) in checkpoints().into_iter().enumerate() {
             let path = std::env::temp_dir().join(format!("softreg-checkpoint-{}-{number}", std::process::id()));
             write(&path, &identity, device.info(), &snapshot).unwrap();
-            let back = |identity: &Identity| read(&path, identity, shape, device.info());
+            let back = |identity: &Identity| read(&path, identity, (shape, None), device.info());
             assert_eq!(back(&identity).unwrap(), snapshot);
             let other = Identity(json!({ "l2": 1e-4, "seed": u64::MAX, "solver": "sgd", "more": null }));
             let error = back(&other).unwrap_err().to_string();

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::model::Model;
 use crate::solver::{Certificate, Every, Lbfgs, Limits, Past, Progress, Solver, StopReason};
+use crate::structure::Structure;
 use crate::weighting::ClassWeight;
 
 pub use folds::Folds;
@@ -103,7 +104,9 @@ pub struct SoftmaxRegression {
     solver: Solver,
     l2: f64,
     l1: f64,
+    weights: Structure,
     seed: u64,
+    n_seeds: usize,
     feature_scale: FeatureScale,
     class_weight: ClassWeight,
     label_smoothing: f64,
@@ -147,8 +150,10 @@ pub struct Fit {
     pub learning_rate: Option<f64>,
     /// Products of a batch solver, X·W or Xᵀ·R, over all samples; two are an evaluation of loss and gradient.
     pub products: Option<usize>,
-    /// How near the minimum a batch solver came.
+    /// How near the minimum a batch solver came; none of structured weights, over whose factors the objective is not convex.
     pub certificate: Option<Certificate>,
+    /// The seed; of several ([`SoftmaxRegression::seeds`]) that of the model.
+    pub seed: u64,
     /// What the features were multiplied by. The model's weights have taken it in: they are for the features as given.
     pub feature_scale: f64,
     /// Time until the first step: to scale the data and bring it to the device, to choose the step size, and to compile
@@ -176,7 +181,9 @@ impl SoftmaxRegression {
             solver: Solver::default(),
             l2: 1e-5,
             l1: 0.0,
+            weights: Structure::Dense,
             seed: 0,
+            n_seeds: 1,
             feature_scale: FeatureScale::default(),
             class_weight: ClassWeight::default(),
             label_smoothing: 0.0,
@@ -218,7 +225,37 @@ impl SoftmaxRegression {
         self
     }
 
-    /// What the order of the samples follows. The same seed on the same device gives the same model, bit for bit.
+    /// What W is made of: fewer numbers than it has, which the model and its file keep, or itself, unless this is called. The penalty l2
+    /// is on W, the intercept is dense. Structured weights are for L-BFGS, without an l1 penalty, and with dense features for SGD and
+    /// AdamW, whose decay is of the factors; with a model to start from
+    /// ([`SoftmaxRegression::init`]) training begins at the nearest W of the structure, or where that model has the same structure and
+    /// classes at its factors.
+    ///
+    /// ```
+    /// use softreg::{SoftmaxRegression, Structure, data};
+    /// let (train, test) = data::digits()?.split(0.2, 0)?;
+    /// let model = SoftmaxRegression::new().weights(Structure::LowRank { rank: 5 }).fit(&train)?.model;
+    /// assert_eq!(model.n_parameters(), 5 * (64 + 10) + 10);
+    /// assert!(model.evaluate(&test)?.accuracy > 0.9);
+    /// # Ok::<(), softreg::Error>(())
+    /// ```
+    #[must_use]
+    pub fn weights(mut self, structure: Structure) -> Self {
+        self.weights = structure;
+        self
+    }
+
+    /// With weights whose minimum depends on where training begins ([`Structure::Phm`], [`Structure::LowRank`]): trains so often, with
+    /// the seed and those after it, one after the other, and keeps the model with the lowest validation loss, or without validation data
+    /// the lowest objective. [`Fit::seed`] is the one that was kept, and all of the fit is of that training, but for
+    /// [`SoftmaxRegression::time_limit`], which is for all together. 1 unless it is called.
+    #[must_use]
+    pub fn seeds(mut self, n: usize) -> Self {
+        self.n_seeds = n;
+        self
+    }
+
+    /// What the order of the samples follows, and where training of structured weights begins. The same seed on the same device gives the same model, bit for bit.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -440,6 +477,10 @@ impl SoftmaxRegression {
                 "left out: a path has no checkpoints",
             );
         }
+        if self.n_seeds != 1 {
+            let expected = "1 on a path, whose fits begin where those before them ended";
+            return setting("the number of seeds", self.n_seeds.to_string(), expected);
+        }
         let mut estimator = self.clone();
         match &self.solver {
             Solver::Auto => estimator.solver = Lbfgs::default().into(),
@@ -491,6 +532,7 @@ impl SoftmaxRegression {
                 }
             }
         }
+        self.check_structure()?;
         if self.polish && self.validation.is_some() {
             let expected = "left out with validation data, which decides where training ends";
             return Err(Error::Setting { name: "polish", value: true.to_string(), expected });
@@ -526,9 +568,61 @@ impl SoftmaxRegression {
         self.solver.clone().chosen_for(size, self.needs_batch())
     }
 
-    /// Whether the penalty is one that only batch solvers have.
+    /// That the other settings suit structured weights.
+    fn check_structure(&self) -> Result<()> {
+        let structure = self.weights.to_string();
+        let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
+        if self.n_seeds != 1 {
+            let name = "the number of seeds";
+            match self.n_seeds {
+                0 => return setting(name, "0".to_owned(), "at least 1"),
+                n if !self.weights.depends_on_seed() => {
+                    let expected = "1: the objective has one minimum, unless the weights are phm:M or lowrank:R";
+                    return setting(name, n.to_string(), expected);
+                }
+                n if self.init.is_some() => {
+                    return setting(name, n.to_string(), "1 with a model to start from, where training begins");
+                }
+                n if self.checkpoint.is_some() || self.resume.is_some() => {
+                    return setting(name, n.to_string(), "1 with a checkpoint; train with each --seed by itself");
+                }
+                _ => {}
+            }
+        }
+        if self.weights == Structure::Dense {
+            return Ok(());
+        }
+        if self.solver.is_stochastic() && (self.checkpoint.is_some() || self.resume.is_some()) {
+            let expected = "dense for checkpoints of SGD and AdamW; L-BFGS has those of structured weights";
+            return setting("the structure of the weights", structure, expected);
+        }
+        if matches!(self.solver, Solver::NewtonCg(_)) {
+            return setting(
+                "the structure of the weights",
+                structure,
+                "dense with Newton-CG; L-BFGS trains structured weights",
+            );
+        }
+        if self.l1 > 0.0 {
+            return setting(
+                "the penalty l1",
+                self.l1.to_string(),
+                "0 with structured weights, which have no exact zeros; take l2",
+            );
+        }
+        if self.polish {
+            return setting(
+                "polish",
+                true.to_string(),
+                "left out with structured weights; train on the CPU, in double precision",
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the penalty or the weights are such that only batch solvers have.
     fn needs_batch(&self) -> bool {
-        self.l1 > 0.0 || self.standardize || self.penalty_factors.is_some()
+        self.weights != Structure::Dense || self.l1 > 0.0 || self.standardize || self.penalty_factors.is_some()
     }
 
     /// Goes on with the training of `model` on a batch of data, for one epoch unless the solver says how many, as

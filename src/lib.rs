@@ -39,6 +39,7 @@
 //!   [`Sgd`] and [`AdamW`] take many small steps, [`Schedule`] says how their learning rate changes; [`Solver::Auto`] chooses.
 //!   [`SoftmaxRegression::validation`] and [`SoftmaxRegression::patience`] stop early,
 //!   [`SoftmaxRegression::partial_fit`] goes on with new data.
+//!   [`SoftmaxRegression::weights`] makes W of fewer numbers ([`Structure`]).
 //!   [`Sweep`] chooses penalties and learning rates by cross-validation, [`LearningCurve`] says how good models of fewer samples are.
 //! - Prediction: [`Model`], for a matrix of samples or for one without an allocation ([`Model::predict_into`]), and on a
 //!   device of choice ([`Model::on`]). [`Evaluation`] has loss and accuracy, entropies in nats, calibration, and the figures of each
@@ -85,6 +86,7 @@ mod objective;
 #[doc(hidden)]
 pub mod reference;
 mod solver;
+mod structure;
 mod weighting;
 mod write;
 
@@ -103,5 +105,6 @@ pub use fit::{
 pub use metrics::Evaluation;
 pub use model::{Calibrated, Calibration, Model, Predictor, Scaling};
 pub use solver::{AdamW, Certificate, Every, Lbfgs, NewtonCg, Progress, Schedule, Sgd, Solver, StopReason, Warmup};
+pub use structure::Structure;
 pub use weighting::ClassWeight;
 pub use write::write_atomically;

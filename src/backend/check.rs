@@ -67,9 +67,28 @@ pub(super) fn training<'t>(
     }
     if !start.moments.is_empty() {
         let n_moments = heads.first().map_or(1, |head| head.rule.n_moments());
-        equal("moments", shape.n_parameters().saturating_mul(n_moments), start.moments.len())?;
+        let n_trained = start.factors.as_ref().map_or(shape.n_parameters(), |factors| factors.values().len());
+        equal("moments", n_trained.saturating_mul(n_moments), start.moments.len())?;
+    }
+    if let Some(factors) = &start.factors {
+        let of = factors.parametrisation();
+        equal("heads of structured weights", 1, shape.n_heads)?;
+        equal("features of the factors", shape.n_features, of.n_features())?;
+        equal("classes of the factors", shape.n_classes, of.n_classes())?;
     }
     self::supervision(shape, supervision, n_samples)
+}
+
+/// That the weights are dense, as those of sparse features must be that are trained in steps.
+pub(super) fn dense(start: &State) -> Result<()> {
+    match &start.factors {
+        None => Ok(()),
+        Some(factors) => Err(Error::Setting {
+            name: "the structure of the weights",
+            value: factors.parametrisation().structure().to_string(),
+            expected: "dense with sparse features and SGD or AdamW; L-BFGS trains structured weights on these",
+        }),
+    }
 }
 
 /// That there is a target for each sample, none past the classes, and a weight, if there are weights. Gives them.

@@ -15,6 +15,7 @@ pub mod gpu;
 mod streamed;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,10 +25,12 @@ use rayon::prelude::*;
 
 pub use device::{Device, DeviceInfo, DeviceKind, DeviceOptions};
 pub(crate) use streamed::part_bytes;
+pub use weights::{Factored, Weights};
 
 use crate::batch::Plan;
 use crate::data::{Features, Targets, argmax};
 use crate::error::Result;
+use crate::structure::Factors;
 
 /// The sizes of a linear map from features to logits: h heads of q classes stand side by side as h·q columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +87,10 @@ impl Parameters {
 pub struct State {
     /// As they are now.
     pub parameters: Parameters,
-    /// What the rule keeps of each parameter, [`Rule::n_moments`] × (d + 1) × (h·q): all first moments, laid out as the
-    /// parameters, then all second. Empty: zeros.
+    /// Of structured weights, of one head, what the parameters are made of; it is these that are trained.
+    pub factors: Option<Factors>,
+    /// What the rule keeps of each parameter, [`Rule::n_moments`] × (d + 1) × (h·q), or of each of the factors: all first moments, laid
+    /// out as the parameters or factors, then all second. Empty: zeros.
     pub moments: Vec<f32>,
     /// Steps done.
     pub n_steps: u64,
@@ -94,7 +99,14 @@ pub struct State {
 impl From<Parameters> for State {
     /// Before the first step.
     fn from(parameters: Parameters) -> Self {
-        Self { parameters, moments: Vec::new(), n_steps: 0 }
+        Self { parameters, factors: None, moments: Vec::new(), n_steps: 0 }
+    }
+}
+
+impl State {
+    /// What is trained: the factors, or W and b.
+    pub(crate) fn into_weights(self) -> Weights {
+        self.factors.map_or_else(|| self.parameters.into(), Weights::from)
     }
 }
 
@@ -109,6 +121,13 @@ pub struct Head {
     pub intercept: bool,
     /// What is done with the gradient.
     pub rule: Rule,
+}
+
+impl Head {
+    /// The head of a step that changes nothing, and leaves the gradient, that of the l2 penalty included, in the place of the first moments.
+    pub(crate) fn for_gradient(self) -> Self {
+        Self { learning_rate: 0.0, rule: Rule::Momentum { momentum: 0.0, nesterov: false }, ..self }
+    }
 }
 
 /// What a stochastic solver does with the gradient g of a head, η its learning rate. All heads of a run have the same kind

@@ -26,6 +26,7 @@ macro_rules! assert_shape_error {
     };
 }
 
+mod factored;
 mod sparse;
 #[cfg(feature = "gpu")]
 mod sparse_gpu;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::CommandFactory;
 use indicatif::{HumanBytes, HumanCount};
+use softreg::Model;
 use softreg::data::{Dtype, Table, Targets, Values};
 
 use crate::known::Part;
@@ -27,6 +28,12 @@ pub fn run(args: &args::Convert) -> Result<()> {
         usage("--labels-out is an option of .npy; .safetensors hold the labels");
     }
     check_output(args, out)?;
+    if args.to == Some(args::ModelForm::Dense) {
+        if is_npy {
+            usage("--out must end with .safetensors, as it is a model that is written");
+        }
+        return model_to_dense(&args.data.features, out);
+    }
 
     let table = input::table(&args.data.source(), "--labels", Part::Train, false)?;
     let dtype = args.dtype.map_or(table.features.values().dtype(), Dtype::from);
@@ -64,6 +71,19 @@ pub fn run(args: &args::Convert) -> Result<()> {
             writeln!(report, "the columns have no names in .npy; .safetensors keeps them")?;
         }
         writeln!(report, "to train on it: softreg train {}{}", out.display(), beside.options())
+    })
+}
+
+/// A model with its weights as they are, for readers that know no structured ones.
+fn model_to_dense(path: &Path, out: &Path) -> Result<()> {
+    let model = Model::load(path)?;
+    let (structure, n) = (model.structure(), model.n_parameters());
+    let dense = model.to_dense();
+    dense.save(out)?;
+    output::write(Path::new("-"), |report| {
+        let (before, after) = (HumanCount(n as u64), HumanCount(dense.n_parameters() as u64));
+        let size = HumanBytes(fs::metadata(out).map_or(0, |file| file.len()));
+        writeln!(report, "{}: {structure} with {before} parameters → dense with {after}, {size}", out.display())
     })
 }
 

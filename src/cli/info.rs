@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::Value;
-use softreg::{Error, Model};
+use softreg::{Error, Model, Structure};
 
 use crate::report::{first, printable, range, rounded};
 use crate::{args, output};
@@ -24,7 +24,14 @@ fn write(out: &mut dyn Write, path: &Path, bytes: &[u8], model: &Model) -> io::R
     let (d, q) = (model.n_features(), model.n_classes());
     let version = format_version(bytes).map_or_else(|| "?".to_owned(), |version| version.to_string());
     writeln!(out, "file       {}, {}, format version {version}", path.display(), HumanBytes(bytes.len() as u64))?;
-    writeln!(out, "shape      weight {d} × {q} and bias {q}, f32: {} parameters", HumanCount(((d + 1) * q) as u64))?;
+    let (n, of_dense) = (model.n_parameters(), (d + 1) * q);
+    writeln!(out, "shape      weight {d} × {q} and bias {q}, f32: {} parameters", HumanCount(of_dense as u64))?;
+    if model.structure() != Structure::Dense {
+        let [n_bytes, of_dense_bytes] = [n, of_dense].map(|n| HumanBytes(4 * n as u64));
+        let ratio = rounded(n as f64 / of_dense as f64);
+        writeln!(out, "weights    {}: {} parameters, {ratio} of dense", model.structure(), HumanCount(n as u64))?;
+        writeln!(out, "           {n_bytes}, dense {of_dense_bytes}")?;
+    }
     writeln!(out, "classes    {q}: {}", first(model.classes(), 20))?;
     match model.feature_names() {
         Some(names) => writeln!(out, "features   {d}: {}", first(names, 8))?,

@@ -110,6 +110,7 @@ pub fn sweep(args: &args::Sweep, search: &Search, device: &Device) -> Result<Swe
     let estimator = SoftmaxRegression::new()
         .solver(search.solver.solver(None, search.is_stochastic()))
         .standardize(search.standardize)
+        .weights(search.weights)
         .seed(search.seed)
         .feature_scale(search.feature_scale.unwrap_or_default())
         .class_weight(args.data.class_weight.clone().unwrap_or_default())
@@ -417,6 +418,8 @@ impl Run<'_> {
             "holdout": search.holdout,
             "n_seeds": search.n_seeds(),
             "n_heads": swept.heads.len(),
+            "weights": swept.fit.model.structure().to_string(),
+            "n_parameters": swept.fit.model.n_parameters(),
             "n_evaluations": self.evaluations(),
             "n_passes": swept.passes,
             "seconds_train": seconds,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use softreg::data;
 use softreg::{
     Certificate, Dataset, Device, DeviceKind, Evaluation, FeatureScale, Fit, Model, Schedule, SoftmaxRegression,
-    Solver, StopReason,
+    Solver, StopReason, Structure,
 };
 
 use crate::progress::Display;
@@ -58,7 +58,9 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         .l1(args.l1)
         .standardize(args.standardize)
         .polish(args.polish)
+        .weights(args.structure())
         .seed(args.seed)
+        .seeds(args.seeds)
         .feature_scale(args.feature_scale)
         .class_weight(args.data.class_weight.clone().unwrap_or_default())
         .label_smoothing(args.data.label_smoothing)
@@ -293,7 +295,10 @@ impl Run<'_> {
             settings.push(format!("learning rate {}{}", rounded(rate), chosen(args.lr.is_none())));
         }
         let automatic = chosen(args.feature_scale == FeatureScale::Auto);
-        settings.push(format!("seed {}", args.seed));
+        settings.push(match args.seeds {
+            1 => format!("seed {}", args.seed),
+            n => format!("seed {} of {n}", self.fit.seed),
+        });
         settings.push(format!("feature scale {}{automatic}", rounded(self.fit.feature_scale)));
         for line in settings.chunks(3) {
             writeln!(out, "           {}", line.join(", "))?;
@@ -307,6 +312,12 @@ impl Run<'_> {
         let smoothing = (args.data.label_smoothing > 0.0)
             .then(|| format!("label smoothing {}", rounded(args.data.label_smoothing)));
         let mut notes = Vec::new();
+        if args.structure() != Structure::Dense {
+            let (n, model) = (self.fit.model.n_parameters(), &self.fit.model);
+            let of_dense = n as f64 / ((model.n_features() + 1) * model.n_classes()) as f64;
+            let n = HumanCount(n as u64);
+            notes.push(format!("weights {}, {n} parameters, {} of dense", args.structure(), rounded(of_dense)));
+        }
         let warmup = args.solver.warmup.filter(|&epochs| epochs > 0.0);
         let schedule = args.solver.schedule.unwrap_or_default();
         if schedule != Schedule::default() || warmup.is_some() {
@@ -398,7 +409,7 @@ impl Run<'_> {
             "sample_weight": path(&args.data.sample_weight).or_else(|| args.data.weight_column.clone()),
             "class_weight": fit.model.training()["class_weight"],
             "label_smoothing": args.data.label_smoothing,
-            "seed": args.seed,
+            "seed": fit.seed,
             "seconds_startup": stages.startup.as_secs_f64(),
             "seconds_load": stages.load.as_secs_f64(),
             "seconds_device": stages.device.as_secs_f64(),
@@ -417,6 +428,9 @@ impl Run<'_> {
             "beta_2": adamw.map(|adamw| adamw.beta_2),
             "epsilon": adamw.map(|adamw| adamw.epsilon),
             "weight_decay": adamw.map(|adamw| adamw.weight_decay),
+            "weights": args.structure().to_string(),
+            "n_parameters": fit.model.n_parameters(),
+            "seeds": args.seeds,
             "checkpoint": path(&args.checkpoint),
             "faults": fit.faults,
         });

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{FeatureScale, Fit, SoftmaxRegression, scale_of_steps};
 use crate::backend::cpu::{Moments, moments};
-use crate::backend::{Device, DeviceKind, Parameters, Session, Shape, Supervision, part_bytes};
+use crate::backend::{Device, DeviceKind, Parameters, Session, Shape, State, Supervision, part_bytes};
 use crate::checkpoint::{
     self, Identity, hash_of, hash_of_data, hash_of_features, hash_of_names, hashes_of_supervision,
 };
@@ -21,9 +21,10 @@ use crate::metrics::{Evaluation, Evaluator};
 use crate::model::{Model, Training};
 use crate::objective::Penalty;
 use crate::solver::{
-    Batch, Keeper, Kind, Limits, Observer, Outcome, Past, Progress, Solver, StochasticProblem, StopReason, Task,
+    Batch, Keeper, Kind, Limits, Observer, Outcome, Past, Progress, Sgd, Solver, StochasticProblem, StopReason, Task,
     Validate, WriteCheckpoint,
 };
+use crate::structure::{self, Parametrisation, Structure};
 use crate::weighting::Weighting;
 
 /// Told of each epoch; may stop the training.
@@ -72,11 +73,18 @@ pub(super) fn fit(
     if !estimator.intercept {
         start.values[shape.n_features * shape.n_classes..].fill(0.0);
     }
+    let factors = Factors::new(estimator.weights, init, &classes, &start, scale)?;
     let data = &*in_classes(data, &classes)?;
     let validation = validation.map(|validation| in_classes(validation, &classes)).transpose()?;
     let weighting = Weighting::new(data, &estimator.class_weight, estimator.label_smoothing)?;
     let supervision = weighting.supervision();
     let learning_rate = solver.learning_rate(data.features(), scale, supervision, shape.n_classes, l2)?;
+    let learning_rate = match &solver {
+        Solver::Sgd(Sgd { learning_rate: None, .. }) => {
+            learning_rate.map(|rate| rate * estimator.weights.share_of_step())
+        }
+        _ => learning_rate,
+    };
     let moments = match past.moments.take() {
         Some(moments) => moments,
         None if !solver.is_stochastic() || estimator.polish => moments(data.features(), scale, supervision.weights)?,
@@ -85,8 +93,9 @@ pub(super) fn fit(
     let deviations = estimator.standardize.then(|| moments.deviations());
     let penalty = Penalty::uniform(l2, estimator.l1, shape.n_features)
         .times(estimator.penalty_factors.as_deref(), deviations.as_deref());
-    let run = Run {
+    let mut run = Run {
         estimator,
+        seed: estimator.seed,
         data,
         validation: validation.as_deref(),
         weighting: &weighting,
@@ -99,8 +108,20 @@ pub(super) fn fit(
         moments,
         penalty,
         start,
+        factors,
     };
-    let fit = run.fit(past, on_epoch)?;
+    let mut fit = run.fit(past, on_epoch)?;
+    let loss = |fit: &Fit| fit.validation.as_ref().map_or(fit.objective, |validation| validation.log_loss);
+    for index in 1..estimator.n_seeds as u64 {
+        if matches!(fit.reason, StopReason::Caller | StopReason::TimeLimit) {
+            break;
+        }
+        run.seed = estimator.seed.wrapping_add(index);
+        let other = run.fit(past, on_epoch)?;
+        if loss(&other) < loss(&fit) {
+            fit = other;
+        }
+    }
     if past.is_path() {
         (past.feature_scale, past.moments) = (Some(feature_scale), Some(run.moments));
     }
@@ -108,10 +129,13 @@ pub(super) fn fit(
 }
 
 /// The features that the training has to do with, where these are not all: sparse features that do not occur need no
-/// training, unless they begin with a weight that no penalty would make 0.
+/// training, unless they begin with a weight that no penalty would make 0, or have factors in common with others.
 fn columns_of(estimator: &SoftmaxRegression, data: &Dataset, solver: &Solver) -> Result<Option<Columns>> {
     let init = estimator.init.as_deref();
     init.map_or(Ok(()), |model| model.check_features(data))?;
+    if estimator.weights != Structure::Dense {
+        return Ok(None);
+    }
     let factors = estimator.penalty_factors.as_ref();
     let is_penalised =
         |k: usize| (estimator.l2 > 0.0 || estimator.l1 > 0.0) && factors.is_none_or(|factors| factors[k] > 0.0);
@@ -144,9 +168,41 @@ fn fit_columns(
     Ok(fit)
 }
 
+/// What structured weights are made of, and where they begin, unless that is left to the seed.
+struct Factors {
+    parametrisation: Parametrisation,
+    start: Option<Vec<f64>>,
+}
+
+impl Factors {
+    /// Nothing of dense weights. `start`: the dense weights, for features times `scale`, that training begins with.
+    fn new(
+        structure: Structure,
+        init: Option<&Model>,
+        classes: &[String],
+        start: &Parameters,
+        scale: f32,
+    ) -> Result<Option<Self>> {
+        if structure == Structure::Dense {
+            return Ok(None);
+        }
+        let parametrisation = Parametrisation::new(structure, start.shape.n_features, start.shape.n_classes)?;
+        let start = init.map(|model| match model.factors(parametrisation).filter(|_| model.classes() == classes) {
+            Some(factors) => factors.scaled(1.0 / f64::from(scale)).to_f64(),
+            None => parametrisation.nearest(&doubles(&start.values)),
+        });
+        Ok(Some(Self { parametrisation, start }))
+    }
+}
+
+fn doubles(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| value.into()).collect()
+}
+
 /// What is decided before a device is asked for anything.
 struct Run<'r> {
     estimator: &'r SoftmaxRegression,
+    seed: u64,
     /// In the classes of the model.
     data: &'r Dataset<'r>,
     validation: Option<&'r Dataset<'r>>,
@@ -165,6 +221,7 @@ struct Run<'r> {
     moments: Moments,
     penalty: Penalty,
     start: Parameters,
+    factors: Option<Factors>,
 }
 
 impl Run<'_> {
@@ -176,7 +233,8 @@ impl Run<'_> {
         let identity = is_kept.then(|| self.identity()).transpose()?;
         let snapshot = match (&estimator.resume, &identity) {
             (Some(path), Some(identity)) => {
-                Some(checkpoint::read(path, identity, self.start.shape, estimator.device.info())?)
+                let factors = self.factors.as_ref().map(|factors| factors.parametrisation);
+                Some(checkpoint::read(path, identity, (self.start.shape, factors), estimator.device.info())?)
             }
             _ => None,
         };
@@ -259,6 +317,11 @@ impl Run<'_> {
         if let (Some(settings), Value::Object(others)) = (settings.as_object_mut(), others) {
             settings.extend(others);
         }
+        if let Some(factors) = &self.factors {
+            let start = factors.start.as_deref().unwrap_or_default();
+            settings["weights"] = factors.parametrisation.structure().to_string().into();
+            settings["the hash of the factors to start from"] = hash_of(start, f64::to_le_bytes).into();
+        }
         Ok(Identity(settings))
     }
 
@@ -285,17 +348,17 @@ impl Run<'_> {
                 let start = estimator.init.is_some().then_some(&self.start);
                 let found = solver.minimise(&mut *session, &self.task(start), past, &mut observer)?;
                 optimum = Some((found.counts.products, found.certificate));
-                (solver.to_json(), found.parameters, found.reason, found.begin, found.training)
+                (solver.to_json(), found.weights, found.reason, found.begin, found.training)
             }
             Kind::Stochastic(solver) => {
                 let intercept = estimator.intercept;
-                let problem = StochasticProblem { session: &mut *session, start: &self.start, l2, intercept };
+                let problem = StochasticProblem { session: &mut *session, start: self.first_state(), l2, intercept };
                 let rate = learning_rate.unwrap_or_default();
-                let (reason, last, first) = solver.minimise(problem, rate, estimator.seed, &mut observer)?;
+                let (reason, last, first) = solver.minimise(problem, rate, self.seed, &mut observer)?;
                 (solver.to_json(), last, reason, first, before + first.elapsed())
             }
         };
-        let Outcome { mut parameters, epochs, mut reason, best_epoch } = observer.finish(reason, last);
+        let Outcome { mut weights, epochs, mut reason, best_epoch } = observer.finish(reason, last);
         let is_stopped = matches!(reason, StopReason::Caller | StopReason::TimeLimit);
         // On the CPU batch solvers are in double precision anyway.
         let is_exact = optimum.is_some() && device.info().kind == DeviceKind::Cpu;
@@ -306,20 +369,21 @@ impl Run<'_> {
             let limits = Limits { patience: None, ..estimator.limits };
             let mut nothing = Keeper::new(None);
             let mut observer = Observer::new(limits, begin, None, &mut on_iteration, &mut nothing);
-            let task = self.task(Some(&parameters));
+            let task = self.task(Some(weights.dense()));
             let found = Batch::polishing().minimise(&mut *session, &task, &mut Past::default(), &mut observer)?;
             let products = optimum.map_or(0, |(products, _)| products) + found.counts.products;
             optimum = Some((products, found.certificate));
-            (parameters, reason) = (found.parameters, found.reason);
+            (weights, reason) = (found.weights, found.reason);
             training += found.training;
         }
 
+        let parameters = weights.dense();
         // The objective that the solver saw last.
         let searched =
             epochs.last().filter(|_| past.is_search() && self.validation.is_none()).map(|progress| progress.loss);
         let train = match searched {
             Some(_) => Evaluator::new(data.labels().targets(), data.weights(), parameters.shape.n_outputs()).finish(),
-            None => evaluate(&mut *session, data, &parameters)?,
+            None => evaluate(&mut *session, data, parameters)?,
         };
         if !train.log_loss.is_finite() {
             return Err(Error::NoObjective { value: train.log_loss });
@@ -330,10 +394,10 @@ impl Run<'_> {
         let objective = match (&certificate, searched) {
             (Some(certificate), _) => certificate.objective,
             (None, Some(objective)) => objective,
-            (None, None) => self.loss(&mut *session, &train, &parameters)? + self.penalty.of(&parameters),
+            (None, None) => self.loss(&mut *session, &train, parameters)? + self.penalty.of(parameters),
         };
         let validation = match &mut watched {
-            Some((session, data)) => Some(evaluate(&mut **session, data, &parameters)?),
+            Some((session, data)) => Some(evaluate(&mut **session, data, parameters)?),
             None => None,
         };
 
@@ -347,7 +411,7 @@ impl Run<'_> {
         let names = data.feature_names().or_else(|| estimator.init.as_ref()?.feature_names());
         let names = names.map(<[String]>::to_vec);
         Ok(Fit {
-            model: Model::from_training(&parameters, scale, data.classes().to_vec(), names, record),
+            model: Model::from_training(&weights, scale, data.classes().to_vec(), names, record),
             train,
             objective,
             solver: solver.clone(),
@@ -358,12 +422,22 @@ impl Run<'_> {
             learning_rate,
             products,
             certificate,
+            seed: self.seed,
             feature_scale: f64::from(self.feature_scale),
             preparation: first - begin,
             training,
             checkpoint: None,
             faults: Vec::new(),
         })
+    }
+
+    /// Where a stochastic solver begins.
+    fn first_state(&self) -> State {
+        let Some(Factors { parametrisation, start }) = &self.factors else { return self.start.clone().into() };
+        let of_seed = || parametrisation.start(self.seed, &vec![0.0; parametrisation.n_classes()]);
+        let factors = structure::Factors::rounded(*parametrisation, &start.clone().unwrap_or_else(of_seed));
+        let parameters = Parameters { shape: self.start.shape, values: factors.expand() };
+        State { factors: Some(factors), ..parameters.into() }
     }
 
     /// What a batch solver minimises over, from `start` on.
@@ -376,7 +450,11 @@ impl Run<'_> {
             shape: self.start.shape,
             penalty: &self.penalty,
             has_intercept: self.estimator.intercept,
-            start: start.map(|start| start.values.iter().map(|&value| value.into()).collect()),
+            start: match &self.factors {
+                Some(factors) => factors.start.clone(),
+                None => start.map(|start| doubles(&start.values)),
+            },
+            factors: self.factors.as_ref().map(|factors| (factors.parametrisation, self.seed)),
         }
     }
 
@@ -402,6 +480,9 @@ impl Run<'_> {
         settings["standardize"] = estimator.standardize.into();
         settings["penalty_factors"] = estimator.penalty_factors.clone().into();
         settings["polish"] = estimator.polish.into();
+        if self.factors.is_some() {
+            settings["weights"] = estimator.weights.to_string().into();
+        }
         Training {
             solver: solver.name().to_owned(),
             device: device.info().name.clone(),
@@ -409,7 +490,7 @@ impl Run<'_> {
             settings,
             l2: estimator.l2,
             l1: estimator.l1,
-            seed: estimator.seed,
+            seed: self.seed,
             feature_scale: f64::from(self.feature_scale),
             is_weighted: data.weights().is_some(),
             class_weight: estimator.class_weight.to_json(),
@@ -443,7 +524,7 @@ mod tests {
     use super::*;
     use crate::batch::Shuffle;
     use crate::data::{Features, Labels, digits};
-    use crate::solver::{AdamW, Every, Lbfgs, NewtonCg, Sgd, StopReason};
+    use crate::solver::{AdamW, Every, Lbfgs, NewtonCg, StopReason};
 
     /// The CPU, and a GPU where there is one.
     fn devices() -> Vec<Device> {
@@ -472,6 +553,11 @@ mod tests {
             solvers.map(|(name, solver)| (name, SoftmaxRegression::new().l2(1e-6).solver(solver))).into();
         let of_l1 = Lbfgs { tolerance: 1e-10, ..Lbfgs::default() };
         estimators.push(("l1", SoftmaxRegression::new().l1(1e-4).solver(of_l1)));
+        let factors = Lbfgs { tolerance: 1e-12, max_iterations: 24, ..Lbfgs::default() };
+        for (name, structure) in [("phm", Structure::Phm { m: 4 }), ("low rank", Structure::LowRank { rank: 4 })] {
+            estimators
+                .push((name, SoftmaxRegression::new().weights(structure).solver(factors.clone()).validation(0.3)));
+        }
         estimators.push(("validated", estimators[0].1.clone().validation(0.3).patience(9)));
         estimators
     }

@@ -5,11 +5,12 @@
 use serde_json::{Value, json};
 
 use super::{Model, Predictor};
-use crate::backend::{Device, Parameters};
+use crate::backend::{Device, Weights};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
 use crate::solver::Held;
+use crate::structure::Structure;
 
 /// How a model is calibrated (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks"), o being the
 /// logits of a sample.
@@ -55,17 +56,35 @@ impl Scaling {
         }
     }
 
-    /// W·diag(a) and a ⊙ b + c.
-    fn fold(&self, parameters: &Parameters) -> Parameters {
-        let mut scaled = parameters.clone();
-        let q = parameters.shape.n_classes;
-        let n_weights = parameters.weights().len();
-        for (index, value) in scaled.values.iter_mut().enumerate() {
-            let [factor, offset] = self.of_class(index % q);
-            let offset = if index < n_weights { 0.0 } else { offset };
+    /// W·diag(a) and a ⊙ b + c; nothing where the structure of W does not have such a W.
+    fn fold(&self, weights: &Weights) -> Option<Weights> {
+        let q = weights.shape().n_classes;
+        // Rows of q values: W and b of dense weights, V and b of U·V; of the others b alone, the rest has the temperature.
+        let (mut values, n_others) = (
+            weights.values().to_vec(),
+            match weights {
+                Weights::Dense(_) => 0,
+                Weights::Factored(factored) => {
+                    let [first, second, _] = factored.factors().parts();
+                    match (weights.structure(), self) {
+                        (Structure::LowRank { .. }, _) => first.len(),
+                        (_, Self::Temperature(_)) => first.len() + second.len(),
+                        _ => return None,
+                    }
+                }
+            },
+        );
+        let n_bias = values.len() - q;
+        for (index, value) in values.iter_mut().enumerate().skip(n_others) {
+            let [factor, offset] = self.of_class((index - n_others) % q);
+            let offset = if index < n_bias { 0.0 } else { offset };
             *value = (factor * f64::from(*value) + offset) as f32;
         }
-        scaled
+        let scaled = weights.with_values(values);
+        Some(match self {
+            Self::Temperature(temperature) if n_others == n_bias => scaled.scaled((1.0 / temperature) as f32),
+            _ => scaled,
+        })
     }
 
     fn to_json(&self) -> Value {
@@ -155,8 +174,14 @@ impl Predictor<'_> {
                 Scaling::Vector { factors, offsets }
             }
         };
-        let parameters = scaling.fold(&model.parameters);
-        if parameters.values.iter().any(|value| !value.is_finite()) {
+        let weights = scaling.fold(&model.weights).ok_or_else(|| Error::Calibration {
+            problem: format!(
+                "a factor for each class does not keep the structure of the weights, {}: take the temperature, or first make them \
+                 dense (Model::to_dense, softreg convert --to dense)",
+                model.structure()
+            ),
+        })?;
+        if weights.values().iter().any(|value| !value.is_finite()) {
             return Err(Error::Calibration {
                 problem:
                     "the scaled weights are too large for single precision; take more samples, which the model was not \
@@ -164,7 +189,7 @@ impl Predictor<'_> {
                         .to_owned(),
             });
         }
-        let mut calibrated = Model { parameters, ..model.clone() };
+        let mut calibrated = Model { weights, ..model.clone() };
         let mut evaluator = Evaluator::new(labels.targets(), validation.weights(), q);
         evaluator.add(0..labels.n_samples(), logits);
         let before = evaluator.finish();

@@ -1,4 +1,7 @@
-//! Model files: safetensors with `weight` (d × q) f32, `bias` (q) f32, and one metadata entry `softreg`, a JSON object.
+//! Model files: safetensors of f32 arrays, and one metadata entry `softreg`, a JSON object. Dense weights are `weight` (d × q) and `bias`
+//! (q), in format version 1. Structured weights are in version 2, which readers of version 1 refuse as newer: the metadata has the
+//! `structure` and `n_features`, and the arrays are `bias` with `A` (m × m × m) and `S` (m × ⌈d/m⌉ × ⌈q/m⌉), with `S` alone for
+//! quaternions, or with `U` (d × r) and `V` (r × q).
 //!
 //! The metadata is one entry because safetensors keeps entries in no fixed order, and equal models must have equal bytes.
 
@@ -11,11 +14,15 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 
 use super::Model;
+use crate::backend::Weights;
+use crate::data::check_classes;
 use crate::error::{Error, ModelFileProblem, Result, shown};
+use crate::structure::{Factors, Parametrisation, Structure};
 use crate::write::write_atomically;
 
-/// The newest format version, which is written; all older ones are read.
-const FORMAT_VERSION: u64 = 1;
+/// The newest format version, of structured weights; that of dense ones is older. All are read.
+const FORMAT_VERSION: u64 = 2;
+const DENSE_VERSION: u64 = 1;
 const METADATA: &str = "softreg";
 
 impl Model {
@@ -24,20 +31,37 @@ impl Model {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let metadata = json!({
-            "format_version": FORMAT_VERSION,
+        let mut metadata = json!({
+            "format_version": DENSE_VERSION,
             "classes": self.classes,
             "feature_names": self.feature_names,
             "training": self.training,
         });
-        let metadata = HashMap::from([(METADATA.to_owned(), metadata.to_string())]);
+        let (n_features, n_classes) = (self.n_features(), self.n_classes());
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let (weight, bias) = (bytes(self.parameters.weights()), bytes(self.parameters.bias()));
-        let bytes = TensorView::new(Dtype::F32, vec![self.n_features(), self.n_classes()], &weight)
-            .and_then(|weight| {
-                let bias = TensorView::new(Dtype::F32, vec![self.n_classes()], &bias)?;
-                safetensors::serialize([("weight", weight), ("bias", bias)], Some(metadata))
-            })
+        let (shapes, parts) = match &self.weights {
+            Weights::Dense(parameters) => {
+                (vec![("weight", vec![n_features, n_classes])], vec![parameters.weights(), parameters.bias()])
+            }
+            Weights::Factored(factored) => {
+                let factors = factored.factors();
+                metadata["format_version"] = FORMAT_VERSION.into();
+                metadata["structure"] = self.structure().to_string().into();
+                metadata["n_features"] = n_features.into();
+                let parts = factors.parts().into_iter().filter(|part| !part.is_empty()).collect();
+                (arrays(factors.parametrisation()), parts)
+            }
+        };
+        let metadata = HashMap::from([(METADATA.to_owned(), metadata.to_string())]);
+        let parts: Vec<_> = parts.into_iter().map(bytes).collect();
+        let bias = ("bias", vec![n_classes]);
+        let bytes = shapes
+            .into_iter()
+            .chain([bias])
+            .zip(&parts)
+            .map(|((name, shape), bytes)| Ok((name, TensorView::new(Dtype::F32, shape, bytes)?)))
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|views| safetensors::serialize(views, Some(metadata)))
             .map_err(|error| Error::io("write", &path, std::io::Error::other(error)))?;
         write_atomically(path, |writer| writer.write_all(&bytes))
     }
@@ -89,8 +113,19 @@ impl Model {
         };
 
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?;
-        let (weight_shape, weight) = floats(&tensors, "weight")?;
         let (bias_shape, bias) = floats(&tensors, "bias")?;
+        if !metadata["structure"].is_null() {
+            let weights = factors(&metadata, &tensors, bias, classes.len())?.into();
+            check_classes(&classes).map_err(|error| damaged(&error))?;
+            let model = Self { weights, classes, feature_names, training: metadata["training"].clone() };
+            return match model.feature_names.as_ref().map(Vec::len).filter(|&found| found != model.n_features()) {
+                None => Ok(model),
+                Some(found) => {
+                    Err(damaged(&format!("it has {found} feature names for {} features", model.n_features())))
+                }
+            };
+        }
+        let (weight_shape, weight) = floats(&tensors, "weight")?;
         let (&[n_features, n_classes], &[n_bias]) = (&*weight_shape, &*bias_shape) else {
             return Err(damaged(&format!("weight and bias have shapes {weight_shape:?} and {bias_shape:?}")));
         };
@@ -102,6 +137,46 @@ impl Model {
         }
         Ok(Self { feature_names, training: metadata["training"].clone(), ..model })
     }
+}
+
+/// Names and shapes of the arrays of a structure, without the intercept.
+fn arrays(of: Parametrisation) -> Vec<(&'static str, Vec<usize>)> {
+    let (d, q) = (of.n_features(), of.n_classes());
+    match (of.structure(), of.blocks()) {
+        (Structure::LowRank { rank }, _) => vec![("U", vec![d, rank]), ("V", vec![rank, q])],
+        (Structure::Quaternion, Some(blocks)) => vec![("S", blocks.to_vec())],
+        (_, Some(blocks @ [m, ..])) => vec![("A", vec![m; 3]), ("S", blocks.to_vec())],
+        (_, None) => vec![("weight", vec![d, q])],
+    }
+}
+
+/// The factors in a file.
+fn factors(
+    metadata: &Value,
+    tensors: &SafeTensors,
+    bias: Vec<f32>,
+    n_classes: usize,
+) -> Result<Factors, ModelFileProblem> {
+    let damaged = |what: String| ModelFileProblem::Damaged(shown(what));
+    let structure = metadata["structure"].as_str().unwrap_or_default();
+    let structure = structure.parse().map_err(|error: Error| damaged(error.to_string()))?;
+    let n_features = metadata["n_features"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+    let of = Parametrisation::new(structure, n_features, n_classes).map_err(|error| damaged(error.to_string()))?;
+    let mut values = Vec::new();
+    for (name, shape) in arrays(of) {
+        let (found, part) = floats(tensors, name)?;
+        if found != shape {
+            return Err(damaged(format!("{name} has the shape {found:?}, not {shape:?}")));
+        }
+        values.extend(part);
+    }
+    values.extend(bias);
+    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+        return Err(damaged(format!("a number is {value}")));
+    }
+    let n = values.len();
+    let wrong = || damaged(format!("it has {n} numbers, {structure} has {}", of.n_parameters()));
+    Factors::new(of, values).ok_or_else(wrong)
 }
 
 fn floats(tensors: &SafeTensors, name: &str) -> Result<(Vec<usize>, Vec<f32>), ModelFileProblem> {

@@ -11,12 +11,16 @@ pub use predictor::Predictor;
 use ndarray::{Array2, ArrayView1, ArrayView2};
 use serde_json::{Value, json};
 
-use crate::backend::{Device, Parameters, Shape, cpu};
+use crate::backend::{Device, Parameters, Shape, Weights, cpu};
 use crate::data::{Dataset, Features, argmax, check_classes};
 use crate::error::{Error, Place, Result};
 use crate::metrics::Evaluation;
+use crate::structure::{Factors, Parametrisation, Structure};
 
-/// A fitted softmax regression: P = softmax(X·W + b), the features X as they were given to training, not scaled.
+/// A fitted softmax regression: P = softmax(X·W + b), the features X as they were given to training, not scaled. Where W is made of
+/// fewer numbers ([`Structure`]) the model and its file keep these. Predictions with W = U·V are x·U·V where that takes fewer
+/// multiplications, r·(d + q) in the place of d·q; a sum of Kronecker products takes as many as W, which is formed once, but where W is
+/// too large for a processor's cache predictions of single samples read the factors, fewer bytes.
 ///
 /// ```
 /// use softreg::{SoftmaxRegression, Model, data};
@@ -34,7 +38,7 @@ use crate::metrics::Evaluation;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    parameters: Parameters,
+    weights: Weights,
     classes: Vec<String>,
     feature_names: Option<Vec<String>>,
     /// What trained it, as the file has it: kept whole, so that a newer softreg's records survive load and save.
@@ -110,22 +114,17 @@ impl Model {
         Features::new(&values[..n_features * n_classes], n_features, n_classes)?;
         Features::new(&values[n_features * n_classes..], 1, n_classes)?;
         let parameters = Parameters { shape: Shape { n_features, n_classes, n_heads: 1 }, values };
-        Ok(Self { parameters, classes, feature_names: None, training: json!({}) })
+        Ok(Self { weights: parameters.into(), classes, feature_names: None, training: json!({}) })
     }
 
     pub(crate) fn from_training(
-        parameters: &Parameters,
+        weights: &Weights,
         scale: f32,
         classes: Vec<String>,
         feature_names: Option<Vec<String>>,
         training: Training,
     ) -> Self {
-        let mut parameters = parameters.clone();
-        let n_weights = parameters.weights().len();
-        for weight in &mut parameters.values[..n_weights] {
-            *weight *= scale;
-        }
-        Self { parameters, classes, feature_names, training: training.to_json() }
+        Self { weights: weights.scaled(scale), classes, feature_names, training: training.to_json() }
     }
 
     /// Adds loss and accuracy on test data to what the model's file says of its training.
@@ -157,17 +156,39 @@ impl Model {
         }
     }
 
-    /// W, (n_features × n_classes).
+    /// What the weights are made of.
+    pub fn structure(&self) -> Structure {
+        self.weights.structure()
+    }
+
+    /// The numbers that it has, the intercepts among them: (n_features + 1)·n_classes of dense weights.
+    pub fn n_parameters(&self) -> usize {
+        self.weights.values().len()
+    }
+
+    /// The same model with dense weights: W, formed of what it is made of in double precision and rounded once.
+    #[must_use]
+    pub fn to_dense(&self) -> Self {
+        Self { weights: self.weights.dense().clone().into(), ..self.clone() }
+    }
+
+    /// The factors, where the weights are made of these.
+    pub(crate) fn factors(&self, of: Parametrisation) -> Option<&Factors> {
+        let Weights::Factored(factored) = &self.weights else { return None };
+        Some(factored.factors()).filter(|factors| factors.parametrisation() == of)
+    }
+
+    /// W, (n_features × n_classes). Of structured weights it is formed once, and then kept.
     #[expect(clippy::expect_used, reason = "not of the input's doing")]
     pub fn weights(&self) -> ArrayView2<'_, f32> {
         let shape = (self.n_features(), self.n_classes());
-        ArrayView2::from_shape(shape, self.parameters.weights())
+        ArrayView2::from_shape(shape, self.weights.dense().weights())
             .expect("the sizes were checked when the model was made")
     }
 
     /// b, (n_classes).
     pub fn bias(&self) -> ArrayView1<'_, f32> {
-        ArrayView1::from(self.parameters.bias())
+        ArrayView1::from(self.weights.bias())
     }
 
     /// The names of the classes; predictions are indices into them.
@@ -182,7 +203,7 @@ impl Model {
 
     /// n_features, d.
     pub fn n_features(&self) -> usize {
-        self.parameters.shape.n_features
+        self.weights.shape().n_features
     }
 
     /// n_classes, q.
@@ -197,7 +218,7 @@ impl Model {
         &self.training
     }
 
-    /// The logits x·W + b of one sample. Allocates nothing and needs no GPU and no thread.
+    /// The logits x·W + b of one sample. Allocates nothing, but for the first of a model whose W is formed, and needs no GPU and no thread.
     ///
     /// # Errors
     /// [`Error::Width`] when the sample has another number of features, [`Error::Shape`] when `logits` has another
@@ -211,7 +232,12 @@ impl Model {
                 found: logits.len(),
             });
         }
-        cpu::logits_of_row(&self.parameters, sample, logits);
+        match &self.weights {
+            Weights::Factored(factored) if factored.is_for_rows() => {
+                cpu::logits_of_factors(factored.factors(), sample, logits);
+            }
+            weights => cpu::logits_of_row(weights.dense(), sample, logits),
+        }
         check_logits(0, self.n_classes(), logits)
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ndarray::Array2;
 
 use super::{Model, check_logits, is_finite, log_softmax_in_place, not_finite};
-use crate::backend::{Device, NOT_FINITE, Session, cpu};
+use crate::backend::{Device, NOT_FINITE, Parameters, Session, cpu};
 use crate::data::{Dataset, Features};
 use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Evaluator};
@@ -18,22 +18,48 @@ pub struct Predictor<'a> {
     pub(super) device: &'a Device,
 }
 
+/// (n_rows × n_columns) zeros, if there is room for them.
+fn zeros(n_rows: usize, n_columns: usize) -> Result<Vec<f32>> {
+    let n_values = n_rows.saturating_mul(n_columns);
+    let mut values = Vec::new();
+    values
+        .try_reserve_exact(n_values)
+        .map_err(|_| Error::out_of_memory("the predictions", n_values, size_of::<f32>()))?;
+    values.resize(n_values, 0.0);
+    Ok(values)
+}
+
 impl Predictor<'_> {
-    /// Calls `each` with a session for each portion of the samples, and its rows.
+    /// Calls `each` with a session for each portion of the samples, its rows, and the parameters that make logits of what the session
+    /// has: the features and W, or where W = U·V takes fewer multiplications so X·U and V.
     fn portions(
         &self,
         features: &Features,
-        mut each: impl FnMut(Range<usize>, &mut dyn Session) -> Result<()>,
+        mut each: impl FnMut(Range<usize>, &mut dyn Session, &Parameters) -> Result<()>,
     ) -> Result<()> {
         /// Samples are predicted about so many bytes at a time, so that a device needs no room for all.
         const PORTION: usize = 256 << 20;
         self.model.check_width(features.n_features())?;
+        let factors = self.model.weights.two_products();
         let mut start = 0;
         while start < features.n_samples() {
             let rows = start..features.end_of_rows(start, PORTION);
             start = rows.end;
             let portion = features.rows(rows.clone())?;
-            each(rows, &mut *self.device.session(&portion, 1.0, None)?)?;
+            let mut session = self.device.session(&portion, 1.0, None)?;
+            match &factors {
+                None => each(rows, &mut *session, self.model.weights.dense())?,
+                Some([u, v]) => {
+                    let rank = u.shape.n_classes;
+                    let mut product = zeros(rows.len(), rank)?;
+                    session.logits_into(u, &mut product, &|_, _| {})?;
+                    if let Some(at) = product.iter().position(|value| !value.is_finite()) {
+                        return Err(not_finite(rows.start + at / rank));
+                    }
+                    let product = Features::new(product, rows.len(), rank)?;
+                    each(rows, &mut *self.device.session(&product, 1.0, None)?, v)?;
+                }
+            }
         }
         Ok(())
     }
@@ -41,16 +67,12 @@ impl Predictor<'_> {
     fn each_row(&self, features: &Features, transform: impl Fn(&mut [f32]) + Sync) -> Result<Array2<f32>> {
         self.model.check_width(features.n_features())?;
         let shape = (features.n_samples(), self.model.n_classes());
-        let n_values = shape.0.saturating_mul(shape.1);
-        let mut values = Vec::new();
-        values
-            .try_reserve_exact(n_values)
-            .map_err(|_| Error::out_of_memory("the predictions", n_values, size_of::<f32>()))?;
-        values.resize(n_values, 0.0);
-        self.portions(features, |rows, session| {
+        let mut values = zeros(shape.0, shape.1)?;
+        let n_values = values.len();
+        self.portions(features, |rows, session, parameters| {
             let bad = AtomicUsize::new(usize::MAX);
             let out = &mut values[rows.start * shape.1..rows.end * shape.1];
-            session.logits_into(&self.model.parameters, out, &|first, logits| {
+            session.logits_into(parameters, out, &|first, logits| {
                 for (row, logits) in logits.chunks_exact_mut(shape.1).enumerate() {
                     if is_finite(logits) {
                         transform(logits);
@@ -78,9 +100,9 @@ impl Predictor<'_> {
     /// [`Error::Width`], and those of the device.
     pub fn predict(&self, features: &Features) -> Result<Vec<usize>> {
         let mut classes = vec![0; features.n_samples()];
-        self.portions(features, |rows, session| {
+        self.portions(features, |rows, session, parameters| {
             let classes = &mut classes[rows.clone()];
-            session.classes(&self.model.parameters, classes)?;
+            session.classes(parameters, classes)?;
             match classes.iter().position(|&class| class == NOT_FINITE) {
                 None => Ok(()),
                 Some(row) => Err(not_finite(rows.start + row)),
@@ -121,8 +143,8 @@ impl Predictor<'_> {
         self.model.check_width(data.n_features())?;
         let labels = data.labels().with_classes(self.model.classes())?;
         let mut evaluator = Evaluator::new(labels.targets(), data.weights(), self.model.n_classes());
-        self.portions(data.features(), |portion, session| {
-            session.logits(&self.model.parameters, &mut |rows, logits| {
+        self.portions(data.features(), |portion, session, parameters| {
+            session.logits(parameters, &mut |rows, logits| {
                 let rows = portion.start + rows.start..portion.start + rows.end;
                 check_logits(rows.start, self.model.n_classes(), logits)?;
                 evaluator.add(rows, logits);

@@ -16,11 +16,11 @@ impl Model {
         check_classes(&classes)?;
 
         let (q, n_old) = (classes.len(), self.n_classes());
-        let bias = self.parameters.bias();
+        let bias = self.weights.bias();
         let mean = bias.iter().map(|&b| f64::from(b)).sum::<f64>() / n_old as f64;
         let shape = Shape { n_features: self.n_features(), n_classes: q, n_heads: 1 };
         let mut values = vec![0.0; shape.n_parameters()];
-        let rows = values.chunks_exact_mut(q).zip(self.parameters.values.chunks_exact(n_old));
+        let rows = values.chunks_exact_mut(q).zip(self.weights.dense().values.chunks_exact(n_old));
         for (index, (row, old)) in rows.enumerate() {
             let is_intercept = index == shape.n_features;
             for (value, &w) in row.iter_mut().zip(old) {
@@ -57,13 +57,13 @@ impl Model {
 
     /// The same model with only the features `kept`, ascending.
     pub(crate) fn of_columns(&self, kept: &[u32]) -> Self {
-        let (d, q) = (self.n_features(), self.n_classes());
+        let (d, q, dense) = (self.n_features(), self.n_classes(), self.weights.dense());
         let rows = kept.iter().map(|&k| k as usize).chain([d]);
-        let values = rows.flat_map(|row| &self.parameters.values[row * q..][..q]).copied().collect();
-        let shape = Shape { n_features: kept.len(), ..self.parameters.shape };
+        let values = rows.flat_map(|row| &dense.values[row * q..][..q]).copied().collect();
+        let shape = Shape { n_features: kept.len(), ..self.weights.shape() };
         let names = self.feature_names.as_ref();
         Self {
-            parameters: Parameters { shape, values },
+            weights: Parameters { shape, values }.into(),
             classes: self.classes.clone(),
             feature_names: names.map(|names| kept.iter().map(|&k| names[k as usize].clone()).collect()),
             training: self.training.clone(),
@@ -74,18 +74,20 @@ impl Model {
     /// weights 0.
     pub(crate) fn spread(&self, n_features: usize, kept: &[u32], feature_names: Option<Vec<String>>) -> Result<Self> {
         let q = self.n_classes();
-        let shape = Shape { n_features, ..self.parameters.shape };
+        let shape = Shape { n_features, ..self.weights.shape() };
         let n_values = n_features.saturating_add(1).saturating_mul(q);
         let mut values = Vec::new();
         values
             .try_reserve_exact(n_values)
             .map_err(|_| Error::out_of_memory("the model", n_values, size_of::<f32>()))?;
         values.resize(n_values, 0.0);
-        for (row, from) in kept.iter().map(|&k| k as usize).chain([n_features]).zip(self.parameters.values.chunks(q)) {
+        for (row, from) in
+            kept.iter().map(|&k| k as usize).chain([n_features]).zip(self.weights.dense().values.chunks(q))
+        {
             values[row * q..][..q].copy_from_slice(from);
         }
         Ok(Self {
-            parameters: Parameters { shape, values },
+            weights: Parameters { shape, values }.into(),
             classes: self.classes.clone(),
             feature_names,
             training: self.training.clone(),

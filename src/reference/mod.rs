@@ -15,6 +15,7 @@ mod loss;
 mod reduce;
 mod softmax;
 mod steps;
+pub mod structure;
 #[cfg(test)]
 mod tests;
 mod update;

@@ -6,17 +6,19 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::certificate::{Certificate, certify};
+use super::factor_curvature::FactorCurvature;
 use super::minimum::{Learned, Limits, Minimum};
 use super::past::Past;
 use super::preconditioner::{ClassSample, Curvature, Preconditioner, some_rows};
 use super::quasi_newton::{MOST_PAIRS, Method, minimise};
 use super::vector::centre_over_classes;
-use super::{Observer, Progress, SolverState, StopReason, proximal};
+use super::{Observer, Progress, SolverState, StopReason, factored, proximal};
 use crate::backend::cpu::Moments;
-use crate::backend::{Device, Parameters, Session, Shape, Supervision};
+use crate::backend::{Device, Session, Shape, Supervision, Weights};
 use crate::data::{Features, Targets};
 use crate::error::{Error, Result};
 use crate::objective::{Counts, Objective, Penalty};
+use crate::structure::{Factors, Parametrisation};
 
 /// Limited-memory BFGS (Liu and Nocedal 1989, "On the limited memory BFGS method for large scale optimization"), preconditioned
 /// by the curvature that samples and classes have on average, so that it needs no scaled features. An iteration takes one
@@ -81,8 +83,11 @@ pub(crate) struct Task<'a> {
     pub shape: Shape,
     pub penalty: &'a Penalty,
     pub has_intercept: bool,
-    /// Where to begin, not centred; by default weights 0 and intercepts that give each class its frequency.
+    /// Where to begin, not centred, W and b or the factors of structured weights; by default weights 0 and intercepts that give each
+    /// class its frequency.
     pub start: Option<Vec<f64>>,
+    /// Of structured weights, and the seed of their beginning.
+    pub factors: Option<(Parametrisation, u64)>,
 }
 
 /// A batch solver.
@@ -96,7 +101,7 @@ pub(crate) struct Batch {
 /// anew.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stand {
-    /// In centred coordinates.
+    /// W and b, or the factors, in centred coordinates.
     pub parameters: Vec<f64>,
     pub learned: Learned,
     pub counts: Counts,
@@ -105,7 +110,7 @@ pub(crate) struct Stand {
 /// What a batch solver found.
 pub(crate) struct Found {
     /// Of X̃, not centred.
-    pub parameters: Parameters,
+    pub weights: Weights,
     pub reason: StopReason,
     pub counts: Counts,
     /// Nothing of a search.
@@ -160,7 +165,7 @@ impl Batch {
         past: &mut Past,
         observer: &mut Observer,
     ) -> Result<Found> {
-        let Task { features, scale, supervision, moments, shape, penalty, has_intercept, ref start } = *task;
+        let Task { features, scale, supervision, moments, shape, penalty, has_intercept, ref start, factors } = *task;
         let weights = supervision.weights;
         // Without an intercept nothing takes the means out of the features: they curve by what they are, not by how they vary.
         let about_zero = (!has_intercept).then(|| moments.about_zero());
@@ -170,10 +175,28 @@ impl Batch {
         let n_samples = features.n_samples();
         let mut objective = Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone());
         let zero = intercepts(&shares, shape, has_intercept);
+        let curvature = Curvature { features, scale, weights, moments, penalty: &penalty.l2, has_intercept };
+        if let Some((parametrisation, seed)) = factors {
+            let bias = &zero[shape.n_features * shape.n_classes..];
+            let start = start.as_ref().map(|start| centred_factors(&objective, parametrisation, start));
+            let of_factors = FactorCurvature::new(curvature, parametrisation, shape, &mut past.gram)?;
+            let start = past.last().or(start).unwrap_or_else(|| parametrisation.start(seed, bias));
+            let mut method = Prepared::Factored(parametrisation, Box::new(of_factors));
+            let (begin, before) = (Instant::now(), observer.elapsed());
+            let minimum = self.minimise_in_legs(&mut method, &mut objective, start, n_samples, past, observer)?;
+            past.keep(&minimum.parameters);
+            return Ok(Found {
+                weights: check_finite(weights_of(&objective, Some(parametrisation), &minimum.parameters))?,
+                reason: minimum.reason,
+                counts: objective.counts(),
+                certificate: None,
+                begin,
+                training: before + begin.elapsed(),
+            });
+        }
         let start = past.start(shape.n_classes).or_else(|| start.as_ref().map(|start| objective.centred(start)));
         let is_cold = start.is_none() && observer.solver_state().is_none();
         let parameters = start.unwrap_or_else(|| zero.clone());
-        let curvature = Curvature { features, scale, weights, moments, penalty: &penalty.l2, has_intercept };
         let cpu = Device::cpu();
         let is_sampled = !penalty.has_l1() && objective.is_double() && n_samples >= SAMPLED_OF * SAMPLED;
         let rows = is_sampled.then(|| some_rows(features, weights, SAMPLED)).transpose()?;
@@ -214,8 +237,8 @@ impl Batch {
         let (training, counts) = (before + begin.elapsed(), objective.counts());
         past.keep(&parameters);
         if past.is_search() {
-            let (parameters, counts, certificate) = (objective.single(&parameters), objective.counts(), None);
-            return Ok(Found { parameters, reason, counts, certificate, begin, training });
+            let (weights, counts, certificate) = (objective.single(&parameters).into(), objective.counts(), None);
+            return Ok(Found { weights, reason, counts, certificate, begin, training });
         }
         let rows = || ClassSample::new(features, scale, weights, shape);
         let evaluation = 4.0 * n_samples as f64 * shape.n_parameters() as f64;
@@ -229,11 +252,36 @@ impl Batch {
             let certificate = certify(&mut objective, &mut parameters, &zero, None, &shares, &rows)?;
             (objective.single(&parameters), certificate)
         };
-        if let Some(&value) = parameters.values.iter().find(|value| !value.is_finite()) {
-            return Err(Error::NoObjective { value: value.into() });
-        }
-        Ok(Found { parameters, reason, counts, certificate: Some(certificate), begin, training })
+        let weights = check_finite(parameters.into())?;
+        Ok(Found { weights, reason, counts, certificate: Some(certificate), begin, training })
     }
+}
+
+/// That all of them are finite numbers.
+fn check_finite(weights: Weights) -> Result<Weights> {
+    match weights.values().iter().find(|value| !value.is_finite()) {
+        Some(&value) => Err(Error::NoObjective { value: value.into() }),
+        None => Ok(weights),
+    }
+}
+
+/// The weights whose parameters or factors, in centred coordinates, are `values`, in single precision. As of dense ones, the intercept is
+/// that of the rounded weights.
+fn weights_of(objective: &Objective, parametrisation: Option<Parametrisation>, values: &[f64]) -> Weights {
+    let Some(parametrisation) = parametrisation else { return objective.single(values).into() };
+    let mut theta: Vec<f64> = values.iter().map(|&value| f64::from(value as f32)).collect();
+    let n_weights = theta.len() - parametrisation.n_classes();
+    theta[n_weights..].copy_from_slice(&values[n_weights..]);
+    let bias = objective.uncentred(&parametrisation.expand(&theta));
+    theta[n_weights..].copy_from_slice(&bias[bias.len() - parametrisation.n_classes()..]);
+    Factors::rounded(parametrisation, &theta).into()
+}
+
+/// Factors in centred coordinates.
+fn centred_factors(objective: &Objective, parametrisation: Parametrisation, theta: &[f64]) -> Vec<f64> {
+    let n_weights = theta.len() - parametrisation.n_classes();
+    let bias = objective.centred(&parametrisation.expand(theta));
+    [&theta[..n_weights], &bias[bias.len() - parametrisation.n_classes()..]].concat()
 }
 
 /// How the objective is minimised, and what was made ready for it.
@@ -241,6 +289,7 @@ enum Prepared<'a> {
     /// The last: of rows that predict how long the steps will be.
     QuasiNewton(Method, Box<Preconditioner<'a>>, Option<Box<Objective<'a>>>),
     Proximal(proximal::Prepared<'a>),
+    Factored(Parametrisation, Box<FactorCurvature<'a>>),
 }
 
 /// Iterations from one checkpoint that may be to the next, where these go by time.
@@ -262,6 +311,10 @@ impl Batch {
         let max_iterations = self.limits.max_iterations;
         let of_leg = observer.interval(LEG).unwrap_or(max_iterations);
         let (mut learned, mut is_first) = (Learned::default(), true);
+        let parametrisation = match method {
+            Prepared::Factored(parametrisation, _) => Some(*parametrisation),
+            Prepared::QuasiNewton(..) | Prepared::Proximal(_) => None,
+        };
         if let Some(SolverState::Batch(stand)) = observer.solver_state() {
             (parameters, learned, is_first) = (stand.parameters.clone(), stand.learned.clone(), false);
             objective.count_from(stand.counts);
@@ -277,7 +330,8 @@ impl Batch {
                     elapsed: before + begin.elapsed(),
                     ..progress
                 };
-                let reason = observer.after(progress, &mut || Ok(objective.single(parameters)))?;
+                let weights = &mut || Ok(weights_of(objective, parametrisation, parameters));
+                let reason = observer.after(progress, weights)?;
                 // Its last epoch is the last iteration.
                 let reason = reason.filter(|reason| *reason != StopReason::Epochs);
                 observer.keep_between(reason, &mut || {
@@ -303,6 +357,10 @@ impl Batch {
                     (learned, past),
                     &mut observe,
                 )?,
+                Prepared::Factored(parametrisation, curvature) => {
+                    let of_factors = (*parametrisation, &mut **curvature);
+                    factored::minimise(limits, objective, of_factors, parameters, n_samples, learned, &mut observe)?
+                }
             };
             let (n_done, reason) = (observer.n_epochs(), minimum.reason);
             let stop = Some(reason).filter(|reason| matches!(reason, StopReason::Caller | StopReason::TimeLimit));
@@ -383,6 +441,7 @@ mod tests {
             penalty: &penalty,
             has_intercept: true,
             start: None,
+            factors: None,
         };
         let mut session = backend.session(&features, 1.0, Some((&targets).into())).unwrap();
         let mut on_epoch = |progress: &Progress| {

@@ -6,6 +6,8 @@ mod batch;
 mod certificate;
 mod class_blocks;
 mod curvature;
+mod factor_curvature;
+mod factored;
 mod minimum;
 mod past;
 mod preconditioner;

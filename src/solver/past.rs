@@ -36,6 +36,11 @@ impl Past {
         self.is_search
     }
 
+    /// The last solution.
+    pub fn last(&self) -> Option<Vec<f64>> {
+        self.solutions.last().map(|(_, solution)| solution.clone())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.solutions.is_empty()
     }

@@ -347,8 +347,8 @@ impl FeatureFactor {
     /// For eigenvalues of A about `scale_of_classes`.
     fn new(curvature: &Curvature, scale_of_classes: f64, kept: &mut Option<Vec<f64>>) -> Result<Self> {
         let Curvature { features, moments, penalty, .. } = *curvature;
-        let (n_samples, d) = (features.n_samples(), features.n_features());
-        let (varying, constant): (Vec<usize>, Vec<usize>) = (0..d).partition(|&k| moments.variance[k] > 0.0);
+        let (varying, constant): (Vec<usize>, Vec<usize>) =
+            (0..features.n_features()).partition(|&k| moments.variance[k] > 0.0);
         let constant = constant.into_iter().map(|k| (k, penalty[k])).collect();
         let n = varying.len();
         let unit = |&k: &usize| 1.0 / (scale_of_classes * moments.variance[k] + penalty[k]).sqrt();
@@ -356,19 +356,12 @@ impl FeatureFactor {
         let in_units =
             |of: &[f64]| varying.iter().zip(&size).map(|(&k, size)| of[k] * size * size).collect::<Vec<f64>>();
         let (variance, penalty) = (in_units(&moments.variance), in_units(penalty));
-        if n == 0 || n > MOST_FEATURES {
-            return Ok(Self { varying, constant, size, gram: Gram::Diagonal, variance, penalty });
-        }
-        let n_rows = (GRAM_PRODUCTS / (n * n)).max(GRAM_ROWS * n).min(n_samples);
-        let gram = match kept {
-            Some(gram) => gram,
-            None => kept.insert(gram(curvature, &varying, n_rows)?),
-        };
-        let gram = Array2::from_shape_fn((n, n), |(i, j)| gram[i * n + j] * size[i] * size[j]);
-        let by_chance = 1.0 / n_rows as f64 - 1.0 / n_samples as f64;
-        let gram = match is_by_chance(&gram, by_chance) {
-            true => Gram::Diagonal,
-            false => Gram::Full(gram, BTreeMap::new()),
+        let gram = match covariance(curvature, &varying, kept)? {
+            None => Gram::Diagonal,
+            Some(gram) => {
+                let in_units = |(i, j): (usize, usize)| gram[i * n + j] * size[i] * size[j];
+                Gram::Full(Array2::from_shape_fn((n, n), in_units), BTreeMap::new())
+            }
         };
         Ok(Self { varying, constant, size, gram, variance, penalty })
     }
@@ -419,15 +412,38 @@ impl FeatureFactor {
     }
 }
 
-/// Whether the correlations in a matrix of second moments may be by chance, where those are `by_chance` in the mean square.
-fn is_by_chance(gram: &Array2<f64>, by_chance: f64) -> bool {
-    let (mut sum, mut largest) = (0.0, 0.0f64);
-    for ((i, j), value) in gram.indexed_iter().filter(|((i, j), _)| i > j) {
-        let square = value * value / (gram[[i, i]] * gram[[j, j]]).max(f64::MIN_POSITIVE);
-        sum += square;
-        largest = largest.max(square);
+/// G, (n × n): the covariance of the n features that vary, taken from `kept`, where fits before on the same samples have left it, or
+/// left there. Nothing where its diagonal, the variances, must do.
+pub(super) fn covariance<'k>(
+    curvature: &Curvature,
+    varying: &[usize],
+    kept: &'k mut Option<Vec<f64>>,
+) -> Result<Option<&'k [f64]>> {
+    let (n, n_samples) = (varying.len(), curvature.features.n_samples());
+    if n == 0 || n > MOST_FEATURES {
+        return Ok(None);
     }
-    let n_pairs = (gram.nrows() * (gram.nrows() - 1) / 2) as f64;
+    let n_rows = (GRAM_PRODUCTS / (n * n)).max(GRAM_ROWS * n).min(n_samples);
+    let gram = match kept {
+        Some(gram) => gram,
+        None => kept.insert(gram(curvature, varying, n_rows)?),
+    };
+    let by_chance = 1.0 / n_rows as f64 - 1.0 / n_samples as f64;
+    Ok((!is_by_chance(gram, n, by_chance)).then_some(gram))
+}
+
+/// Whether the correlations in an (n × n) matrix of second moments may be by chance, where those are `by_chance` in the mean square.
+fn is_by_chance(gram: &[f64], n: usize, by_chance: f64) -> bool {
+    let (mut sum, mut largest) = (0.0, 0.0f64);
+    for (i, row) in gram.chunks_exact(n).enumerate() {
+        for (j, value) in row[..i].iter().enumerate() {
+            let square =
+                value / gram[i * n + i].max(f64::MIN_POSITIVE) * (value / gram[j * n + j].max(f64::MIN_POSITIVE));
+            sum += square;
+            largest = largest.max(square);
+        }
+    }
+    let n_pairs = (n * (n - 1) / 2) as f64;
     sum <= CHANCE.0 * by_chance * n_pairs && largest < CHANCE.1 * CHANCE.1
 }
 
@@ -717,11 +733,12 @@ mod tests {
         let mut random = Shuffle::new(9, 1);
         let mut x = Array2::from_shape_simple_fn((rows, n), || random.below(1 << 20) as f64 / (1 << 19) as f64 - 1.0);
         let by_chance = 1.0 / rows as f64;
-        let gram = x.t().dot(&x);
-        assert!(is_by_chance(&gram, by_chance) && !is_by_chance(&gram, 0.0) && !is_by_chance(&gram, 0.3 * by_chance));
+        let gram = |x: &Array2<f64>| x.t().dot(x).iter().copied().collect::<Vec<_>>();
+        let is_so = |by_chance| is_by_chance(&gram(&x), n, by_chance);
+        assert!(is_so(by_chance) && !is_so(0.0) && !is_so(0.3 * by_chance));
         // Two columns that are nearly the same are not.
         let other = &x.column(3) * -5.0;
         x.column_mut(50).scaled_add(1.0, &other);
-        assert!(!is_by_chance(&x.t().dot(&x), by_chance));
+        assert!(!is_by_chance(&gram(&x), n, by_chance));
     }
 }

@@ -18,7 +18,7 @@ use crate::objective::{Objective, Smooth};
 const ACCEPTED: f64 = 0.2;
 const AIMED: f64 = 0.1;
 /// Lengths tried at most.
-const MOST_LENGTHS: usize = 40;
+pub(super) const MOST_LENGTHS: usize = 40;
 /// A length is predicted when its slope is no more than this share of that at 0, or after so many tries.
 const PREDICTED: f64 = 0.03;
 const MOST_PREDICTIONS: usize = 6;
@@ -33,20 +33,20 @@ const CONFIRMED_WORTH: f64 = 2.0;
 /// Pairs of a direction and its curvature that precondition the equations of the next step.
 pub(super) const MOST_PAIRS: usize = 10;
 /// The probabilities of the preconditioner are taken anew in each of the first iterations, then every few.
-const REFRESHED: usize = 5;
+pub(super) const REFRESHED: usize = 5;
 /// The Hessian class by class takes the place of the product of means when as many multiplications, and so many evaluations, have been
 /// made without: then it is at most as dear as what was in vain. It is made anew after so many times as much.
 const SHARPENED: f64 = 5.0;
 const SHARPENED_AGAIN: f64 = 4.0;
 /// So many iterations in a row that gain less than this share of the tolerance are the end.
-const FRUITLESS: usize = 3;
+pub(super) const FRUITLESS: usize = 3;
 const FRUITLESS_SHARE: f64 = 0.02;
 /// By the mean curvature of all samples no more than so many times the tolerance may be left.
 const OUTSIDE: f64 = 100.0;
 /// Evaluations of so many multiplications for each product begin as drafts, in single precision, until an iteration gains, or is
 /// expected to gain, no more than this share of the objective: far more than what single precision gets wrong.
-const DRAFTED: usize = 1 << 23;
-const DRAFT: f64 = 1e-6;
+pub(super) const DRAFTED: usize = 1 << 23;
+pub(super) const DRAFT: f64 = 1e-6;
 
 /// How directions are found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,18 +64,18 @@ struct Pair {
 }
 
 /// The last pairs, which correct the preconditioner.
-struct Pairs {
-    most: usize,
+pub(super) struct Pairs {
+    pub most: usize,
     pairs: Vec<Pair>,
 }
 
 impl Pairs {
-    fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self { most, pairs: Vec::new() }
     }
 
     /// Takes a pair, unless rounding has left nothing of its curvature.
-    fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
+    pub fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
         let product = dot(&step, &change);
         if is_positive(product, &step, &change) {
             if self.pairs.len() == self.most {
@@ -85,9 +85,14 @@ impl Pairs {
         }
     }
 
+    /// Steps and changes, for [`Learned`].
+    pub fn into_learned(self) -> Vec<(Vec<f64>, Vec<f64>)> {
+        self.pairs.into_iter().map(|Pair { step, change, .. }| (step, change)).collect()
+    }
+
     /// The product of the approximate inverse Hessian with `gradient` (the two-loop recursion; Nocedal 1980, "Updating
-    /// quasi-Newton matrices with limited storage").
-    fn apply(&self, gradient: &[f64], preconditioner: &Preconditioner) -> Vec<f64> {
+    /// quasi-Newton matrices with limited storage"), `precondition` that with what the pairs correct.
+    pub fn apply(&self, gradient: &[f64], precondition: impl FnOnce(&[f64]) -> Vec<f64>) -> Vec<f64> {
         let mut residual = gradient.to_vec();
         let mut factors = Vec::with_capacity(self.pairs.len());
         for Pair { step, change, inverse } in self.pairs.iter().rev() {
@@ -95,7 +100,7 @@ impl Pairs {
             add(&mut residual, -factor, change);
             factors.push(factor);
         }
-        let mut result = preconditioner.apply(&residual);
+        let mut result = precondition(&residual);
         for (Pair { step, change, inverse }, factor) in self.pairs.iter().zip(factors.iter().rev()) {
             let correction = factor - inverse * dot(change, &result);
             add(&mut result, correction, step);
@@ -165,10 +170,10 @@ pub(super) fn newton_direction(
 
 /// A point on the line: its length, value and slope.
 #[derive(Debug, Clone, Copy)]
-struct OnLine {
-    t: f64,
-    value: f64,
-    slope: f64,
+pub(super) struct OnLine {
+    pub t: f64,
+    pub value: f64,
+    pub slope: f64,
 }
 
 /// Looks along `direction` for the length where the slope is about zero: at `guess` first, which costs one evaluation, and, when
@@ -220,7 +225,7 @@ fn search(
 }
 
 /// A length that is longer than one with a falling slope, and shorter than one with a rising slope, where there is one.
-fn between(low: OnLine, high: Option<OnLine>, slope_at_zero: f64) -> f64 {
+pub(super) fn between(low: OnLine, high: Option<OnLine>, slope_at_zero: f64) -> f64 {
     match high {
         // By the line through both slopes, which is right for a parabola; not too near an end.
         Some(high) => {
@@ -319,7 +324,7 @@ pub(super) fn minimise(
             sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price;
         }
         // ⟨g, H⁻¹·g⟩ is about twice what is left to gain.
-        let mut direction = pairs.apply(&gradient, preconditioner);
+        let mut direction = pairs.apply(&gradient, |residual| preconditioner.apply(residual));
         let mut decrement = dot(&gradient, &direction);
         if decrement.is_nan() || decrement <= 0.0 {
             pairs = Pairs::new(pairs.most);
@@ -347,7 +352,7 @@ pub(super) fn minimise(
                 false => OF_STEP,
             };
             let curved = |direction: &[f64]| objective.hessian_vector(direction);
-            let precondition = |residual: &[f64]| pairs.apply(residual, preconditioner);
+            let precondition = |residual: &[f64]| pairs.apply(residual, |r| preconditioner.apply(r));
             let newton = newton_direction(&gradient, curved, precondition, effort)?;
             let product = -dot(&gradient, &newton.solution);
             let is_little = product <= CONFIRMED_WORTH * tolerance * value;
@@ -414,7 +419,7 @@ pub(super) fn minimise(
         if confirm {
             // Where the objective is no parabola, a small decrement need not mean that little is left: the step must have gone as
             // Newton's equations have it, and left next to nothing.
-            let left = dot(&gradient, &pairs.apply(&gradient, preconditioner));
+            let left = dot(&gradient, &pairs.apply(&gradient, |residual| preconditioner.apply(residual)));
             let is_measurable = decrement > 1e-11 * value.abs();
             let is_as_promised = (0.4..2.5).contains(&point.t)
                 && (0.25..4.0).contains(&(2.0 * gain / decrement))
@@ -438,7 +443,7 @@ pub(super) fn minimise(
     objective.set_draft(false);
     let gain = if is_draft { gain } else { 0.0 };
     let learned = Learned {
-        pairs: pairs.pairs.into_iter().map(|Pair { step, change, .. }| (step, change)).collect(),
+        pairs: pairs.into_learned(),
         numbers: Some(Numbers { n_fruitless, guess, not_confirmed, gain, ..numbers }),
     };
     Ok(Minimum { parameters, reason, first_gradient, learned })

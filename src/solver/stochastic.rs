@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Progress;
 use super::schedule::{Course, Schedule, Warmup};
 use super::stop::{Observer, SolverState, StopReason};
-use crate::backend::{Head, Parameters, Rule, Session, State, Stepper};
+use crate::backend::{Head, Parameters, Rule, Session, State, Stepper, Weights};
 use crate::batch::Plan;
 use crate::error::{Error, Result};
 
@@ -30,7 +30,7 @@ pub(crate) struct Stochastic {
 /// What a stochastic solver minimises, from where.
 pub(crate) struct StochasticProblem<'a> {
     pub session: &'a mut dyn Session,
-    pub start: &'a Parameters,
+    pub start: State,
     pub l2: f64,
     /// Whether b is trained.
     pub intercept: bool,
@@ -67,13 +67,14 @@ impl Stochastic {
         learning_rate: f64,
         seed: u64,
         observer: &mut Observer,
-    ) -> Result<(StopReason, Parameters, Instant)> {
+    ) -> Result<(StopReason, Weights, Instant)> {
         let StochasticProblem { session, start, l2, intercept } = problem;
         let head = Head { learning_rate: learning_rate as f32, l2: l2 as f32, intercept, rule: self.rule };
         let start = match observer.solver_state() {
             Some(SolverState::Stochastic(state)) => state.clone(),
-            _ => start.clone().into(),
+            _ => start,
         };
+        let is_factored = start.factors.is_some();
         let (before, mut reason) = (observer.elapsed(), observer.ended());
         let mut training = self.begin(session, &start, &[head], seed)?;
         let (n_epochs, n_samples) = (training.course.n_epochs, training.n_samples);
@@ -97,13 +98,13 @@ impl Stochastic {
                 elapsed: before + begin.elapsed(),
             };
             let stepper = &mut training.stepper;
-            let mut parameters = || finite(stepper.parameters()?, epoch + 1, learning_rate);
-            reason = observer.after(progress, &mut parameters)?;
+            let mut weights = || weights(&mut **stepper, is_factored, epoch + 1, learning_rate);
+            reason = observer.after(progress, &mut weights)?;
             let mut state = || finite_state(stepper.state()?, epoch + 1, learning_rate);
             observer.keep(reason, &mut || Ok(SolverState::Stochastic(state()?)))?;
         }
-        let parameters = finite(training.stepper.parameters()?, observer.n_epochs(), learning_rate)?;
-        Ok((reason.unwrap_or(StopReason::Epochs), parameters, begin))
+        let weights = weights(&mut *training.stepper, is_factored, observer.n_epochs(), learning_rate)?;
+        Ok((reason.unwrap_or(StopReason::Epochs), weights, begin))
     }
 
     /// Trains `heads`, whose rule is that of the solver, side by side in the same batches, from `start` on. Returns the parameters, and of
@@ -211,6 +212,14 @@ impl Training<'_> {
         let rates: Vec<f32> = (0..plan.batches.len()).map(rate).collect();
         let losses = self.stepper.run(&plan, &rates)?;
         Ok(losses.into_iter().map(|loss| loss / self.n_samples as f64).collect())
+    }
+}
+
+/// What is trained, when it is finite.
+fn weights(stepper: &mut dyn Stepper, is_factored: bool, epoch: usize, learning_rate: f64) -> Result<Weights> {
+    match is_factored {
+        true => Ok(finite_state(stepper.state()?, epoch, learning_rate)?.into_weights()),
+        false => Ok(finite(stepper.parameters()?, epoch, learning_rate)?.into()),
     }
 }
 

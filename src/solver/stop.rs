@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Progress;
 use super::batch::Stand;
-use crate::backend::{Parameters, State};
+use crate::backend::{Parameters, State, Weights};
 use crate::error::{Error, Result};
 
 /// Why training ended.
@@ -95,13 +95,13 @@ pub(crate) struct Observer<'a, 'k> {
     longest: Duration,
 }
 
-/// The parameters with the lowest validation loss.
+/// The weights with the lowest validation loss.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Best {
     /// From 1.
     pub epoch: usize,
     pub loss: f64,
-    pub parameters: Parameters,
+    pub weights: Weights,
 }
 
 /// Where a training stands after an epoch: all that it needs to go on to the same bits.
@@ -235,7 +235,7 @@ impl<'k> Keeper<'k> {
 /// What a training came to.
 pub(crate) struct Outcome {
     /// Those of the best epoch, where there is validation data; otherwise the last.
-    pub parameters: Parameters,
+    pub weights: Weights,
     pub epochs: Vec<Progress>,
     pub reason: StopReason,
     /// From 1; none without validation data.
@@ -329,19 +329,19 @@ impl<'a, 'k> Observer<'a, 'k> {
         }
     }
 
-    /// Takes note of an epoch, after which the parameters are `parameters()`. Why to stop, if training must.
+    /// Takes note of an epoch, after which the weights are `weights()`. Why to stop, if training must.
     pub fn after(
         &mut self,
         mut progress: Progress,
-        parameters: &mut dyn FnMut() -> Result<Parameters>,
+        weights: &mut dyn FnMut() -> Result<Weights>,
     ) -> Result<Option<StopReason>> {
         let epoch = progress.epoch;
         if let Some(validate) = &mut self.validate {
-            let parameters = parameters()?;
-            let loss = validate(&parameters)?;
+            let weights = weights()?;
+            let loss = validate(weights.dense())?;
             progress.validation_loss = Some(loss);
             if self.best.as_ref().is_none_or(|best| loss < best.loss) {
-                self.best = Some(Best { epoch, loss, parameters });
+                self.best = Some(Best { epoch, loss, weights });
             }
         }
         let flow = (self.on_epoch)(&progress);
@@ -371,12 +371,12 @@ impl<'a, 'k> Observer<'a, 'k> {
     }
 
     /// What the training came to that ended for `reason` with `last`.
-    pub fn finish(self, reason: StopReason, last: Parameters) -> Outcome {
+    pub fn finish(self, reason: StopReason, last: Weights) -> Outcome {
         let Self { epochs, best, .. } = self;
         let best_epoch = best.as_ref().map(|best| best.epoch);
         // Those of the last epoch may have been improved since.
         let earlier = best.filter(|best| best.epoch < epochs.len());
-        Outcome { parameters: earlier.map_or(last, |best| best.parameters), epochs, reason, best_epoch }
+        Outcome { weights: earlier.map_or(last, |best| best.weights), epochs, reason, best_epoch }
     }
 }
 
@@ -405,10 +405,10 @@ mod tests {
                 n_samples: 1,
                 elapsed: time * epoch as u32,
             };
-            if let Some(reason) = observer.after(progress, &mut || Ok(of_epoch(epoch))).unwrap() {
+            if let Some(reason) = observer.after(progress, &mut || Ok(of_epoch(epoch).into())).unwrap() {
                 // A batch solver improves its last parameters after it has told of them.
                 let improved = Parameters { shape, values: vec![epoch as f32 + 0.5; 2] };
-                return observer.finish(reason, improved);
+                return observer.finish(reason, improved.into());
             }
         }
         panic!("it goes on after the last epoch");
@@ -427,12 +427,12 @@ mod tests {
             let outcome = run(patience(n), &losses, Duration::ZERO);
             assert_eq!((outcome.epochs.len(), outcome.best_epoch, outcome.reason), (epochs, Some(best), reason));
             let improved = if best == epochs { 0.5 } else { 0.0 };
-            assert_eq!(outcome.parameters.values, [best as f32 + improved; 2]);
+            assert_eq!(outcome.weights.values(), [best as f32 + improved; 2]);
             assert_eq!(outcome.epochs[1].validation_loss, Some(4.0));
         }
         let outcome = run(Limits::default(), &[], Duration::ZERO);
         assert_eq!((outcome.epochs.len(), outcome.best_epoch, outcome.reason), (10, None, StopReason::Epochs));
-        assert_eq!(outcome.parameters.values, [10.5; 2]);
+        assert_eq!(outcome.weights.values(), [10.5; 2]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::factored::Factored;
 use super::lanes::{Element, Instructions};
 use super::narrow::Narrow;
 use super::softmax::TileWeights;
@@ -98,6 +99,8 @@ pub(super) struct CpuStepper<'a, T> {
     /// Steps done.
     n_steps: u64,
     tiled: Tiled,
+    /// Of structured weights, which are trained in the place of those in tiles.
+    factored: Option<Factored>,
     way: Way,
 }
 
@@ -113,6 +116,12 @@ impl<'a, T: Element> CpuStepper<'a, T> {
     ) -> Result<Self> {
         let shape = start.parameters.shape;
         let batch_size = batch_size.clamp(1, rows.len().max(1));
+        let factored = start.factors.as_ref().zip(heads.first());
+        let factored = factored.map(|(factors, &head)| Factored::new(factors, &start.moments, head));
+        let heads = match &factored {
+            Some(_) => heads.iter().map(|head| head.for_gradient()).collect(),
+            None => heads.to_vec(),
+        };
         let n_moments = heads.first().map_or(1, |head| head.rule.n_moments());
         let moments_of_row = shape.n_outputs().saturating_mul(n_moments);
         let mut tiled = Tiled {
@@ -120,22 +129,34 @@ impl<'a, T: Element> CpuStepper<'a, T> {
             n_moments,
             moments: Buffer::zeros(shape.n_features.div_ceil(TILE) * TILE, moments_of_row, "the moments")?,
             bias_moments: vec![0.0; moments_of_row],
-            heads: heads.to_vec(),
+            heads,
             losses: vec![0.0; shape.n_heads],
         };
-        tiled.set_moments(instructions, &start.moments);
+        if factored.is_none() {
+            tiled.set_moments(instructions, &start.moments);
+        }
         let way = if Narrow::suits(instructions, shape) {
             Way::Narrow(Narrow::new(&data, shape, batch_size)?)
         } else {
             Way::Wide(Wide::new(&data, shape, batch_size)?)
         };
         let order = allocate(0, rows.len(), "the order of the samples")?;
-        Ok(Self { instructions, data, rows: rows.clone(), batch_size, order, n_steps: start.n_steps, tiled, way })
+        Ok(Self {
+            instructions,
+            data,
+            rows: rows.clone(),
+            batch_size,
+            order,
+            n_steps: start.n_steps,
+            tiled,
+            factored,
+            way,
+        })
     }
 
     fn run_steps(&mut self, team: &mut Team, plan: &Plan, rates: &[f32]) {
         self.tiled.losses.fill(0.0);
-        let Self { instructions, data, order, n_steps, tiled, way, .. } = self;
+        let Self { instructions, data, order, n_steps, tiled, factored, way, .. } = self;
         set_order(team, plan, order);
         let rows = |step: usize| plan.batches.get(step).map_or(&[][..], |batch| &order[batch.start..][..batch.len]);
         for (step, &rate) in rates.iter().enumerate() {
@@ -145,6 +166,9 @@ impl<'a, T: Element> CpuStepper<'a, T> {
             match way {
                 Way::Narrow(narrow) => narrow.step(team, *instructions, data, tiled, step),
                 Way::Wide(wide) => wide.step(team, *instructions, data, tiled, step),
+            }
+            if let Some(factored) = factored {
+                factored.step(*instructions, tiled, rate, *n_steps);
             }
         }
     }
@@ -180,6 +204,10 @@ impl<T: Element> Stepper for CpuStepper<'_, T> {
     }
 
     fn state(&mut self) -> Result<State> {
-        Ok(State { parameters: self.parameters()?, moments: self.tiled.moments(), n_steps: self.n_steps })
+        let (factors, moments) = match &self.factored {
+            Some(Factored { factors, moments, .. }) => (Some(factors.clone()), moments.clone()),
+            None => (None, self.tiled.moments()),
+        };
+        Ok(State { parameters: self.parameters()?, factors, moments, n_steps: self.n_steps })
     }
 }

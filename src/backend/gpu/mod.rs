@@ -12,6 +12,7 @@ mod ceilings;
 mod classes;
 mod clock;
 mod cooperative;
+mod expand;
 #[cfg(test)]
 pub(crate) mod failure;
 mod gradient;
@@ -26,6 +27,7 @@ mod memory;
 mod narrow_residual;
 mod narrow_update;
 mod products;
+mod pull_back;
 mod reduce;
 mod self_check;
 mod session;

@@ -333,7 +333,10 @@ impl Session for GpuSession<'_> {
         let supervision = check::training(start, heads, self.supervision, self.n_features, self.n_samples())?;
         let batch_size = batch_size.max(1);
         Ok(match self.sparse {
-            Some(csr) => Box::new(SparseStepper::new(self, csr, supervision, start, heads, batch_size)?),
+            Some(csr) => {
+                check::dense(start)?;
+                Box::new(SparseStepper::new(self, csr, supervision, start, heads, batch_size)?)
+            }
             None => Box::new(GpuStepper::new(self, supervision, start, heads, batch_size)?),
         })
     }

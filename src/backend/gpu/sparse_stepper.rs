@@ -432,6 +432,6 @@ impl Stepper for SparseStepper<'_> {
             let values = gpu.read(of_shard, &readback, self.n_moments * shards.n_values(shard))?;
             shards.scatter(shard, &values, &mut moments, |to, value| *to = value);
         }
-        Ok(State { parameters: self.parameters()?, moments, n_steps: self.n_steps })
+        Ok(State { moments, n_steps: self.n_steps, ..self.parameters()?.into() })
     }
 }

@@ -16,11 +16,14 @@ use super::session::{Chunk, GpuSession};
 use super::step::{Step, is_narrow, largest_weight, padded_outputs, weights_bytes};
 use super::tuning::Tuning;
 use super::update::RuleKind;
-use super::{Gpu, gradient, gradient_cooperative, logits, logits_cooperative, shuffle, softmax, update};
+use super::{
+    Gpu, expand, gradient, gradient_cooperative, logits, logits_cooperative, pull_back, shuffle, softmax, update,
+};
 use crate::backend::{Head, Parameters, Shape, State, StepFactors, Stepper, Supervision, check};
 use crate::batch::{Batch, KEYS, Plan};
 use crate::data::Dtype;
 use crate::error::Result;
+use crate::structure::{Factors, Parametrisation};
 
 /// Steps in one submission at most: enough that their cost is not the submission's.
 pub(super) const STEPS: usize = 256;
@@ -49,9 +52,66 @@ pub(super) struct GpuStepper<'s> {
     weights: Buffer,
     weights_readback: Buffer,
     moments: Buffer,
+    /// Of structured weights, which are trained in the place of W.
+    factored: Option<Factored>,
     losses: Buffer,
     losses_readback: Buffer,
     losses_capacity: usize,
+}
+
+/// The factors in training, and what makes a step of them: the dense kernels leave the gradient over W in the place of its moments,
+/// `pull_back` takes it to the factors and these a step on, `expand` makes W anew.
+struct Factored {
+    of: Parametrisation,
+    start: Factors,
+    /// Behind those that are not trained.
+    factors: Buffer,
+    /// What `pull_back` reads while others change the factors.
+    before: Buffer,
+    moments: Buffer,
+    heads: Buffer,
+    kernels: [Variant; 2],
+}
+
+impl Factored {
+    fn new(gpu: &Gpu, factors: &Factors, moments: &[f32], heads: &[Head]) -> Result<Self> {
+        let of = factors.parametrisation();
+        let values = expand::device_factors(factors);
+        let bytes = values.len() as u64 * size_of::<f32>() as u64;
+        let n_moments = heads.first().map_or(1, |head| head.rule.n_moments());
+        let moments_bytes = bytes * n_moments as u64;
+        gpu.check_binding("the moments", moments_bytes, "use fewer factors, or the solver `sgd`")?;
+        let buffers = [("the factors", bytes), ("the factors", bytes), ("the moments", moments_bytes)];
+        let [on_device, before, of_moments] = buffers.map(|(what, bytes)| gpu.storage(what, bytes));
+        let (on_device, before, of_moments) = (on_device?, before?, of_moments?);
+        gpu.write("the factors", &on_device, 0, &values)?;
+        gpu.write("the factors", &before, 0, &values)?;
+        gpu.write("the moments", &of_moments, 0, &expand::with_fixed(of, 0.0, moments))?;
+        // The penalty is of W, in its gradient.
+        let of_factors: Vec<Head> = heads.iter().map(|&head| Head { l2: 0.0, ..head }).collect();
+        let heads = update::upload_heads(gpu, &of_factors)?;
+        let kernels = [pull_back::variant(of, RuleKind::of(&of_factors)), expand::variant(of)];
+        Ok(Self { of, start: factors.clone(), factors: on_device, before, moments: of_moments, heads, kernels })
+    }
+
+    /// What the kernels read and write.
+    fn buffers<'b>(&'b self, gradient: &'b Buffer, weights: &'b Buffer) -> [Vec<&'b Buffer>; 2] {
+        let Self { factors, before, moments, heads, .. } = self;
+        [vec![gradient, before, heads, factors, moments], vec![factors, weights, before]]
+    }
+
+    /// The factors and their moments, without those that are not trained.
+    fn read(&self, gpu: &Gpu) -> Result<(Factors, Vec<f32>)> {
+        let n_fixed = expand::n_fixed(self.of);
+        let of_buffer = |what, buffer: &Buffer| -> Result<Vec<f32>> {
+            let bytes = buffer.raw.size();
+            let values: Vec<f32> = gpu.read(buffer, &gpu.readback(what, bytes)?, bytes as usize / size_of::<f32>())?;
+            let of_rows = values.chunks(n_fixed + self.of.n_parameters());
+            Ok(of_rows.flat_map(|row| row.iter().skip(n_fixed)).copied().collect())
+        };
+        let (values, moments) = (of_buffer("the factors", &self.factors)?, of_buffer("the moments", &self.moments)?);
+        Ok((self.start.with_values(values), moments))
+    }
 }
 
 /// What makes the order of each epoch.
@@ -196,12 +256,20 @@ impl<'s> GpuStepper<'s> {
         let n_parts =
             if is_narrow(shape.n_outputs()) { 0 } else { gradient::max_parts(tuning.gradient, shape, batch_size) };
         let partials = gpu.storage("the gradient", n_parts as u64 * weights_bytes(shape))?;
-        let n_moments = heads.first().map_or(1, |head| head.rule.n_moments());
+        let factored = start.factors.as_ref().map(|factors| Factored::new(gpu, factors, &start.moments, heads));
+        let factored = factored.transpose()?;
+        let dense_heads: Vec<Head> = match &factored {
+            Some(_) => heads.iter().map(|head| head.for_gradient()).collect(),
+            None => heads.to_vec(),
+        };
+        let n_moments = dense_heads.first().map_or(1, |head| head.rule.n_moments());
         let moments_bytes = weights_bytes(shape).saturating_mul(n_moments as u64);
         gpu.check_binding("the moments", moments_bytes, "use fewer classes or heads, or the solver `sgd`")?;
         let moments = gpu.storage("the moments", moments_bytes)?;
-        gpu.write("the moments", &moments, 0, &pad_rows(&start.moments, shape.n_outputs()))?;
-        let heads_buffer = update::upload_heads(gpu, heads)?;
+        if factored.is_none() {
+            gpu.write("the moments", &moments, 0, &pad_rows(&start.moments, shape.n_outputs()))?;
+        }
+        let heads_buffer = update::upload_heads(gpu, &dense_heads)?;
         let losses = gpu.storage("the losses", losses_capacity as u64 * 4)?;
 
         let flops = 4.0 * batch_size as f64 * shape.n_features as f64 * shape.n_outputs() as f64;
@@ -210,8 +278,8 @@ impl<'s> GpuStepper<'s> {
         let steps = gpu.buffer("the steps", steps_bytes, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
 
         let labels = LabelLayout::of(supervision);
-        let (dtype, rule) = (session.dtype, RuleKind::of(heads));
-        let kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape.n_outputs()) {
+        let (dtype, rule) = (session.dtype, RuleKind::of(&dense_heads));
+        let mut kernels: Vec<(Variant, Workgroups)> = if is_narrow(shape.n_outputs()) {
             let Tuning { residual, update, .. } = tuning;
             vec![
                 (residual.variant(shape, dtype, labels), Box::new(move |n| residual.n_workgroups(n))),
@@ -226,6 +294,11 @@ impl<'s> GpuStepper<'s> {
                 (update::variant(rule), Box::new(move |_| update::n_workgroups(shape))),
             ]
         };
+        if let Some(Factored { of, kernels: [pull_back, expand], .. }) = &factored {
+            let of = *of;
+            kernels.push((pull_back.clone(), Box::new(move |_| pull_back::n_workgroups(of))));
+            kernels.push((expand.clone(), Box::new(move |_| expand::n_workgroups(of, shape))));
+        }
         let variants = kernels.iter().map(|(variant, _)| variant.clone()).chain([shuffle::variant()]);
         gpu.compile(&variants.collect::<Vec<_>>())?;
         let dispatch = |(variant, n_workgroups)| {
@@ -234,7 +307,7 @@ impl<'s> GpuStepper<'s> {
         let mut dispatches = kernels.into_iter().map(dispatch).collect::<Result<Vec<_>>>()?;
         let shuffle = Shuffle::new(gpu, shape, &session.ranges)?;
         for (order, Chunk { features, labels, .. }) in shuffle.orders.iter().zip(&session.chunks) {
-            let buffers = if is_narrow(shape.n_outputs()) {
+            let mut buffers = if is_narrow(shape.n_outputs()) {
                 vec![
                     vec![features, order, labels, &weights, &outputs, &losses],
                     vec![features, order, &outputs, &heads_buffer, &weights, &moments],
@@ -247,6 +320,7 @@ impl<'s> GpuStepper<'s> {
                     vec![&partials, &heads_buffer, &weights, &moments],
                 ]
             };
+            buffers.extend(factored.iter().flat_map(|factored| factored.buffers(&moments, &weights)));
             for (dispatch, buffers) in dispatches.iter_mut().zip(buffers) {
                 dispatch.bindings.push(dispatch.kernel.bind(gpu, &steps, &buffers)?);
             }
@@ -266,6 +340,7 @@ impl<'s> GpuStepper<'s> {
             weights,
             weights_readback: gpu.readback("the weights", weights_bytes(shape))?,
             moments,
+            factored,
             losses,
             losses_readback: gpu.readback("the losses", losses_capacity as u64 * 4)?,
             losses_capacity,
@@ -387,13 +462,15 @@ impl Stepper for GpuStepper<'_> {
 
     fn state(&mut self) -> Result<State> {
         let gpu = self.session.gpu;
+        if let Some(factored) = &self.factored {
+            let (factors, moments) = factored.read(gpu)?;
+            let (factors, n_steps) = (Some(factors), self.n_steps);
+            return Ok(State { factors, moments, n_steps, ..self.parameters()?.into() });
+        }
         let bytes = self.moments.raw.size();
         let readback = gpu.readback("the moments", bytes)?;
         let moments = gpu.read(&self.moments, &readback, bytes as usize / size_of::<f32>())?;
-        Ok(State {
-            parameters: self.parameters()?,
-            moments: unpad_rows(moments, self.shape.n_outputs()),
-            n_steps: self.n_steps,
-        })
+        let moments = unpad_rows(moments, self.shape.n_outputs());
+        Ok(State { moments, n_steps: self.n_steps, ..self.parameters()?.into() })
     }
 }

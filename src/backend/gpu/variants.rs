@@ -2,8 +2,8 @@
 
 use super::kernel::Variant;
 use super::{
-    advance, along, ceilings, classes, gradient, hessian, logits, narrow_residual, narrow_update, reduce, shuffle,
-    softmax, sparse_catch_up, sparse_gradient, sparse_logits, sparse_reduce, sparse_update, update,
+    advance, along, ceilings, classes, expand, gradient, hessian, logits, narrow_residual, narrow_update, pull_back,
+    reduce, shuffle, softmax, sparse_catch_up, sparse_gradient, sparse_logits, sparse_reduce, sparse_update, update,
 };
 
 impl Variant {
@@ -15,6 +15,8 @@ impl Variant {
             softmax::variants(),
             gradient::variants(),
             update::variants(),
+            expand::variants(),
+            pull_back::variants(),
             narrow_residual::variants(),
             narrow_update::variants(),
             shuffle::variants(),

@@ -10,7 +10,9 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use softreg::data::{Categorical, Dtype, MAX_CLASSES, Source};
-use softreg::{Calibration, ClassWeight, Dataset, DeviceOptions, Every, FeatureScale, Model, Schedule, Solver};
+use softreg::{
+    Calibration, ClassWeight, Dataset, DeviceOptions, Every, FeatureScale, Model, Schedule, Solver, Structure,
+};
 
 use crate::known::{self, Known};
 pub use solver::{Of, SolverName, SolverOptions};
@@ -113,6 +115,21 @@ pub struct Train {
     #[arg(long, value_name = "MODEL")]
     pub init: Option<PathBuf>,
 
+    /// What the weights W (d × q) are made of: dense, W itself; phm:M, the sum of M Kronecker products, about d·q/M numbers; quaternion,
+    /// four such products with fixed factors, d·q/4 numbers; lowrank:R, the product of d × R and R × q numbers. The model file keeps
+    /// these. For lbfgs, and with dense features sgd and adamw
+    #[arg(long, value_name = "STRUCTURE", default_value_t = Structure::Dense)]
+    pub weights: Structure,
+
+    /// phm:M and lowrank:R: begin at the W of that structure that is nearest to the W of --init, as --weights with --init does
+    #[arg(long, value_name = "STRUCTURE", requires = "init", conflicts_with = "weights")]
+    pub compress: Option<Structure>,
+
+    /// phm:M and lowrank:R: train so often, with --seed and the seeds after it, one after the other, and keep the model with the lowest
+    /// validation loss, else the lowest objective
+    #[arg(long, value_name = "N", value_parser = count, default_value_t = 1)]
+    pub seeds: usize,
+
     #[command(flatten)]
     pub device: Device,
 
@@ -157,7 +174,7 @@ pub struct Train {
     #[arg(long, value_name = "PATH", requires = "features")]
     pub penalty_factors: Option<PathBuf>,
 
-    /// Seed of the order of the samples and of --test-split. One seed on one device gives one model, bit for bit
+    /// Seed of the order of the samples, of --test-split, and of where phm:M and lowrank:R begin. One seed on one device gives one model, bit for bit
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
@@ -258,6 +275,13 @@ pub struct TrainingData {
     /// otherwise none
     #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
     pub test_split: Option<f64>,
+}
+
+impl Train {
+    /// What the weights are made of.
+    pub fn structure(&self) -> Structure {
+        self.compress.unwrap_or(self.weights)
+    }
 }
 
 impl TrainingData {
@@ -590,6 +614,13 @@ impl fmt::Display for DtypeName {
     }
 }
 
+/// What a model is converted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModelForm {
+    /// W as it is.
+    Dense,
+}
+
 #[derive(Debug, Args)]
 pub struct Info {
     /// A model that `softreg train --out` saved
@@ -722,8 +753,10 @@ Examples:
   softreg convert flowers.csv --label-column species --out all.safetensors
   softreg train all.safetensors
   softreg convert images.idx3.gz --labels labels.idx1.gz --out images.npy
+  softreg convert small.safetensors --to dense --out dense.safetensors
 
-safetensors hold features, labels, weights and all names in one file; .npy the
+With --to it is a model that is converted: one with structured weights becomes
+dense, for readers that know no others. safetensors of data hold features, labels, weights and all names in one file; .npy the
 features alone: labels go beside it, and names of the columns are left out.")]
 pub struct Convert {
     #[command(flatten)]
@@ -732,6 +765,10 @@ pub struct Convert {
     /// Write this file, .npy or .safetensors by its ending
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+
+    /// FEATURES is a model: make its weights dense
+    #[arg(long, value_enum, conflicts_with_all = ["dtype", "labels_out"])]
+    pub to: Option<ModelForm>,
 
     /// Precision of the features in the file. Default: that in which they are read (bytes as u8, f64 and text as f32). What
     /// does not fit is an error; rounding is said, with the largest error

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use softreg::{FeatureScale, Schedule};
+use softreg::{FeatureScale, Schedule, Structure};
 
 use super::{
     Device, Of, SolverName, SolverOptions, TrainingData, count, feature_scale, fraction, not_negative, number_that,
@@ -163,6 +163,10 @@ pub struct Search {
 
     #[command(flatten)]
     pub solver: SolverOptions,
+
+    /// What the weights W (d × q) are made of: dense, phm:M, quaternion or lowrank:R, as `softreg train --weights` has it. For lbfgs
+    #[arg(long, value_name = "STRUCTURE", default_value_t = Structure::Dense)]
+    pub weights: Structure,
 
     /// Train without an intercept
     #[arg(long)]

@@ -14,6 +14,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::solver::{Lbfgs, Solver, StopReason};
+use crate::structure::Structure;
 pub use curve::{Curve, CurvePoint, Draw, LearningCurve, SubsetSize};
 use division::Division;
 use paths::Paths;
@@ -411,6 +412,11 @@ impl Sweep {
             ("the time limit of a sweep", estimator.limits.time_limit.is_some()),
             ("the checkpoint of a sweep", estimator.checkpoint.is_some() || estimator.resume.is_some()),
         ];
+        if estimator.weights != Structure::Dense {
+            let (name, value) = ("the structure of the weights", estimator.weights.to_string());
+            let expected = "dense in a sweep of SGD or AdamW; one of L-BFGS has structured weights";
+            return Err(Error::Setting { name, value, expected });
+        }
         match given.into_iter().find(|(_, is_given)| *is_given) {
             Some((name, _)) => Err(Error::Setting { name, value: "given".to_owned(), expected }),
             None => Ok(()),

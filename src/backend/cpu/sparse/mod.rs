@@ -116,6 +116,7 @@ impl Session for SparseSession<'_> {
 
     fn stepper<'s>(&'s mut self, start: &State, heads: &[Head], batch_size: usize) -> Result<Box<dyn Stepper + 's>> {
         let supervision = check::training(start, heads, self.supervision, self.x.d, self.rows.end)?;
+        check::dense(start)?;
         let Supervision { targets, weights } = supervision;
         let data = Trained { x: self.x, targets, weights };
         Ok(Box::new(SparseStepper::new(self.instructions, data, &self.rows, start, heads, batch_size)?))

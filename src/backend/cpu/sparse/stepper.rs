@@ -286,7 +286,7 @@ impl<'a> SparseStepper<'a> {
             moments.copy_from_slice(&start.moments);
         }
         let trainee = Trainee {
-            state: State { parameters: start.parameters.clone(), moments, n_steps: start.n_steps },
+            state: State { moments, ..start.clone() },
             heads: heads.to_vec(),
             skipped: Skipped::new(heads.len()),
             done: allocate(0, d, "the steps of the features")?,
