@@ -247,8 +247,8 @@ impl SoftmaxRegression {
 
     /// With weights whose minimum depends on where training begins ([`Structure::Phm`], [`Structure::LowRank`]): trains so often, with
     /// the seed and those after it, one after the other, and keeps the model with the lowest validation loss, or without validation data
-    /// the lowest objective. [`Fit::seed`] is the one that was kept, and all of the fit is of that training, but for
-    /// [`SoftmaxRegression::time_limit`], which is for all together. 1 unless it is called.
+    /// the lowest objective. [`Fit::seed`] is the one that was kept, and the fit is of that training, but for its
+    /// times and [`SoftmaxRegression::time_limit`], which are of all together. 1 unless it is called.
     #[must_use]
     pub fn seeds(mut self, n: usize) -> Self {
         self.n_seeds = n;
@@ -647,7 +647,7 @@ impl SoftmaxRegression {
     /// As [`SoftmaxRegression::fit`].
     pub fn partial_fit(&self, model: &Model, data: &Dataset) -> Result<Model> {
         let mut estimator = self.clone().init(model);
-        if !self.needs_batch() {
+        if self.solver.is_stochastic() || !self.needs_batch() {
             estimator.solver = estimator.solver.with_default_epochs(1);
         }
         Ok(estimator.fit(data)?.model)

@@ -290,6 +290,10 @@ fn files_have_the_factors_and_come_back() {
         let end = not_finite.len();
         not_finite[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
         assert!(matches!(problem(&not_finite), ModelFileProblem::Damaged(_)));
+        // Numbers that are finite, of weights that are not.
+        let mut too_large = bytes.clone();
+        too_large[header..].chunks_exact_mut(4).for_each(|number| number.copy_from_slice(&1e30f32.to_le_bytes()));
+        assert_eq!(Model::from_bytes(&too_large).is_err(), text != "quaternion", "{text}");
         for index in 0..header {
             let mut bytes = bytes.clone();
             bytes[index] ^= 1;

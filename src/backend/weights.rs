@@ -29,19 +29,27 @@ impl PartialEq for Factored {
 
 /// W is formed for single samples while it is no larger, in bytes: it stays in the cache then.
 const CACHED: usize = 1 << 20;
+/// Kronecker products of which a row is faster made of the factors than of W.
+const MOST_TERMS: usize = 4;
 
 impl Factored {
     pub(crate) fn factors(&self) -> &Factors {
         &self.factors
     }
 
-    /// Whether the logits of single samples are best made of the factors, with fewer multiplications or fewer bytes.
+    /// Whether logits are best made of the factors: with half the multiplications, or with few terms and fewer bytes than a W that no cache
+    /// near the processor holds.
     pub(crate) fn is_for_rows(&self) -> bool {
         let of = self.factors.parametrisation();
         let n_weights = of.n_features().saturating_mul(of.n_classes());
+        let is_large = n_weights.saturating_mul(size_of::<f32>()) > CACHED;
         match of.structure() {
-            Structure::LowRank { rank } => rank * (of.n_features() + of.n_classes()) < n_weights,
-            _ => n_weights.saturating_mul(size_of::<f32>()) > CACHED,
+            Structure::LowRank { rank } => {
+                let n = rank * (of.n_features() + of.n_classes());
+                n <= n_weights / 2 || is_large && n < n_weights
+            }
+            Structure::Phm { m } if m > MOST_TERMS => false,
+            _ => is_large,
         }
     }
 }

@@ -297,7 +297,7 @@ impl Run<'_> {
         let automatic = chosen(args.feature_scale == FeatureScale::Auto);
         settings.push(match args.seeds {
             1 => format!("seed {}", args.seed),
-            n => format!("seed {} of {n}", self.fit.seed),
+            n => format!("seed {}, the best of {n}", self.fit.seed),
         });
         settings.push(format!("feature scale {}{automatic}", rounded(self.fit.feature_scale)));
         for line in settings.chunks(3) {
@@ -431,6 +431,7 @@ impl Run<'_> {
             "weights": args.structure().to_string(),
             "n_parameters": fit.model.n_parameters(),
             "seeds": args.seeds,
+            "seed_of_splits": args.seed,
             "checkpoint": path(&args.checkpoint),
             "faults": fit.faults,
         });

@@ -2,18 +2,16 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use half::f16;
 use half::slice::HalfBitsSliceExt;
 use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 
-use super::read_at::read_at;
+use super::read_at::{Stamp, changed, read_at, stamp};
 use super::{Dtype, Features, Values};
 use crate::error::{Error, Place, Result};
 
@@ -38,7 +36,7 @@ struct Matrix {
     dtype: Dtype,
     n_features: usize,
     /// Length and time of the last change, when it was opened.
-    stamp: (u64, Option<SystemTime>),
+    stamp: Stamp,
 }
 
 /// Which rows of the matrix there are.
@@ -273,7 +271,7 @@ impl Matrix {
     fn read(&self, row: usize, into: &mut [u8]) -> Result<()> {
         let offset = self.offset + row as u64 * self.row_bytes() as u64;
         match read_at(&self.file, offset, into) {
-            Ok(n) if n < into.len() => Err(self.changed()),
+            Ok(n) if n < into.len() => Err(changed(&self.path)),
             Ok(_) => Ok(()),
             Err(source) => Err(Error::io("read", &self.path, source)),
         }
@@ -281,16 +279,6 @@ impl Matrix {
 
     fn check_unchanged(&self) -> Result<()> {
         let now = stamp(&self.file).map_err(|source| Error::io("read", &self.path, source))?;
-        if now == self.stamp { Ok(()) } else { Err(self.changed()) }
+        if now == self.stamp { Ok(()) } else { Err(changed(&self.path)) }
     }
-
-    fn changed(&self) -> Error {
-        let problem = "it was changed while it was in use; begin again when it is whole";
-        Error::malformed(Place::file(&self.path), problem)
-    }
-}
-
-fn stamp(file: &File) -> io::Result<(u64, Option<SystemTime>)> {
-    let metadata = file.metadata()?;
-    Ok((metadata.len(), metadata.modified().ok()))
 }

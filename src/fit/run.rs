@@ -96,6 +96,7 @@ pub(super) fn fit(
     let mut run = Run {
         estimator,
         seed: estimator.seed,
+        begin_of_seed: begin,
         data,
         validation: validation.as_deref(),
         weighting: &weighting,
@@ -112,16 +113,27 @@ pub(super) fn fit(
     };
     let mut fit = run.fit(past, on_epoch)?;
     let loss = |fit: &Fit| fit.validation.as_ref().map_or(fit.objective, |validation| validation.log_loss);
+    let (mut reason, mut preparation, mut training) = (fit.reason, fit.preparation, fit.training);
     for index in 1..estimator.n_seeds as u64 {
-        if matches!(fit.reason, StopReason::Caller | StopReason::TimeLimit) {
+        if matches!(reason, StopReason::Caller | StopReason::TimeLimit) {
+            // Of all of them.
+            fit.reason = reason;
             break;
         }
-        run.seed = estimator.seed.wrapping_add(index);
-        let other = run.fit(past, on_epoch)?;
+        (run.seed, run.begin_of_seed) = (estimator.seed.wrapping_add(index), Instant::now());
+        let other = match run.fit(past, on_epoch) {
+            // There is a model.
+            Err(Error::Diverged { .. }) => continue,
+            other => other?,
+        };
+        reason = other.reason;
+        preparation += other.preparation;
+        training += other.training;
         if loss(&other) < loss(&fit) {
             fit = other;
         }
     }
+    (fit.preparation, fit.training) = (preparation, training);
     if past.is_path() {
         (past.feature_scale, past.moments) = (Some(feature_scale), Some(run.moments));
     }
@@ -187,10 +199,17 @@ impl Factors {
             return Ok(None);
         }
         let parametrisation = Parametrisation::new(structure, start.shape.n_features, start.shape.n_classes)?;
-        let start = init.map(|model| match model.factors(parametrisation).filter(|_| model.classes() == classes) {
-            Some(factors) => factors.scaled(1.0 / f64::from(scale)).to_f64(),
+        let of_model = |model: &Model| match model.factors(parametrisation).filter(|_| model.classes() == classes) {
+            Some(factors) => {
+                let mut theta = factors.scaled(1.0 / f64::from(scale)).to_f64();
+                // Those of the start, which may be to have none.
+                let n_weights = theta.len() - start.shape.n_classes;
+                theta[n_weights..].copy_from_slice(&doubles(start.bias()));
+                Ok(theta)
+            }
             None => parametrisation.nearest(&doubles(&start.values)),
-        });
+        };
+        let start = init.map(of_model).transpose()?;
         Ok(Some(Self { parametrisation, start }))
     }
 }
@@ -203,6 +222,7 @@ fn doubles(values: &[f32]) -> Vec<f64> {
 struct Run<'r> {
     estimator: &'r SoftmaxRegression,
     seed: u64,
+    begin_of_seed: Instant,
     /// In the classes of the model.
     data: &'r Dataset<'r>,
     validation: Option<&'r Dataset<'r>>,
@@ -424,7 +444,7 @@ impl Run<'_> {
             certificate,
             seed: self.seed,
             feature_scale: f64::from(self.feature_scale),
-            preparation: first - begin,
+            preparation: first - self.begin_of_seed,
             training,
             checkpoint: None,
             faults: Vec::new(),

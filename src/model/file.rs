@@ -139,6 +139,9 @@ impl Model {
     }
 }
 
+/// Weights that structured ones may be made into, 16 GiB.
+const MOST_WEIGHTS: u64 = 1 << 32;
+
 /// Names and shapes of the arrays of a structure, without the intercept.
 fn arrays(of: Parametrisation) -> Vec<(&'static str, Vec<usize>)> {
     let (d, q) = (of.n_features(), of.n_classes());
@@ -161,14 +164,31 @@ fn factors(
     let structure = metadata["structure"].as_str().unwrap_or_default();
     let structure = structure.parse().map_err(|error: Error| damaged(error.to_string()))?;
     let n_features = metadata["n_features"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+    if structure == Structure::Dense || n_features == 0 {
+        return Err(damaged(format!("it has {structure} weights of {n_features} features as if they were structured")));
+    }
     let of = Parametrisation::new(structure, n_features, n_classes).map_err(|error| damaged(error.to_string()))?;
+    // A small file may have factors of what no memory holds.
+    if n_features as u64 > MOST_WEIGHTS / n_classes as u64 {
+        let problem = format!("it is of {n_features} × {n_classes} weights, more than {MOST_WEIGHTS}");
+        return Err(damaged(problem));
+    }
+    let mut largest = 1.0;
     let mut values = Vec::new();
     for (name, shape) in arrays(of) {
         let (found, part) = floats(tensors, name)?;
         if found != shape {
             return Err(damaged(format!("{name} has the shape {found:?}, not {shape:?}")));
         }
+        largest *= part.iter().fold(0.0, |most: f64, &value| most.max(f64::from(value).abs()));
         values.extend(part);
+    }
+    let n_terms = match structure {
+        Structure::LowRank { rank } => rank,
+        _ => of.blocks().map_or(1, |[m, ..]| m),
+    };
+    if largest * n_terms as f64 > f64::from(f32::MAX) {
+        return Err(damaged("its weights may be larger than single precision has numbers".to_owned()));
     }
     values.extend(bias);
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {

@@ -21,6 +21,8 @@ use crate::structure::Parametrisation;
 const LEAST_PIVOT: f64 = 1e-10;
 /// Blocks for sums of m products take d²·m² multiplications with all of M, m ≤ 16 at 1,024 features; above that they have its diagonal.
 const MOST_ROWS: usize = 1 << 14;
+/// Rows of a block over all features, and of one of A.
+const MOST_FEATURES: usize = 1 << 12;
 
 pub(super) struct FactorCurvature<'a> {
     parametrisation: Parametrisation,
@@ -97,7 +99,10 @@ impl<'a> FactorCurvature<'a> {
         let sample = ClassSample::new(features, scale, weights, shape)?;
         let d = shape.n_features;
         let varying: Vec<usize> = (0..d).filter(|&k| moments.variance[k] > 0.0).collect();
-        let is_small = parametrisation.blocks().is_none_or(|[m, ..]| m * d <= MOST_ROWS);
+        let is_small = match parametrisation.blocks() {
+            Some([m, ..]) => m * d <= MOST_ROWS && m * m <= MOST_FEATURES,
+            None => d <= MOST_FEATURES,
+        };
         let gram = match covariance(&curvature, &varying, kept)?.filter(|_| is_small) {
             None => Gram::Diagonal(moments.variance.clone()),
             Some(of_varying) => {

@@ -7,11 +7,28 @@
 use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::{Array2, ArrayView2, s};
 
-use super::{Parametrisation, Structure, cube_mut, matrix, matrix_mut};
+use super::{Parametrisation, Structure, cube_mut, matrix, matrix_mut, setting};
+use crate::error::Result;
+
+/// Rows or columns of a matrix whose singular vectors are taken, the fewer of them: their product takes 128 MiB, and a minute or two.
+const LARGEST: usize = 1 << 12;
 
 impl Parametrisation {
-    /// θ for W above b, ((d + 1) × q): the nearest W, and b.
-    pub fn nearest(self, values: &[f64]) -> Vec<f64> {
+    /// θ for W above b, ((d + 1) × q): the nearest W, and b; where W is padded, nearest with its zeros.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where it takes the singular vectors of a matrix of which neither side is below [`LARGEST`].
+    pub fn nearest(self, values: &[f64]) -> Result<Vec<f64>> {
+        let smaller = match (self.structure, self.blocks()) {
+            (Structure::LowRank { .. }, _) => self.d.min(self.q),
+            (Structure::Phm { .. }, Some([m, dd, qq])) => (m * m).min(dd * qq),
+            _ => 0,
+        };
+        if smaller > LARGEST {
+            let expected = "one whose nearest weights take the singular vectors of a matrix with a side of at most 4,096; train it \
+                            from a seed";
+            return Err(setting(self.structure.to_string(), expected));
+        }
         let (weights, bias) = values.split_at(self.d * self.q);
         let weights = matrix(weights, [self.d, self.q]);
         let mut theta = vec![0.0; self.n_parameters()];
@@ -44,7 +61,7 @@ impl Parametrisation {
             (_, None) => matrix_mut(&mut theta[..n_second], [self.d, self.q]).assign(&weights),
         }
         theta[n_first + n_second..].copy_from_slice(bias);
-        theta
+        Ok(theta)
     }
 
     /// W with vec(W_ij) as row i·m + j, (m² × d'·q').
@@ -60,16 +77,21 @@ impl Parametrisation {
     }
 }
 
-/// B, with orthonormal columns, and C of the product B·C of that rank that is nearest to a matrix: the first left singular
-/// vectors, as eigenvectors of M·Mᵀ, and Bᵀ·M, which is exact for the B that was found.
+/// B and C of the product B·C of that rank that is nearest to a matrix M: the first left singular vectors, as eigenvectors of
+/// M·Mᵀ, and Bᵀ·M, which is exact for the B that was found; of Mᵀ where that has fewer rows. What is beyond the rank of M is 0.
 fn best_of_rank(of: ArrayView2<f64>, rank: usize) -> [Array2<f64>; 2] {
+    if of.nrows() > of.ncols() {
+        let [b, c] = best_of_rank(of.t(), rank);
+        return [c.reversed_axes(), b.reversed_axes()];
+    }
     let product = of.dot(&of.t());
     let n = product.nrows();
     let SymmetricEigen { eigenvectors, eigenvalues } =
         SymmetricEigen::new(DMatrix::from_fn(n, n, |i, j| product[[i, j]]));
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&i, &j| eigenvalues[j].total_cmp(&eigenvalues[i]));
-    let b = Array2::from_shape_fn((n, rank), |(i, p)| eigenvectors[(i, order[p])]);
+    let vector = |(i, p)| order.get(p).map_or(0.0, |&column| eigenvectors[(i, column)]);
+    let b = Array2::from_shape_fn((n, rank), vector);
     let c = b.t().dot(&of);
     [b, c]
 }

@@ -177,7 +177,7 @@ fn the_nearest_to_a_structured_w_is_that_w() {
             continue;
         }
         let values = parametrisation.expand(&random(parametrisation.n_parameters(), 9));
-        let theta = parametrisation.nearest(&values);
+        let theta = parametrisation.nearest(&values).unwrap();
         assert!(largest_difference(&parametrisation.expand(&theta), &values) < 1e-6, "{structure} {d} × {q}");
     }
 }
@@ -190,7 +190,7 @@ fn the_nearest_is_nearer_than_its_neighbours() {
     {
         let parametrisation = Parametrisation::new(structure.parse().unwrap(), d, q).unwrap();
         let values = random((d + 1) * q, 10);
-        let theta = parametrisation.nearest(&values);
+        let theta = parametrisation.nearest(&values).unwrap();
         let found = parametrisation.expand(&theta);
         let difference: Vec<f64> = found.iter().zip(&values).map(|(a, b)| a - b).collect();
         let gradient = parametrisation.pull_back(&theta, &difference);
@@ -215,4 +215,16 @@ fn scaled_factors_make_scaled_weights() {
         parametrisation.scale(&mut theta, 3.0);
         assert!(largest_difference(&parametrisation.expand(&theta), &expected) < 1e-14, "{structure}");
     }
+}
+
+/// A W of blocks of one number is a sum of few products, and the others are 0.
+#[test]
+fn there_may_be_more_products_than_a_w_has() {
+    let parametrisation = Parametrisation::new("phm:8".parse().unwrap(), 8, 8).unwrap();
+    let values = random(9 * 8, 12);
+    let found = parametrisation.expand(&parametrisation.nearest(&values).unwrap());
+    assert!(largest_difference(&found, &values) < 1e-6);
+    // And of too many singular vectors none is tried.
+    let large = Parametrisation::new("lowrank:1".parse().unwrap(), 5000, 4097).unwrap();
+    assert!(large.nearest(&vec![0.0; 5001 * 4097]).unwrap_err().to_string().contains("at most 4,096"));
 }

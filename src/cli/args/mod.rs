@@ -756,8 +756,9 @@ Examples:
   softreg convert small.safetensors --to dense --out dense.safetensors
 
 With --to it is a model that is converted: one with structured weights becomes
-dense, for readers that know no others. safetensors of data hold features, labels, weights and all names in one file; .npy the
-features alone: labels go beside it, and names of the columns are left out.")]
+dense, for readers that know no others. Of data, safetensors hold features,
+labels, weights and all names in one file; .npy the features alone: labels go
+beside it, and names of the columns are left out.")]
 pub struct Convert {
     #[command(flatten)]
     pub data: Data,
@@ -767,7 +768,7 @@ pub struct Convert {
     pub out: PathBuf,
 
     /// FEATURES is a model: make its weights dense
-    #[arg(long, value_enum, conflicts_with_all = ["dtype", "labels_out"])]
+    #[arg(long, value_enum, conflicts_with_all = ["dtype", "labels_out", "labels", "label_column", "sample_weight"])]
     pub to: Option<ModelForm>,
 
     /// Precision of the features in the file. Default: that in which they are read (bytes as u8, f64 and text as f32). What

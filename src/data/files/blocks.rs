@@ -3,14 +3,13 @@
 //! A file is read in pieces of one size, by several threads at once. Where records end in a piece depends on the pieces before; so each
 //! is cut when its turn has come.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use memchr::{memchr, memchr_iter, memrchr};
 
-use super::input::{Counted, Input};
+use super::input::{Input, Rest};
 use super::scan::equal;
 use super::text::Fault;
 use crate::error::{Error, Result};
@@ -21,8 +20,8 @@ const MAX_RECORD: usize = 1 << 30;
 /// The blocks to come.
 pub(super) struct Blocks {
     pieces: Mutex<Pieces>,
-    /// The file, and where its first piece begins, where any part of it can be read.
-    file: Option<(Counted<File>, u64)>,
+    /// Where the pieces are those of a file.
+    file: Option<Rest>,
     /// Bytes of a piece.
     size: usize,
     /// Bytes before it, for what the piece before left.
@@ -90,6 +89,11 @@ impl Blocks {
         Some((index, records))
     }
 
+    /// That the text is still what was read.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.file.as_ref().map_or(Ok(()), Rest::check_unchanged)
+    }
+
     /// Lets no thread wait for its turn any longer.
     pub fn end(&self) {
         lock(&self.cut).is_over = true;
@@ -111,10 +115,9 @@ impl Blocks {
         let n = match &self.file {
             _ if pieces.is_whole => Ok(0),
             None => pieces.input.fill(into),
-            Some((file, begin)) => {
+            Some(file) => {
                 drop(pieces);
-                let offset = begin + index as u64 * self.size as u64;
-                file.read_at(offset, into).map_err(|source| Error::io("read", &self.path, source))
+                file.read_at(index as u64 * self.size as u64, into)
             }
         };
         (index, n.map(|n| self.room + n).map_err(Fault::without_row))

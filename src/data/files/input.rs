@@ -10,7 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use crate::data::read_at::read_at;
+use crate::data::read_at::{Stamp, changed, read_at, stamp};
 use crate::error::{Error, Place, Result};
 
 /// Bytes that are read at once, if there are as many.
@@ -73,12 +73,28 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-impl Counted<File> {
-    /// [`read_at`], counted.
-    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let n = read_at(&self.0, offset, into)?;
-        self.1.0.bytes.fetch_add(n as u64, Ordering::Relaxed);
+/// What is not read yet of a file, which any thread can read.
+pub(super) struct Rest {
+    file: Counted<File>,
+    /// Where it begins.
+    begin: u64,
+    path: PathBuf,
+    stamp: Stamp,
+}
+
+impl Rest {
+    /// Fills `into` from byte `offset` of the rest on; how many bytes there were, fewer where the file ends.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize> {
+        let Counted(file, Reading(counts)) = &self.file;
+        let n = read_at(file, self.begin + offset, into).map_err(|source| Error::io("read", &self.path, source))?;
+        counts.bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
+    }
+
+    /// That nobody has written to the file: pieces of it could be of different times.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let now = stamp(&self.file.0).map_err(|source| Error::io("read", &self.path, source))?;
+        if now == self.stamp { Ok(()) } else { Err(changed(&self.path)) }
     }
 }
 
@@ -180,7 +196,7 @@ impl<'a> Input<'a> {
 
     /// The file itself and how far it is read, where it is one that is not packed: its other bytes can be read from there by several
     /// threads at once. Those that were read ahead are added to `taken`.
-    pub fn rest(&mut self, taken: &mut Vec<u8>) -> Result<Option<(Counted<File>, u64)>> {
+    pub fn rest(&mut self, taken: &mut Vec<u8>) -> Result<Option<Rest>> {
         let Some(mut file) = self.file.take() else { return Ok(None) };
         let ahead = self.head()?;
         let n = ahead.len();
@@ -190,8 +206,10 @@ impl<'a> Input<'a> {
         taken.extend_from_slice(self.head()?);
         self.reader.consume(n);
         // The two have one position.
-        let position = file.stream_position().map_err(|source| Error::io("read", &self.path, source))?;
-        Ok(Some((file, position)))
+        let failed = |source| Error::io("read", &self.path, source);
+        let begin = file.stream_position().map_err(failed)?;
+        let stamp = stamp(&file.0).map_err(failed)?;
+        Ok(Some(Rest { file, begin, path: self.path.clone(), stamp }))
     }
 
     pub fn path(&self) -> &Path {
@@ -425,6 +443,20 @@ impl<R: BufRead> Read for Zstandard<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_written_to_meanwhile_is_known() {
+        let path = std::env::temp_dir().join(format!("softreg-rest-{}", std::process::id()));
+        std::fs::write(&path, "a,b\n1,2\n").unwrap();
+        let mut taken = Vec::new();
+        let rest = Input::open(&path).unwrap().rest(&mut taken).unwrap().unwrap();
+        assert_eq!(taken, b"a,b\n1,2\n");
+        rest.check_unchanged().unwrap();
+        std::fs::write(&path, "a,b\n1,2\n3,").unwrap();
+        let error = rest.check_unchanged().unwrap_err().to_string();
+        std::fs::remove_file(&path).unwrap();
+        assert!(error.contains("changed while it was in use"), "{error}");
+    }
 
     fn gzip(content: &[u8]) -> Vec<u8> {
         use std::io::Write;

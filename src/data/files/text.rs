@@ -125,6 +125,7 @@ impl Text {
             (1..n_threads).for_each(|_| drop(thread::Builder::new().spawn_scoped(scope, work)));
             work();
         });
+        blocks.check_unchanged()?;
         line.into_result()
     }
 }
