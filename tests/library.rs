@@ -1,7 +1,5 @@
 //! The library as an application uses it.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use half::f16;
@@ -11,35 +9,10 @@ use softreg::{
     SoftmaxRegression, Solver, StopReason, Warmup, data,
 };
 
-/// Counts what this thread allocates.
-struct Counting;
+#[path = "common/counted.rs"]
+mod counted;
 
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: the system's allocator does all the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations(work: impl FnOnce()) -> usize {
-    let before = ALLOCATIONS.get();
-    work();
-    ALLOCATIONS.get() - before
-}
+use counted::allocations;
 
 fn digits_model() -> (Model, Dataset<'static>) {
     let (train, test) = data::digits().unwrap().split(0.2, 0).unwrap();

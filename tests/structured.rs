@@ -1,44 +1,20 @@
 //! Structured weights as an application and the command line have them: training, predictions from the factors, files.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use softreg::{
     AdamW, Calibration, Dataset, Device, Error, Features, Fit, Labels, Lbfgs, Model, ModelFileProblem, NewtonCg, Sgd,
     SoftmaxRegression, Solver, Structure, data,
 };
 
 mod common;
+#[path = "common/counted.rs"]
+mod counted;
 #[cfg(feature = "cli")]
 #[path = "common/program.rs"]
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod program;
 
 use common::Random;
-
-/// Counts what this thread allocates.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: the system's allocator does all the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use counted::allocations;
 
 fn structure(text: &str) -> Structure {
     text.parse().unwrap()
@@ -204,9 +180,8 @@ fn predictions_from_factors_are_those_of_w() {
         for index in 0..20 {
             let data::Values::U8(values) = test.features().values() else { panic!("not bytes") };
             row.iter_mut().zip(&values[index * 64..]).for_each(|(to, from)| *to = f32::from(*from));
-            let before = ALLOCATIONS.get();
-            model.logits_into(&row, &mut logits).unwrap();
-            assert!(index == 0 || ALLOCATIONS.get() == before, "{text}");
+            let n = allocations(|| model.logits_into(&row, &mut logits).unwrap());
+            assert!(index == 0 || n == 0, "{text}: {n}");
             let expected = expected.row(index);
             assert!(logits.iter().zip(expected).all(|(a, b)| (a - b).abs() <= bound), "{text}, {index}");
         }
@@ -242,9 +217,9 @@ fn large_weights_are_not_formed_for_single_samples() {
         let model = SoftmaxRegression::new().weights(structure(text)).solver(few.clone()).fit(&data).unwrap().model;
         let data::Values::F32(values) = data.features().values() else { panic!("not f32") };
         let mut probabilities = vec![0.0; q];
-        let before = ALLOCATIONS.get();
-        let class = model.predict_into(&values[..d], &mut probabilities).unwrap();
-        assert_eq!(ALLOCATIONS.get(), before, "{text}: also the first allocates nothing");
+        let mut class = 0;
+        let n = allocations(|| class = model.predict_into(&values[..d], &mut probabilities).unwrap());
+        assert_eq!(n, 0, "{text}: also the first allocates nothing");
         let expected = model.to_dense().predict_proba(data.features()).unwrap();
         assert!(probabilities.iter().zip(expected.row(0)).all(|(a, b)| (a - b).abs() < 1e-5), "{text}");
         assert!(expected.row(0).iter().all(|p| *p <= probabilities[class] + 1e-5));

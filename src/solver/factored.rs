@@ -140,16 +140,8 @@ pub(super) fn minimise(
         gain = value - point.value;
         (theta, value, gradient) = (there, point.value, new_gradient);
         n_iterations += 1;
-        let progress = Progress {
-            epoch: n_iterations,
-            n_epochs: max_iterations,
-            loss: value,
-            evaluations: objective.counts().evaluations(),
-            validation_loss: None,
-            is_polish: false,
-            n_samples,
-            elapsed: begin.elapsed(),
-        };
+        let evaluations = objective.counts().evaluations();
+        let progress = Progress::after(n_iterations, max_iterations, value, evaluations, n_samples, begin.elapsed());
         let stop = observe(progress, objective, &theta)?;
         n_fruitless = if gain.max(0.5 * decrement) <= tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless == FRUITLESS {

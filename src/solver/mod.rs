@@ -223,6 +223,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// After an epoch or iteration of a training, which is not validated yet.
+    fn after(epoch: usize, n_epochs: usize, loss: f64, evaluations: f64, n_samples: usize, elapsed: Duration) -> Self {
+        Self { epoch, n_epochs, loss, evaluations, validation_loss: None, is_polish: false, n_samples, elapsed }
+    }
+
     /// Samples a second since training started.
     pub fn samples_per_second(&self) -> f64 {
         self.epoch as f64 * self.n_samples as f64 / self.elapsed.as_secs_f64().max(1e-9)

@@ -680,16 +680,9 @@ pub(super) fn minimise(
         let gain = value - (new_smooth + new_norm);
         (smooth, norm, gradient) = (new_smooth, new_norm, new_gradient);
         n_iterations += 1;
-        let progress = Progress {
-            epoch: n_iterations,
-            n_epochs: max_iterations,
-            loss: smooth + norm,
-            evaluations: objective.counts().evaluations(),
-            validation_loss: None,
-            is_polish: false,
-            n_samples,
-            elapsed: begin.elapsed(),
-        };
+        let evaluations = objective.counts().evaluations();
+        let progress =
+            Progress::after(n_iterations, max_iterations, smooth + norm, evaluations, n_samples, begin.elapsed());
         let stop = observe(progress, objective, &parameters)?;
         if n_promises >= PROMISES {
             break StopReason::Converged;

@@ -405,16 +405,8 @@ pub(super) fn minimise(
         }
         (value, gradient) = (point.value, new_gradient);
         n_iterations += 1;
-        let progress = Progress {
-            epoch: n_iterations,
-            n_epochs: max_iterations,
-            loss: value,
-            evaluations: objective.counts().evaluations(),
-            validation_loss: None,
-            is_polish: false,
-            n_samples,
-            elapsed: begin.elapsed(),
-        };
+        let evaluations = objective.counts().evaluations();
+        let progress = Progress::after(n_iterations, max_iterations, value, evaluations, n_samples, begin.elapsed());
         let stop = observe(progress, objective, &parameters)?;
         if confirm {
             // Where the objective is no parabola, a small decrement need not mean that little is left: the step must have gone as

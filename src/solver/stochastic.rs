@@ -87,20 +87,13 @@ impl Stochastic {
             if !loss.is_finite() {
                 return Err(Error::Diverged { epoch: epoch + 1, learning_rate });
             }
-            let progress = Progress {
-                epoch: epoch + 1,
-                n_epochs,
-                loss,
-                evaluations: (epoch + 1) as f64,
-                validation_loss: None,
-                is_polish: false,
-                n_samples,
-                elapsed: before + begin.elapsed(),
-            };
+            let epoch = epoch + 1;
+            let elapsed = before + begin.elapsed();
+            let progress = Progress::after(epoch, n_epochs, loss, epoch as f64, n_samples, elapsed);
             let stepper = &mut training.stepper;
-            let mut weights = || weights(&mut **stepper, is_factored, epoch + 1, learning_rate);
+            let mut weights = || weights(&mut **stepper, is_factored, epoch, learning_rate);
             reason = observer.after(progress, &mut weights)?;
-            let mut state = || finite_state(stepper.state()?, epoch + 1, learning_rate);
+            let mut state = || finite_state(stepper.state()?, epoch, learning_rate);
             observer.keep(reason, &mut || Ok(SolverState::Stochastic(state()?)))?;
         }
         let weights = weights(&mut *training.stepper, is_factored, observer.n_epochs(), learning_rate)?;

@@ -1,6 +1,7 @@
 //! The units, and the loops over tiles that they run.
 
 use std::arch::asm;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use super::tiles::{Halves, SIDE, Sums, Thirds};
@@ -11,7 +12,7 @@ use crate::backend::cpu::lanes::Lanes;
 pub(in crate::backend::cpu) struct Units(());
 
 /// The units of this thread, in the shape of [`Tile`]; when it is dropped they are given back, so that switching threads is cheap again.
-pub(super) struct Configured<'u>(#[allow(dead_code, reason = "whoever has it may use the units")] &'u Units);
+pub(super) struct Configured<'u>(PhantomData<&'u Units>);
 
 impl Units {
     /// Those of this processor, where it has such.
@@ -36,7 +37,7 @@ impl Units {
         let configuration = Configuration { palette: 1, start_row: 0, reserved: [0; 14], bytes_of_row, rows };
         // SAFETY: the units are there and granted; palette 1 has 8 tiles of 16 rows of 64 bytes.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
-        Configured(self)
+        Configured(PhantomData)
     }
 }
 
