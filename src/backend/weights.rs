@@ -118,7 +118,7 @@ impl Weights {
         }
     }
 
-    /// U without an intercept and V with b, where x·U·V takes fewer multiplications than x·W.
+    /// U without an intercept and V with b, where logits are best made of the factors.
     pub(crate) fn two_products(&self) -> Option<[Parameters; 2]> {
         let Self::Factored(factored @ Factored { factors, .. }) = self else { return None };
         let Structure::LowRank { rank } = self.structure() else { return None };
