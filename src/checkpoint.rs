@@ -21,7 +21,7 @@ use crate::data::{Dataset, Features, Stored, Targets, Values};
 use crate::error::{Error, Result, shown};
 use crate::objective::Counts;
 use crate::solver::{Best, Learned, Numbers, Progress, Snapshot, SolverState, Stand};
-use crate::structure::{Factors, Parametrisation};
+use crate::structure::{Factors, Parametrisation, Structure};
 use crate::write::write_atomically;
 
 /// The newest format version, which is written and read.
@@ -283,12 +283,14 @@ fn check_hash(metadata: &Value, tensors: &SafeTensors) -> Result<(), String> {
     }
 }
 
-/// The number of epochs in a checkpoint of a run with so many features and classes, for the fuzzers: they would hardly get past
-/// the hash, so it is looked at last.
+/// The number of epochs in a checkpoint of a run with so many features and classes and dense weights or those of rank one, for the
+/// fuzzers: they would hardly get past the hash, so it is looked at last.
 #[doc(hidden)]
 pub fn examine(bytes: &[u8], n_features: usize, n_classes: usize) -> Result<usize, String> {
     let (metadata, tensors) = parse(bytes)?;
-    let found = snapshot(&metadata, &tensors, Shape { n_features, n_classes, n_heads: 1 }, None)?;
+    let read = |factors| snapshot(&metadata, &tensors, Shape { n_features, n_classes, n_heads: 1 }, factors);
+    let factors = Parametrisation::new(Structure::LowRank { rank: 1 }, n_features, n_classes).ok();
+    let found = read(None).or_else(|problem| read(factors).map_err(|_| problem))?;
     check_hash(&metadata, &tensors)?;
     Ok(found.epochs.len())
 }

@@ -84,7 +84,7 @@ impl Place {
     /// The same place with the column's name.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(shown(name));
+        self.name = Some(name.into());
         self
     }
 
@@ -106,7 +106,8 @@ impl fmt::Display for Place {
             (None, Some(line)) => parts.push(format!("line {line}")),
             (None, None) => {}
         }
-        match (self.column, &self.name) {
+        // Whoever gave the name: a file may hold any.
+        match (self.column, self.name.as_deref().map(shown)) {
             (Some(column), Some(name)) => parts.push(format!("column {column} ({name})")),
             (Some(column), None) => parts.push(format!("column {column}")),
             (None, Some(name)) => parts.push(format!("column {name}")),

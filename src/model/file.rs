@@ -161,12 +161,14 @@ fn factors(
     n_classes: usize,
 ) -> Result<Factors, ModelFileProblem> {
     let damaged = |what: String| ModelFileProblem::Damaged(shown(what));
-    let structure = metadata["structure"].as_str().unwrap_or_default();
+    let not = |name: &str, what: &str| damaged(format!("its {name} is {}, not {what}", metadata[name]));
+    let structure = metadata["structure"].as_str().ok_or_else(|| not("structure", "a text"))?;
     let structure = structure.parse().map_err(|error: Error| damaged(error.to_string()))?;
-    let n_features = metadata["n_features"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
-    if structure == Structure::Dense || n_features == 0 {
-        return Err(damaged(format!("it has {structure} weights of {n_features} features as if they were structured")));
+    if structure == Structure::Dense {
+        return Err(damaged("its structure is dense, which format version 1 is for".to_owned()));
     }
+    let n_features = metadata["n_features"].as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
+    let n_features = n_features.ok_or_else(|| not("n_features", "a number of features"))?;
     let of = Parametrisation::new(structure, n_features, n_classes).map_err(|error| damaged(error.to_string()))?;
     // A small file may have factors of what no memory holds.
     if n_features as u64 > MOST_WEIGHTS / n_classes as u64 {

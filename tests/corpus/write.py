@@ -375,6 +375,7 @@ def tables():
         "soft_labels": dict(x=x, y=pa.array([[0.5, 0.5], [1.0, 0.0], [0.25, 0.75]], pa.list_(pa.float32(), 2))),
         "nulls": dict(x=pa.array([1.0, None, 3.0]), y=pa.array(["a", None, "b"])),
         "nan": dict(x=pa.array([1.0, float("nan"), 3.0]), y=y),
+        "line_breaks_in_names": {"x\r\n\0 1": pa.array([[1.0], [float("nan")], [3.0]]), "y": y},
         "dictionary": dict(x=x, y=y.dictionary_encode()),
         "dates": dict(x=pa.array([1, 2, 3], pa.timestamp("us")), y=y),
         "decimals": dict(x=pa.array([1, 2, 3]).cast(pa.decimal128(38, 2)), y=y),
@@ -517,9 +518,41 @@ def model():
         header = {"__metadata__": {"softreg": json.dumps(entries)}, "weight": weight, "bias": bias}
         return tensors({key: value for key, value in header.items() if value is not None}, values)
 
+    def structured(structure, arrays, n_features=3, bias=(0.1, -0.1), **changes):
+        header, all = {}, b""
+        for name, (shape, values) in {**arrays, "bias": ([len(bias)], bias)}.items():
+            header[name] = info("F32", shape, len(all), len(all) + 4 * len(values))
+            all += f(*values)
+        entries = {**of, "format_version": 2, "structure": structure, "n_features": n_features, **changes}
+        entries = {key: value for key, value in entries.items() if value is not None}
+        return tensors({"__metadata__": {"softreg": json.dumps(entries)}, **header}, all)
+
+    phm = {"A": ([2, 2, 2], [1, 0, 0, 1, 0, 1, 1, 0]), "S": ([2, 2, 1], [1, -2, 0.5, 0.25])}
+    low_rank = {"U": ([3, 1], [1, -2, 0.5]), "V": ([1, 2], [0.25, 3])}
+    quaternion = {"S": ([4, 1, 1], [1, -2, 0.5, 0.25])}
+
     plain = file()
     for name, content in {
         "plain": plain,
+        "phm": structured("phm:2", phm),
+        "phm_padded": structured("phm:2", {**phm, "S": ([2, 2, 2], range(8))}, classes=["a", "b", "c"], bias=(1, 2, 3)),
+        "low_rank": structured("lowrank:1", low_rank),
+        "quaternion": structured("quaternion", quaternion, 4, feature_names=None),
+        "structure_unknown": structured("butterfly:2", phm),
+        "structure_dense": structured("dense", phm),
+        "structure_number": structured(7, phm),
+        "phm_0": structured("phm:0", phm),
+        "phm_huge": structured(f"phm:{HUGE}", phm),
+        "phm_shape": structured("phm:2", {**phm, "S": ([4], [1, 2, 3, 4])}),
+        "phm_without_a": structured("phm:2", {"S": phm["S"]}),
+        "phm_bias": structured("phm:2", phm, bias=(1,)),
+        "phm_too_large": structured("phm:2", {"A": ([2, 2, 2], [1e30] * 8), "S": ([2, 2, 1], [1e30] * 4)}),
+        "low_rank_nan": structured("lowrank:1", {**low_rank, "V": ([1, 2], [float("nan"), 3])}),
+        "rank_3": structured("lowrank:3", {"U": ([3, 3], range(9)), "V": ([3, 2], range(6))}),
+        "structure_names": structured("lowrank:1", low_rank, feature_names=["u"]),
+        "n_features_0": structured("phm:2", phm, 0),
+        "n_features_huge": structured("phm:2", phm, HUGE),
+        "n_features_none": structured("quaternion", quaternion, None, feature_names=None),
         "no_names": file(feature_names=None),
         "empty": b"",
         "cut": plain[:-1],
@@ -528,7 +561,7 @@ def model():
         "foreign": tensors({"weight": info("F32", [1], 0, 4)}, f(1)),
         "not_safetensors": b"PK\3\4" + bytes(30),
         "metadata_not_json": tensors({"__metadata__": {"softreg": "{"}, "weight": info("F32", [1], 0, 4)}, f(1)),
-        "newer": file(format_version=2),
+        "newer": file(format_version=3),
         "no_version": file(format_version=None),
         "version_text": file(format_version="1"),
         "no_classes": file(classes=None),
@@ -579,6 +612,8 @@ def checkpoint():
         numbers=("F64", [7], d(*range(7))),
     )
     of_batch = dict(n_steps=..., n_products=5, n_along=6)
+    factors = {**batch, "parameters": ("F64", [8], d(*range(8))), "pairs": ("F64", [1, 2, 8], d(*range(16)))}
+    best_factors = dict(best=("F32", [8], f(*range(8))), best_loss=("F64", [1], d(0.1)))
     best = dict(best=nine, best_loss=("F64", [1], d(0.1)))
     plain = file(stochastic)
     for name, content in {
@@ -587,6 +622,9 @@ def checkpoint():
         "best_above": file({**stochastic, **best}, best_epoch=3),
         "no_best": file(stochastic, best_epoch=1),
         "lbfgs": file(batch, **of_batch),
+        "factors": file({**factors, **best_factors}, **of_batch, best_epoch=2),
+        "factors_best_dense": file({**factors, **best}, **of_batch, best_epoch=2),
+        "factors_not_finite": file({**factors, "parameters": ("F64", [8], d(*range(7), float("inf")))}, **of_batch),
         "no_numbers": file({key: value for key, value in batch.items() if key != "numbers"}, **of_batch),
         "no_pairs": file({**batch, "pairs": ("F64", [0, 2, 9], b"")}, **of_batch),
         "half_pair": file({**batch, "pairs": ("F64", [9], d(*range(9)))}, **of_batch),
