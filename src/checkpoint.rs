@@ -322,6 +322,7 @@ fn snapshot(
         .chunks_exact(OF_EPOCH)
         .zip(1..)
         .map(|(values, epoch)| Progress {
+            seed: 0,
             epoch,
             n_epochs,
             loss: values[0],
@@ -407,6 +408,7 @@ mod tests {
         let shape = Shape { n_features: 2, n_classes: 3, n_heads: 1 };
         let parameters = Parameters { shape, values: (0..9).map(|i| 0.1 * i as f32).collect() };
         let progress = |epoch: usize| Progress {
+            seed: 0,
             epoch,
             n_epochs: 7,
             loss: 1.0 / 3.0,

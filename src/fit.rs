@@ -3,6 +3,7 @@
 mod folds;
 mod run;
 mod sweep;
+mod together;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -246,9 +247,10 @@ impl SoftmaxRegression {
     }
 
     /// With weights whose minimum depends on where training begins ([`Structure::Phm`], [`Structure::LowRank`]): trains so often, with
-    /// the seed and those after it, one after the other, and keeps the model with the lowest validation loss, or without validation data
+    /// the seed and those after it, and keeps the model with the lowest validation loss, or without validation data
     /// the lowest objective. [`Fit::seed`] is the one that was kept, and the fit is of that training, but for its
-    /// times and [`SoftmaxRegression::time_limit`], which are of all together. 1 unless it is called.
+    /// times and [`SoftmaxRegression::time_limit`], which are of all together. On the CPU all are trained at once, and with L-BFGS have their
+    /// passes over dense features in common; [`Progress::seed`] tells whose an epoch is. 1 unless it is called.
     #[must_use]
     pub fn seeds(mut self, n: usize) -> Self {
         self.n_seeds = n;
@@ -423,7 +425,11 @@ impl SoftmaxRegression {
     ///
     /// # Errors
     /// As [`SoftmaxRegression::fit`].
-    pub fn fit_with(&self, data: &Dataset, mut on_epoch: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Fit> {
+    pub fn fit_with(
+        &self,
+        data: &Dataset,
+        mut on_epoch: impl FnMut(&Progress) -> ControlFlow<()> + Send,
+    ) -> Result<Fit> {
         self.fit_after(&mut Past::default(), data, &mut on_epoch)
     }
 
@@ -499,12 +505,7 @@ impl SoftmaxRegression {
     }
 
     /// A fit after others on a path.
-    fn fit_after(
-        &self,
-        past: &mut Past,
-        data: &Dataset,
-        on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<Fit> {
+    fn fit_after(&self, past: &mut Past, data: &Dataset, on_epoch: &mut run::OnEpoch) -> Result<Fit> {
         let begin = Instant::now();
         self.solver.check()?;
         self.limits.check(self.validation.is_some())?;

@@ -1,8 +1,10 @@
 //! Structured weights as an application and the command line have them: training, predictions from the factors, files.
 
+use std::ops::ControlFlow;
+
 use softreg::{
-    AdamW, Calibration, Dataset, Device, Error, Features, Fit, Labels, Lbfgs, Model, ModelFileProblem, NewtonCg, Sgd,
-    SoftmaxRegression, Solver, Structure, data,
+    AdamW, Calibration, Dataset, Device, Error, FeatureScale, Features, Fit, Folds, Labels, Lbfgs, Model,
+    ModelFileProblem, NewtonCg, Sgd, SoftmaxRegression, Solver, StopReason, Structure, Sweep, data,
 };
 
 mod common;
@@ -128,6 +130,71 @@ fn the_best_of_several_seeds_is_kept() {
     let losses: Vec<f64> = (5..8).map(|seed| watched(seed, 1).validation.unwrap().log_loss).collect();
     let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
     assert_eq!(watched(5, 3).validation.unwrap().log_loss, least, "{losses:?}");
+}
+
+/// On the CPU all seeds are trained at once: L-BFGS's next pass waits for all of them. What ends one ends all.
+#[test]
+fn seeds_go_on_at_once_and_stop_together() {
+    let digits = digits();
+    for solver in [Lbfgs::default().into(), Solver::from(Sgd { epochs: Some(4), ..Sgd::default() })] {
+        let estimator = estimator("lowrank:4").device(&Device::cpu()).seeds(3).solver(solver.clone());
+        let mut told: Vec<(u64, usize)> = Vec::new();
+        let fit = estimator.fit_with(&digits, |progress| {
+            told.push((progress.seed, progress.epoch));
+            ControlFlow::Continue(())
+        });
+        let fit = fit.unwrap();
+        let at = |seed, epoch| told.iter().position(|each| *each == (seed, epoch));
+        for seed in 0..3 {
+            // As a training of its own: each epoch once, in their order.
+            let epochs: Vec<usize> = told.iter().filter(|each| each.0 == seed).map(|each| each.1).collect();
+            assert!(epochs.iter().copied().eq(1..=epochs.len()), "{told:?}");
+            let is_beside = (0..3).all(|other| at(seed, 1).unwrap() < at(other, 4).unwrap());
+            assert!(is_beside || matches!(solver, Solver::Sgd(_)), "{told:?}");
+        }
+        assert!(fit.epochs.iter().all(|epoch| epoch.seed == fit.seed));
+
+        let mut n_told = 0;
+        let stopped = estimator.fit_with(&digits, |_| {
+            n_told += 1;
+            if n_told < 5 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        assert_eq!((stopped.unwrap().reason, n_told), (StopReason::Caller, 5));
+    }
+}
+
+/// A head of a sweep is the model that is trained alone; the objective of quaternions has one minimum, so that a path from penalty to
+/// penalty ends where a fit of its own does.
+#[test]
+fn a_sweep_chooses_among_structured_weights() {
+    let digits = digits();
+    let folds = Folds::Stratified(3);
+    let of_row = folds.of(digits.labels()).unwrap();
+    let solver = Lbfgs { tolerance: 1e-8, ..Lbfgs::default() };
+    let sweep = |text: &str| Sweep::new(estimator(text).solver(solver.clone())).tolerance(1e-8).folds(folds.clone());
+    let swept = sweep("quaternion").penalties([1e-1, 1e-3, 1e-5]).fit(&digits).unwrap();
+    assert_eq!((swept.heads.len(), swept.fit.model.structure()), (9, Structure::Quaternion));
+    for head in &swept.heads {
+        let rows = |is_train: bool| {
+            let is_asked = |row: &u32| (of_row[*row as usize] as usize == head.fold) != is_train;
+            digits.select(&(0..of_row.len() as u32).filter(is_asked).collect::<Vec<_>>()).unwrap()
+        };
+        let scale = FeatureScale::Factor(1.0 / 16.0);
+        let alone =
+            |l2| estimator("quaternion").solver(solver.clone()).feature_scale(scale).l2(l2).fit(&rows(true)).unwrap();
+        let own = alone(head.l2);
+        assert!(close(head.objective, own.objective, 1e-6), "{} {}", head.objective, own.objective);
+        let loss = own.model.evaluate(&rows(false)).unwrap().log_loss;
+        assert!(close(head.validation.log_loss, loss, 1e-2), "{} {loss}", head.validation.log_loss);
+        assert!(!close(head.objective, alone(head.l2 * 3.0).objective, 1e-3), "a penalty changes nothing");
+    }
+    // The best of the grid is what is trained on all samples, whatever the structure.
+    for text in ["phm:4", "lowrank:5"] {
+        let swept = sweep(text).penalties([1e-1, 1e-3]).fit(&digits).unwrap();
+        let losses: Vec<f64> = swept.candidates.iter().map(|candidate| candidate.log_loss).collect();
+        assert_eq!((swept.chosen, swept.fit.model.structure()), (1, structure(text)), "{losses:?}");
+        assert!(losses[1] < 0.5 * losses[0] && swept.fit.model.evaluate(&digits).unwrap().accuracy > 0.95);
+    }
 }
 
 /// The nearest W of the structure is a better beginning than none, and what has the structure already is taken as it is.

@@ -22,13 +22,13 @@ SETS = {
         "title": "Banking77, 10,003 sentences, 384 features, 77 classes",
         "penalties": ["1e-4", "3e-5", "1e-5", "3e-6", "1e-6", "3e-7"],
         "data": ["train_x.npy", "--labels", "train_y.txt", "--test", "test_x.npy", "--test-labels", "test_y.txt"],
-        "structures": "dense phm:4 lowrank:16 quaternion phm:8 lowrank:9 phm:2 lowrank:32 lowrank:24".split(),
+        "structures": "dense phm:4 phm:18 lowrank:16 quaternion phm:8 phm:10 lowrank:9 phm:2 lowrank:32 lowrank:24".split(),
     },
     "mnist-10k": {
         "title": "MNIST, 10,000 images (a fifth for the test), 784 features, 10 classes",
         "penalties": ["1e-2", "3e-3", "1e-3", "3e-4", "1e-4", "3e-5"],
         "data": ["t10k-images-idx3-ubyte.gz", "--labels", "t10k-labels-idx1-ubyte.gz", "--test-split", "0.2"],
-        "structures": "dense phm:4 lowrank:3 quaternion phm:8 lowrank:2 phm:2 lowrank:5".split(),
+        "structures": "dense phm:4 lowrank:3 quaternion phm:8 phm:10 lowrank:2 phm:2 lowrank:5".split(),
     },
 }
 FAMILIES = [("dense", "#333333"), ("phm", "#0b6fb8"), ("quaternion", "#d1495b"), ("lowrank", "#2e933c")]
@@ -93,7 +93,10 @@ def panel(results, left, top, width, height, key, title):
             out.append(f'<line x1="{x(n):.1f}" x2="{x(n):.1f}" y1="{top}" y2="{top + height}" stroke="#eee"/>')
             out.append(f'<text x="{x(n):.1f}" y="{top + height + 16}" font-size="11" text-anchor="middle">{n:,}</text>')
     for family, colour in FAMILIES:
-        points = sorted((r["n_parameters"], r[key], name) for name, r in results.items() if name.split(":")[0] == family)
+        # By their number, not by their size: phm has each size twice, with most numbers in S or in A.
+        number = lambda name: int(name.partition(":")[2] or 0)
+        names = sorted((name for name in results if name.split(":")[0] == family), key=number)
+        points = [(results[name]["n_parameters"], results[name][key], name) for name in names]
         path = " ".join(f"{x(n):.1f},{y(value):.1f}" for n, value, _ in points)
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
         for n, value, name in points:

@@ -61,7 +61,13 @@ fn has_bars() -> bool {
     io::stderr().is_terminal() && !is_dumb
 }
 
-pub enum Display {
+pub struct Display {
+    kind: Kind,
+    /// Whether there are trainings with several seeds to tell apart.
+    has_seeds: bool,
+}
+
+enum Kind {
     None,
     Lines,
     /// Lines for iterations 1, 2, 4, 8, ….
@@ -73,56 +79,62 @@ pub enum Display {
 }
 
 impl Display {
-    pub fn new(solver: &Solver, n_samples: usize, quiet: bool) -> Self {
-        if quiet {
-            return Self::None;
-        }
-        if !has_bars() {
-            return if is_batch(solver) { Self::Iterations } else { Self::Lines };
-        }
-        // Nobody knows how many iterations a batch solver will take.
-        let (bar, template) = match is_batch(solver) {
-            true => (ProgressBar::new_spinner(), "iteration {pos} {spinner} {msg}"),
-            false => (ProgressBar::new(solver.n_epochs(n_samples) as u64), "epoch {pos}/{len} {wide_bar} {msg}"),
+    pub fn new(solver: &Solver, n_samples: usize, n_seeds: usize, quiet: bool) -> Self {
+        let kind = match is_batch(solver) {
+            _ if quiet => Kind::None,
+            true if !has_bars() => Kind::Iterations,
+            false if !has_bars() => Kind::Lines,
+            is_batch => {
+                // Nobody knows how many iterations a batch solver will take.
+                let (bar, template) = match is_batch {
+                    true => (ProgressBar::new_spinner(), "iteration {pos} {spinner} {msg}"),
+                    false => {
+                        (ProgressBar::new(solver.n_epochs(n_samples) as u64), "epoch {pos}/{len} {wide_bar} {msg}")
+                    }
+                };
+                if let Ok(style) = ProgressStyle::with_template(template) {
+                    bar.set_style(style);
+                }
+                bar.tick();
+                Kind::Bar { bar, is_batch }
+            }
         };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        bar.tick();
-        Self::Bar { bar, is_batch: is_batch(solver) }
+        Self { kind, has_seeds: n_seeds > 1 }
     }
 
     pub fn show(&self, progress: &Progress) {
-        match self {
-            Self::None => {}
-            Self::Bar { bar, .. } if progress.is_polish => {
-                bar.set_message(format!("polish, iteration {}: {}", progress.epoch, state_of_iteration(progress)));
+        let Progress { seed, epoch, n_epochs, .. } = *progress;
+        let seed = if self.has_seeds { format!("seed {seed}  ") } else { String::new() };
+        match &self.kind {
+            Kind::None => {}
+            Kind::Bar { bar, .. } if progress.is_polish => {
+                bar.set_message(format!("polish, iteration {epoch}: {}", state_of_iteration(progress)));
             }
             _ if progress.is_polish => {
-                if progress.epoch.is_power_of_two() {
-                    output::message(&format!("polish    {:4}  {}", progress.epoch, state_of_iteration(progress)));
+                if epoch.is_power_of_two() {
+                    output::message(&format!("polish    {epoch:4}  {}", state_of_iteration(progress)));
                 }
             }
-            Self::Bar { bar, is_batch } => {
-                bar.set_position(progress.epoch as u64);
-                bar.set_message(if *is_batch { state_of_iteration(progress) } else { state(progress) });
+            Kind::Bar { bar, is_batch } => {
+                bar.set_position(epoch as u64);
+                let state = if *is_batch { state_of_iteration(progress) } else { state(progress) };
+                bar.set_message(format!("{seed}{state}"));
             }
-            Self::Iterations if progress.epoch.is_power_of_two() => {
-                output::message(&format!("iteration {:4}  {}", progress.epoch, state_of_iteration(progress)));
+            Kind::Iterations if epoch.is_power_of_two() => {
+                output::message(&format!("{seed}iteration {epoch:4}  {}", state_of_iteration(progress)));
             }
-            Self::Iterations => {}
-            Self::Lines => {
-                let Progress { epoch, n_epochs, .. } = *progress;
+            Kind::Iterations => {}
+            Kind::Lines => {
                 if epoch == 1 || epoch.is_multiple_of(n_epochs.div_ceil(MAX_LINES)) || epoch == n_epochs {
                     let width = n_epochs.to_string().len();
-                    output::message(&format!("epoch {epoch:width$}/{n_epochs}  {}", state(progress)));
+                    output::message(&format!("{seed}epoch {epoch:width$}/{n_epochs}  {}", state(progress)));
                 }
             }
         }
     }
 
     pub fn finish(&self) {
-        if let Self::Bar { bar, .. } = self {
+        if let Kind::Bar { bar, .. } = &self.kind {
             bar.finish_and_clear();
         }
     }

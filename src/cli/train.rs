@@ -98,7 +98,7 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
     if args.polish && is_batch && device.info().kind == DeviceKind::Cpu {
         tell("polish     nothing to do: on the CPU this solver is in double precision");
     }
-    let display = Display::new(&solver, train.n_samples(), args.quiet);
+    let display = Display::new(&solver, train.n_samples(), args.seeds, args.quiet);
     let begin = Instant::now();
     let fit = estimator.fit_with(&train, |progress| {
         display.show(progress);

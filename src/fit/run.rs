@@ -3,11 +3,13 @@
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::together::{Common, together};
 use super::{FeatureScale, Fit, SoftmaxRegression, scale_of_steps};
 use crate::backend::cpu::{Moments, moments};
 use crate::backend::{Device, DeviceKind, Parameters, Session, Shape, State, Supervision, part_bytes};
@@ -28,7 +30,7 @@ use crate::structure::{self, Parametrisation, Structure};
 use crate::weighting::Weighting;
 
 /// Told of each epoch; may stop the training.
-type OnEpoch<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
+pub(super) type OnEpoch<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + Send + 'a;
 
 /// Trains on `data`, after others on a path that are `past`; the settings of the estimator make sense.
 pub(super) fn fit(
@@ -93,8 +95,9 @@ pub(super) fn fit(
     let deviations = estimator.standardize.then(|| moments.deviations());
     let penalty = Penalty::uniform(l2, estimator.l1, shape.n_features)
         .times(estimator.penalty_factors.as_deref(), deviations.as_deref());
-    let mut run = Run {
+    let run = Run {
         estimator,
+        device: estimator.device.clone(),
         seed: estimator.seed,
         begin_of_seed: begin,
         data,
@@ -111,29 +114,10 @@ pub(super) fn fit(
         start,
         factors,
     };
-    let mut fit = run.fit(past, on_epoch)?;
-    let loss = |fit: &Fit| fit.validation.as_ref().map_or(fit.objective, |validation| validation.log_loss);
-    let (mut reason, mut preparation, mut training) = (fit.reason, fit.preparation, fit.training);
-    for index in 1..estimator.n_seeds as u64 {
-        if matches!(reason, StopReason::Caller | StopReason::TimeLimit) {
-            // Of all of them.
-            fit.reason = reason;
-            break;
-        }
-        (run.seed, run.begin_of_seed) = (estimator.seed.wrapping_add(index), Instant::now());
-        let other = match run.fit(past, on_epoch) {
-            // There is a model.
-            Err(Error::Diverged { .. }) => continue,
-            other => other?,
-        };
-        reason = other.reason;
-        preparation += other.preparation;
-        training += other.training;
-        if loss(&other) < loss(&fit) {
-            fit = other;
-        }
-    }
-    (fit.preparation, fit.training) = (preparation, training);
+    let fit = match estimator.n_seeds {
+        1 => run.fit(past, on_epoch)?,
+        n => run.fit_seeds(n, on_epoch)?,
+    };
     if past.is_path() {
         (past.feature_scale, past.moments) = (Some(feature_scale), Some(run.moments));
     }
@@ -181,6 +165,7 @@ fn fit_columns(
 }
 
 /// What structured weights are made of, and where they begin, unless that is left to the seed.
+#[derive(Clone)]
 struct Factors {
     parametrisation: Parametrisation,
     start: Option<Vec<f64>>,
@@ -219,8 +204,10 @@ fn doubles(values: &[f32]) -> Vec<f64> {
 }
 
 /// What is decided before a device is asked for anything.
+#[derive(Clone)]
 struct Run<'r> {
     estimator: &'r SoftmaxRegression,
+    device: Device,
     seed: u64,
     begin_of_seed: Instant,
     /// In the classes of the model.
@@ -245,6 +232,69 @@ struct Run<'r> {
 }
 
 impl Run<'_> {
+    /// Trains with so many seeds, and keeps the best. On the CPU all at once, unless each would read the features from their file.
+    fn fit_seeds(&self, n: usize, on_epoch: &mut OnEpoch) -> Result<Fit> {
+        let is_stop = |fit: &Fit| matches!(fit.reason, StopReason::Caller | StopReason::TimeLimit);
+        // By the caller, and by that or the time limit.
+        let (is_broken, is_stopped) = (AtomicBool::new(false), AtomicBool::new(false));
+        let on_epoch = Mutex::new(on_epoch);
+        let of_seed = |index: usize, device: &Device| {
+            if index > 0 && is_stopped.load(Relaxed) {
+                return None;
+            }
+            let mut tell = |progress: &Progress| {
+                let mut on_epoch = on_epoch.lock().unwrap_or_else(PoisonError::into_inner);
+                if !is_broken.load(Relaxed) && on_epoch(progress).is_break() {
+                    is_broken.store(true, Relaxed);
+                }
+                if is_broken.load(Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let seed = self.seed.wrapping_add(index as u64);
+            let run = Self { device: device.clone(), seed, begin_of_seed: Instant::now(), ..self.clone() };
+            let fit = run.fit(&mut Past::default(), &mut tell);
+            if fit.as_ref().is_ok_and(is_stop) {
+                is_stopped.store(true, Relaxed);
+            }
+            Some(fit)
+        };
+        let Self { device, data, .. } = self;
+        let common = Common { features: data.features(), scale: self.scale, shape: self.start.shape, memory: None };
+        let is_at_once =
+            device.info().kind == DeviceKind::Cpu && !matches!(data.features().values(), Values::Stored(_));
+        let fits = match is_at_once {
+            true => together(device, common, n, of_seed)?.0,
+            false => (0..n).map(|index| of_seed(index, device)).collect(),
+        };
+        let loss = |fit: &Fit| fit.validation.as_ref().map_or(fit.objective, |validation| validation.log_loss);
+        let of_all = |a: Duration, b: Duration| if is_at_once { a.max(b) } else { a + b };
+        let (mut best, mut diverged): (Option<Fit>, _) = (None, None);
+        for fit in fits.into_iter().flatten() {
+            let fit = match fit {
+                // There may be a model of another seed.
+                Err(error @ Error::Diverged { .. }) => {
+                    diverged.get_or_insert(error);
+                    continue;
+                }
+                fit => fit?,
+            };
+            best = Some(match best {
+                None => fit,
+                Some(best) => {
+                    let (preparation, training) =
+                        (of_all(best.preparation, fit.preparation), of_all(best.training, fit.training));
+                    // What stopped one stopped the choice.
+                    let stop = [&best, &fit].into_iter().find(|fit| is_stop(fit)).map(|fit| fit.reason);
+                    let best = if loss(&fit) < loss(&best) { fit } else { best };
+                    Fit { reason: stop.unwrap_or(best.reason), preparation, training, ..best }
+                }
+            });
+        }
+        best.ok_or_else(|| {
+            let expected = "at least 1";
+            diverged.unwrap_or(Error::Setting { name: "the number of seeds", value: n.to_string(), expected })
+        })
+    }
+
     /// Trains on the device of the estimator and, should that fail and have been chosen automatically, on the CPU from the last
     /// state that is known to be good.
     fn fit(&self, past: &mut Past, on_epoch: &mut OnEpoch) -> Result<Fit> {
@@ -254,12 +304,12 @@ impl Run<'_> {
         let snapshot = match (&estimator.resume, &identity) {
             (Some(path), Some(identity)) => {
                 let factors = self.factors.as_ref().map(|factors| factors.parametrisation);
-                Some(checkpoint::read(path, identity, (self.start.shape, factors), estimator.device.info())?)
+                Some(checkpoint::read(path, identity, (self.start.shape, factors), self.device.info())?)
             }
             _ => None,
         };
         let mut keeper = Keeper::new(snapshot);
-        let mut device = estimator.device.clone();
+        let mut device = self.device.clone();
         loop {
             keeper.file = match (&estimator.checkpoint, &identity) {
                 (Some((path, every)), Some(identity)) => {
@@ -359,6 +409,8 @@ impl Run<'_> {
             .as_mut()
             .map(|(session, data)| |parameters: &Parameters| Ok(evaluate(&mut **session, data, parameters)?.log_loss));
         let validate = validate.as_mut().map(|validate| -> &mut Validate { validate });
+        let seed = self.seed;
+        let on_epoch = &mut |progress: &Progress| on_epoch(&Progress { seed, ..progress.clone() });
         let mut observer = Observer::new(estimator.limits, begin, validate, on_epoch, keeper);
         let before = observer.elapsed();
 
@@ -378,7 +430,8 @@ impl Run<'_> {
                 (solver.to_json(), last, reason, first, before + first.elapsed())
             }
         };
-        let Outcome { mut weights, epochs, mut reason, best_epoch } = observer.finish(reason, last);
+        let Outcome { mut weights, mut epochs, mut reason, best_epoch } = observer.finish(reason, last);
+        epochs.iter_mut().for_each(|epoch| epoch.seed = seed);
         let is_stopped = matches!(reason, StopReason::Caller | StopReason::TimeLimit);
         // On the CPU batch solvers are in double precision anyway.
         let is_exact = optimum.is_some() && device.info().kind == DeviceKind::Cpu;
@@ -442,7 +495,7 @@ impl Run<'_> {
             learning_rate,
             products,
             certificate,
-            seed: self.seed,
+            seed,
             feature_scale: f64::from(self.feature_scale),
             preparation: first - self.begin_of_seed,
             training,

@@ -203,6 +203,8 @@ impl From<Sgd> for Solver {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
+    /// The training's: with [`SoftmaxRegression::seeds`](crate::SoftmaxRegression::seeds) several may go on at once.
+    pub seed: u64,
     /// Epochs or iterations done.
     pub epoch: usize,
     /// Epochs to do, or iterations at most.
@@ -223,9 +225,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// After an epoch or iteration of a training, which is not validated yet.
+    /// After an epoch or iteration of a training, which is not validated yet, and of whose seed the solver does not know.
     fn after(epoch: usize, n_epochs: usize, loss: f64, evaluations: f64, n_samples: usize, elapsed: Duration) -> Self {
-        Self { epoch, n_epochs, loss, evaluations, validation_loss: None, is_polish: false, n_samples, elapsed }
+        let (seed, validation_loss, is_polish) = (0, None, false);
+        Self { seed, epoch, n_epochs, loss, evaluations, validation_loss, is_polish, n_samples, elapsed }
     }
 
     /// Samples a second since training started.

@@ -396,6 +396,7 @@ mod tests {
         let mut observer = Observer::new(limits, Instant::now(), validate, &mut on_epoch, &mut keeper);
         for epoch in 1..=10 {
             let progress = Progress {
+                seed: 0,
                 epoch,
                 n_epochs: 10,
                 loss: 1.0,

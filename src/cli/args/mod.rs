@@ -125,7 +125,7 @@ pub struct Train {
     #[arg(long, value_name = "STRUCTURE", requires = "init", conflicts_with = "weights")]
     pub compress: Option<Structure>,
 
-    /// phm:M and lowrank:R: train so often, with --seed and the seeds after it, one after the other, and keep the model with the lowest
+    /// phm:M and lowrank:R: train so often, with --seed and the seeds after it, on the CPU at once, and keep the model with the lowest
     /// validation loss, else the lowest objective
     #[arg(long, value_name = "N", value_parser = count, default_value_t = 1)]
     pub seeds: usize,

@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::paths::beside_each_other;
 use super::{Candidate, Strengths, Sweep, mean_and_error, total_weight};
 use crate::backend::DeviceKind;
 use crate::batch::Shuffle;
 use crate::data::Dataset;
 use crate::error::{Error, Result, quoted};
 use crate::fit::folds::members;
+use crate::fit::together::beside_each_other;
 use crate::fit::{FeatureScale, Folds};
 use crate::metrics::Evaluation;
 use crate::solver::{Lbfgs, Solver, StopReason};

@@ -1,12 +1,11 @@
 //! The search of the batch solvers: the models of a fold are a path from the largest penalty to the smallest.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::division::Division;
 use super::{Head, Sweep, total_weight};
-use crate::backend::{Device, DeviceKind, Shape};
+use crate::backend::{Device, Shape};
 use crate::error::Result;
 use crate::fit::SoftmaxRegression;
+use crate::fit::together::{Common, together};
 use crate::model::Model;
 use crate::solver::Past;
 
@@ -43,22 +42,14 @@ impl Sweep {
             self.fit_path(&SoftmaxRegression { device: device.clone(), ..estimator.clone() }, division, *path, tell)
         };
         let data = division.data();
-        let scale = estimator.feature_scale.of(data.features())?;
-        let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
-        let side_by_side = Mutex::new((0..paths.len()).map(|_| None).collect::<Vec<_>>());
-        let work = |index: usize, device: &Device| {
-            let done = of_path(&paths[index], device);
-            side_by_side.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(done);
+        let common = Common {
+            features: data.features(),
+            scale: estimator.feature_scale.of(data.features())?,
+            shape: Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 },
+            memory: self.memory,
         };
-        let device = &estimator.device;
-        let passes = device.side_by_side(data.features(), scale, shape, paths.len(), self.memory, &work)?;
-        let done: Vec<_> = match passes {
-            Some(_) => {
-                side_by_side.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
-            }
-            None if device.info().kind == DeviceKind::Cpu => beside_each_other(&paths, |path| of_path(path, device)),
-            None => paths.iter().map(|path| of_path(path, device)).collect(),
-        };
+        let work = |index: usize, device: &Device| of_path(&paths[index], device);
+        let (done, passes) = together(&estimator.device, common, paths.len(), work)?;
 
         let (mut heads, mut models) = (Vec::with_capacity(self.n_heads()), Vec::new());
         for done in done {
@@ -108,33 +99,4 @@ impl Sweep {
         })?;
         Ok((heads, models))
     }
-}
-
-/// Does the work for each of `tasks`: of as many as there are threads each has one, with what is left over all threads help.
-pub(super) fn beside_each_other<T: Sync, R: Send>(
-    tasks: &[T],
-    work: impl Fn(&T) -> Result<R> + Sync,
-) -> Vec<Result<R>> {
-    let n_threads = rayon::current_num_threads();
-    let alone = |task: &T| match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
-        Ok(pool) => pool.install(|| work(task)),
-        // Then with all threads, as it would be without others.
-        Err(_) => work(task),
-    };
-    let mut results = Vec::with_capacity(tasks.len());
-    for tasks in tasks.chunks(n_threads) {
-        if tasks.len() < n_threads || n_threads == 1 {
-            results.extend(tasks.iter().map(&work));
-            continue;
-        }
-        let of_threads: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = tasks.iter().map(|task| scope.spawn(|| alone(task))).collect();
-            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
-        });
-        results.extend(of_threads.into_iter().map(|result| match result {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }));
-    }
-    results
 }
