@@ -11,7 +11,7 @@
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use super::preconditioner::{ClassSample, Curvature, covariance, invert_root};
+use super::preconditioner::{ClassSample, Curvature, covariance, invert_root, multiply};
 use super::vector::dot;
 use crate::backend::Shape;
 use crate::error::Result;
@@ -147,26 +147,33 @@ impl<'a> FactorCurvature<'a> {
                 let (a, s) = (view(first, [m * m, m]), view(second, [m * dd, qq]));
                 let (aa, ss) = (a.dot(&a.t()), s.dot(&s.t()));
                 let valid = |i: usize, k: usize| Some(i * dd + k).filter(|&row| row < d);
+                // M[i·d' + k, i'·d' + k'], 0 beyond it.
+                let metric = |[i, k]: [usize; 2], [i_, k_]: [usize; 2]| match (valid(i, k), valid(i_, k_)) {
+                    (Some(row), Some(column)) => self.metric(row, column),
+                    _ => 0.0,
+                };
+                // With all of M the sums are products of matrices with a row for each pair of the one index, a column for each of the other.
+                let sums = is_full.then(|| {
+                    let by_pairs = |of: &Array2<f64>, n: usize| {
+                        Array2::from_shape_fn((m * m, n * n), |(p, k)| of[[p / m * n + k / n, p % m * n + k % n]])
+                    };
+                    let metric =
+                        Array2::from_shape_fn((m * m, dd * dd), |(i, k)| metric([i / m, k / dd], [i % m, k % dd]));
+                    let of_s = multiply(by_pairs(&aa, m).view(), metric.view());
+                    (of_s, multiply(by_pairs(&ss, dd).view(), metric.t()))
+                });
                 let of_s = |row: usize, column: usize| {
                     let ([p, k], [p_, k_]) = ([row / dd, row % dd], [column / dd, column % dd]);
-                    let term = |i: usize, i_: usize| match (valid(i, k), valid(i_, k_)) {
-                        (Some(at), Some(at_)) => aa[[p * m + i, p_ * m + i_]] * metric(at, at_),
-                        _ => 0.0,
-                    };
-                    match is_full {
-                        true => (0..m * m).map(|ii| term(ii / m, ii % m)).sum(),
-                        false => (0..m).map(|i| term(i, i)).sum(),
+                    match &sums {
+                        Some((of_s, _)) => of_s[[p * m + p_, k * dd + k_]],
+                        None => (0..m).map(|i| aa[[p * m + i, p_ * m + i]] * metric([i, k], [i, k_])).sum(),
                     }
                 };
                 let of_a = |row: usize, column: usize| {
                     let ([p, i], [p_, i_]) = ([row / m, row % m], [column / m, column % m]);
-                    let term = |k: usize, k_: usize| match (valid(i, k), valid(i_, k_)) {
-                        (Some(at), Some(at_)) => ss[[p * dd + k, p_ * dd + k_]] * metric(at, at_),
-                        _ => 0.0,
-                    };
-                    match is_full {
-                        true => (0..dd * dd).map(|kk| term(kk / dd, kk % dd)).sum(),
-                        false => (0..dd).map(|k| term(k, k)).sum(),
+                    match &sums {
+                        Some((_, of_a)) => of_a[[p * m + p_, i * m + i_]],
+                        None => (0..dd).map(|k| ss[[p * dd + k, p_ * dd + k]] * metric([i, k], [i_, k])).sum(),
                     }
                 };
                 let second = Inverse::new(groups(m, dd), of_s);

@@ -529,7 +529,7 @@ fn invert_small_root<F: NdFloat>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)
 }
 
 /// a·b, on all threads.
-fn multiply<F: NdFloat>(a: ArrayView2<F>, b: ArrayView2<F>) -> Array2<F> {
+pub(super) fn multiply<F: NdFloat>(a: ArrayView2<F>, b: ArrayView2<F>) -> Array2<F> {
     let mut product = Array2::zeros((a.nrows(), b.ncols()));
     multiply_into(F::one(), a, b, F::zero(), &mut product.view_mut());
     product

@@ -115,7 +115,7 @@ pub struct Train {
     #[arg(long, value_name = "MODEL")]
     pub init: Option<PathBuf>,
 
-    /// What the weights W (d × q) are made of: dense, W itself; phm:M, the sum of M Kronecker products, about d·q/M numbers; quaternion,
+    /// What the weights W (d × q) are made of: dense, W itself; phm:M, the sum of M Kronecker products, M³ + d·q/M numbers; quaternion,
     /// four such products with fixed factors, d·q/4 numbers; lowrank:R, the product of d × R and R × q numbers. The model file keeps
     /// these. For lbfgs, and with dense features sgd and adamw
     #[arg(long, value_name = "STRUCTURE", default_value_t = Structure::Dense)]
