@@ -288,9 +288,10 @@ fn check_hash(metadata: &Value, tensors: &SafeTensors) -> Result<(), String> {
 #[doc(hidden)]
 pub fn examine(bytes: &[u8], n_features: usize, n_classes: usize) -> Result<usize, String> {
     let (metadata, tensors) = parse(bytes)?;
-    let read = |factors| snapshot(&metadata, &tensors, Shape { n_features, n_classes, n_heads: 1 }, factors);
     let factors = Parametrisation::new(Structure::LowRank { rank: 1 }, n_features, n_classes).ok();
-    let found = read(None).or_else(|problem| read(factors).map_err(|_| problem))?;
+    let n_parameters = tensors.tensor("parameters").map_or(0, |tensor| tensor.data().len() / size_of::<f64>());
+    let factors = factors.filter(|factors| factors.n_parameters() == n_parameters);
+    let found = snapshot(&metadata, &tensors, Shape { n_features, n_classes, n_heads: 1 }, factors)?;
     check_hash(&metadata, &tensors)?;
     Ok(found.epochs.len())
 }

@@ -249,8 +249,11 @@ impl SoftmaxRegression {
     /// With weights whose minimum depends on where training begins ([`Structure::Phm`], [`Structure::LowRank`]): trains so often, with
     /// the seed and those after it, and keeps the model with the lowest validation loss, or without validation data
     /// the lowest objective. [`Fit::seed`] is the one that was kept, and the fit is of that training, but for its
-    /// times and [`SoftmaxRegression::time_limit`], which are of all together. On the CPU all are trained at once, and with L-BFGS have their
-    /// passes over dense features in common; [`Progress::seed`] tells whose an epoch is. 1 unless it is called.
+    /// times and its reason to end, which are of all together. 1 unless it is called.
+    ///
+    /// On the CPU up to 16 are trained at once, of features in memory; with L-BFGS they have their passes over dense features in common.
+    /// [`Progress::seed`] tells whose an epoch is. What stops one stops all, and seeds that have not begun do not begin: a
+    /// [`SoftmaxRegression::time_limit`] that is short leaves several models half trained where one would be whole.
     #[must_use]
     pub fn seeds(mut self, n: usize) -> Self {
         self.n_seeds = n;
@@ -421,7 +424,7 @@ impl SoftmaxRegression {
     }
 
     /// Trains on `data` and calls `on_epoch` after each epoch. When it answers [`ControlFlow::Break`], training stops
-    /// and the model is the one reached so far.
+    /// and the model is the one reached so far. With several [`SoftmaxRegression::seeds`] it is called from other threads, one at a time.
     ///
     /// # Errors
     /// As [`SoftmaxRegression::fit`].

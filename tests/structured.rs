@@ -1,7 +1,11 @@
 //! Structured weights as an application and the command line have them: training, predictions from the factors, files.
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
+use softreg::data::{Csr, Targets, Values};
 use softreg::{
     AdamW, Calibration, Dataset, Device, Error, FeatureScale, Features, Fit, Folds, Labels, Lbfgs, Model,
     ModelFileProblem, NewtonCg, Sgd, SoftmaxRegression, Solver, StopReason, Structure, Sweep, data,
@@ -24,6 +28,24 @@ fn structure(text: &str) -> Structure {
 
 fn digits() -> Dataset<'static> {
     data::digits().unwrap()
+}
+
+/// The same values with their zeros left out.
+fn sparse(data: &Dataset) -> Dataset<'static> {
+    let (n, d) = (data.n_samples(), data.n_features());
+    let Values::U8(values) = data.features().values() else { panic!("digits are bytes") };
+    let (mut offsets, mut columns, mut of_columns) = (vec![0u64], Vec::new(), Vec::new());
+    for row in values.chunks_exact(d) {
+        for (k, &value) in (0..).zip(row).filter(|(_, value)| **value > 0) {
+            columns.push(k);
+            of_columns.push(f32::from(value));
+        }
+        offsets.push(columns.len() as u64);
+    }
+    let features = Features::new(Csr::new(offsets, columns, of_columns).unwrap(), n, d).unwrap();
+    let Targets::Classes(classes) = data.labels().targets() else { panic!("digits have one class each") };
+    let classes: Vec<usize> = classes.iter().map(|&class| class as usize).collect();
+    Dataset::new(features, Labels::from_integers(&classes).unwrap()).unwrap()
 }
 
 fn estimator(text: &str) -> SoftmaxRegression {
@@ -132,35 +154,58 @@ fn the_best_of_several_seeds_is_kept() {
     assert_eq!(watched(5, 3).validation.unwrap().log_loss, least, "{losses:?}");
 }
 
-/// On the CPU all seeds are trained at once: L-BFGS's next pass waits for all of them. What ends one ends all.
+/// On the CPU seeds are trained at once, L-BFGS's next pass waits for all of them, and the best is the model that is trained alone. What
+/// ends one ends all.
 #[test]
 fn seeds_go_on_at_once_and_stop_together() {
-    let digits = digits();
-    for solver in [Lbfgs::default().into(), Solver::from(Sgd { epochs: Some(4), ..Sgd::default() })] {
-        let estimator = estimator("lowrank:4").device(&Device::cpu()).seeds(3).solver(solver.clone());
+    let dense = digits();
+    let sparse = sparse(&dense);
+    let sgd = || Sgd { epochs: Some(4), ..Sgd::default() };
+    let solvers: [(Solver, &Dataset, bool); 3] = [
+        (Lbfgs::default().into(), &dense, true),
+        (sgd().into(), &dense, false),
+        (Lbfgs::default().into(), &sparse, false),
+    ];
+    for (solver, data, is_together) in solvers {
+        let estimator = estimator("lowrank:4").device(&Device::cpu()).solver(solver.clone());
+        let of_seeds = estimator.clone().seeds(3);
         let mut told: Vec<(u64, usize)> = Vec::new();
-        let fit = estimator.fit_with(&digits, |progress| {
+        let begin = Instant::now();
+        let fit = of_seeds.fit_with(data, |progress| {
             told.push((progress.seed, progress.epoch));
             ControlFlow::Continue(())
         });
-        let fit = fit.unwrap();
+        let (fit, elapsed) = (fit.unwrap(), begin.elapsed());
+        assert!(fit.training > Duration::ZERO && fit.preparation + fit.training <= elapsed);
         let at = |seed, epoch| told.iter().position(|each| *each == (seed, epoch));
         for seed in 0..3 {
             // As a training of its own: each epoch once, in their order.
             let epochs: Vec<usize> = told.iter().filter(|each| each.0 == seed).map(|each| each.1).collect();
             assert!(epochs.iter().copied().eq(1..=epochs.len()), "{told:?}");
-            let is_beside = (0..3).all(|other| at(seed, 1).unwrap() < at(other, 4).unwrap());
-            assert!(is_beside || matches!(solver, Solver::Sgd(_)), "{told:?}");
+            assert!(!is_together || (0..3).all(|other| at(seed, 1) < at(other, 4)), "{told:?}");
         }
         assert!(fit.epochs.iter().all(|epoch| epoch.seed == fit.seed));
+        let alone: Vec<Fit> = (0..3).map(|seed| estimator.clone().seed(seed).fit(data).unwrap()).collect();
+        assert!(alone[fit.seed as usize].model == fit.model);
+        assert!(alone.iter().all(|other| other.objective >= fit.objective) && alone[0].model != alone[1].model);
 
         let mut n_told = 0;
-        let stopped = estimator.fit_with(&digits, |_| {
+        let stopped = of_seeds.fit_with(data, |_| {
             n_told += 1;
             if n_told < 5 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         assert_eq!((stopped.unwrap().reason, n_told), (StopReason::Caller, 5));
+        let late = of_seeds.clone().time_limit(Duration::from_nanos(1)).fit(data).unwrap();
+        assert_eq!(late.reason, StopReason::TimeLimit);
+        // A callback that panics is not called again.
+        let n_told = AtomicUsize::new(0);
+        let panics = || of_seeds.fit_with(data, |_| panic!("{}", n_told.fetch_add(1, Relaxed)));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        assert_eq!(n_told.load(Relaxed), 1);
     }
+    // As many as nobody has the time for are no memory before they begin.
+    let many = estimator("lowrank:4").device(&Device::cpu()).seeds(usize::MAX);
+    assert_eq!(many.fit_with(&dense, |_| ControlFlow::Break(())).unwrap().reason, StopReason::Caller);
 }
 
 /// A head of a sweep is the model that is trained alone; the objective of quaternions has one minimum, so that a path from penalty to

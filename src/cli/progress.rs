@@ -80,24 +80,27 @@ enum Kind {
 
 impl Display {
     pub fn new(solver: &Solver, n_samples: usize, n_seeds: usize, quiet: bool) -> Self {
-        let kind = match is_batch(solver) {
-            _ if quiet => Kind::None,
-            true if !has_bars() => Kind::Iterations,
-            false if !has_bars() => Kind::Lines,
-            is_batch => {
-                // Nobody knows how many iterations a batch solver will take.
-                let (bar, template) = match is_batch {
-                    true => (ProgressBar::new_spinner(), "iteration {pos} {spinner} {msg}"),
-                    false => {
-                        (ProgressBar::new(solver.n_epochs(n_samples) as u64), "epoch {pos}/{len} {wide_bar} {msg}")
-                    }
-                };
-                if let Ok(style) = ProgressStyle::with_template(template) {
-                    bar.set_style(style);
+        let is_batch = is_batch(solver);
+        let kind = if quiet {
+            Kind::None
+        } else if has_bars() {
+            // Nobody knows how many iterations a batch solver will take.
+            let (bar, template) = match is_batch {
+                true => (ProgressBar::new_spinner(), "iteration {pos} {spinner} {msg}"),
+                false => {
+                    let n_epochs = solver.n_epochs(n_samples).saturating_mul(n_seeds);
+                    (ProgressBar::new(n_epochs as u64), "epoch {pos}/{len} {wide_bar} {msg}")
                 }
-                bar.tick();
-                Kind::Bar { bar, is_batch }
+            };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
             }
+            bar.tick();
+            Kind::Bar { bar, is_batch }
+        } else if is_batch {
+            Kind::Iterations
+        } else {
+            Kind::Lines
         };
         Self { kind, has_seeds: n_seeds > 1 }
     }
@@ -116,7 +119,11 @@ impl Display {
                 }
             }
             Kind::Bar { bar, is_batch } => {
-                bar.set_position(epoch as u64);
+                match self.has_seeds {
+                    // Of all of them together.
+                    true => bar.inc(1),
+                    false => bar.set_position(epoch as u64),
+                }
                 let state = if *is_batch { state_of_iteration(progress) } else { state(progress) };
                 bar.set_message(format!("{seed}{state}"));
             }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -164,6 +164,45 @@ fn fit_columns(
     Ok(fit)
 }
 
+/// Seeds that are trained at once, at most: each takes memory for a solver of its own.
+const SEEDS_AT_ONCE: usize = 16;
+
+/// What trainings with several seeds have come to so far.
+#[derive(Default)]
+struct Found {
+    /// The best, and which it is.
+    best: Option<(usize, Fit)>,
+    /// When the first step was taken, and when the last.
+    times: Option<[Instant; 2]>,
+    /// Of the first seed that has one; before others one that is not of a single seed.
+    error: Option<(usize, Error)>,
+}
+
+impl Found {
+    fn add(&mut self, index: usize, begin: Instant, fit: Result<Fit>) {
+        let is_own = |error: &Error| matches!(error, Error::Diverged { .. });
+        match fit {
+            Ok(fit) => {
+                let first = begin + fit.preparation;
+                let [of_all, end] = self.times.unwrap_or([first; 2]);
+                self.times = Some([of_all.min(first), end.max(first + fit.training)]);
+                let rank = |index: usize, fit: &Fit| {
+                    (fit.validation.as_ref().map_or(fit.objective, |validation| validation.log_loss), index)
+                };
+                if self.best.as_ref().is_none_or(|(other, best)| rank(index, &fit) < rank(*other, best)) {
+                    self.best = Some((index, fit));
+                }
+            }
+            Err(error) => {
+                let rank = |index: usize, error: &Error| (is_own(error), index);
+                if self.error.as_ref().is_none_or(|(other, before)| rank(index, &error) < rank(*other, before)) {
+                    self.error = Some((index, error));
+                }
+            }
+        }
+    }
+}
+
 /// What structured weights are made of, and where they begin, unless that is left to the seed.
 #[derive(Clone)]
 struct Factors {
@@ -232,67 +271,69 @@ struct Run<'r> {
 }
 
 impl Run<'_> {
-    /// Trains with so many seeds, and keeps the best. On the CPU all at once, unless each would read the features from their file.
+    /// Trains with so many seeds, some at once, and keeps the best; of equal ones the first.
     fn fit_seeds(&self, n: usize, on_epoch: &mut OnEpoch) -> Result<Fit> {
-        let is_stop = |fit: &Fit| matches!(fit.reason, StopReason::Caller | StopReason::TimeLimit);
-        // By the caller, and by that or the time limit.
-        let (is_broken, is_stopped) = (AtomicBool::new(false), AtomicBool::new(false));
+        let Self { device, data, .. } = self;
+        // Told to end, by the caller or by what went wrong with one; and past the time limit.
+        let (is_broken, is_late) = (AtomicBool::new(false), AtomicBool::new(false));
         let on_epoch = Mutex::new(on_epoch);
+        let found = Mutex::new(Found::default());
         let of_seed = |index: usize, device: &Device| {
-            if index > 0 && is_stopped.load(Relaxed) {
-                return None;
+            if is_broken.load(Relaxed) || is_late.load(Relaxed) {
+                return;
             }
             let mut tell = |progress: &Progress| {
-                let mut on_epoch = on_epoch.lock().unwrap_or_else(PoisonError::into_inner);
-                if !is_broken.load(Relaxed) && on_epoch(progress).is_break() {
+                // A callback that has panicked is not called again.
+                let flow =
+                    on_epoch.lock().map_or(ControlFlow::Break(()), |mut on_epoch| match is_broken.load(Relaxed) {
+                        true => ControlFlow::Break(()),
+                        false => on_epoch(progress),
+                    });
+                if flow.is_break() {
                     is_broken.store(true, Relaxed);
                 }
-                if is_broken.load(Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                flow
             };
-            let seed = self.seed.wrapping_add(index as u64);
-            let run = Self { device: device.clone(), seed, begin_of_seed: Instant::now(), ..self.clone() };
+            let (seed, begin_of_seed) = (self.seed.wrapping_add(index as u64), Instant::now());
+            let run = Self { device: device.clone(), seed, begin_of_seed, ..self.clone() };
             let fit = run.fit(&mut Past::default(), &mut tell);
-            if fit.as_ref().is_ok_and(is_stop) {
-                is_stopped.store(true, Relaxed);
-            }
-            Some(fit)
-        };
-        let Self { device, data, .. } = self;
-        let common = Common { features: data.features(), scale: self.scale, shape: self.start.shape, memory: None };
-        let is_at_once =
-            device.info().kind == DeviceKind::Cpu && !matches!(data.features().values(), Values::Stored(_));
-        let fits = match is_at_once {
-            true => together(device, common, n, of_seed)?.0,
-            false => (0..n).map(|index| of_seed(index, device)).collect(),
-        };
-        let loss = |fit: &Fit| fit.validation.as_ref().map_or(fit.objective, |validation| validation.log_loss);
-        let of_all = |a: Duration, b: Duration| if is_at_once { a.max(b) } else { a + b };
-        let (mut best, mut diverged): (Option<Fit>, _) = (None, None);
-        for fit in fits.into_iter().flatten() {
-            let fit = match fit {
+            match &fit {
+                Ok(fit) if fit.reason == StopReason::TimeLimit => is_late.store(true, Relaxed),
                 // There may be a model of another seed.
-                Err(error @ Error::Diverged { .. }) => {
-                    diverged.get_or_insert(error);
-                    continue;
-                }
-                fit => fit?,
-            };
-            best = Some(match best {
-                None => fit,
-                Some(best) => {
-                    let (preparation, training) =
-                        (of_all(best.preparation, fit.preparation), of_all(best.training, fit.training));
-                    // What stopped one stopped the choice.
-                    let stop = [&best, &fit].into_iter().find(|fit| is_stop(fit)).map(|fit| fit.reason);
-                    let best = if loss(&fit) < loss(&best) { fit } else { best };
-                    Fit { reason: stop.unwrap_or(best.reason), preparation, training, ..best }
-                }
-            });
+                Ok(_) | Err(Error::Diverged { .. }) => {}
+                Err(_) => is_broken.store(true, Relaxed),
+            }
+            found.lock().unwrap_or_else(PoisonError::into_inner).add(index, begin_of_seed, fit);
+        };
+        let common = || Common { features: data.features(), scale: self.scale, shape: self.start.shape, memory: None };
+        // Features in a file would be read for each, and a GPU has one queue.
+        let is_shared = device.info().kind == DeviceKind::Cpu && !matches!(data.features().values(), Values::Stored(_));
+        let at_once = if is_shared { SEEDS_AT_ONCE } else { 1 };
+        for first in (0..n).step_by(at_once) {
+            match at_once.min(n - first) {
+                1 => of_seed(first, device),
+                n => drop(together(device, common(), n, |index, device| of_seed(first + index, device))?),
+            }
+            if is_broken.load(Relaxed) || is_late.load(Relaxed) {
+                break;
+            }
         }
-        best.ok_or_else(|| {
-            let expected = "at least 1";
-            diverged.unwrap_or(Error::Setting { name: "the number of seeds", value: n.to_string(), expected })
-        })
+        let Found { best, times, error } = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (best, error, times) {
+            (Some((_, best)), None | Some((_, Error::Diverged { .. })), Some([first, end])) => {
+                let reason = match (is_broken.into_inner(), is_late.into_inner()) {
+                    (true, _) => StopReason::Caller,
+                    (_, true) => StopReason::TimeLimit,
+                    _ => best.reason,
+                };
+                Ok(Fit { reason, preparation: first - self.begin, training: end - first, ..best })
+            }
+            (_, Some((_, error)), _) => Err(error),
+            _ => {
+                let (value, expected) = (n.to_string(), "at least 1");
+                Err(Error::Setting { name: "the number of seeds", value, expected })
+            }
+        }
     }
 
     /// Trains on the device of the estimator and, should that fail and have been chosen automatically, on the CPU from the last

@@ -152,33 +152,37 @@ impl<'a> FactorCurvature<'a> {
                     (Some(row), Some(column)) => self.metric(row, column),
                     _ => 0.0,
                 };
-                // With all of M the sums are products of matrices with a row for each pair of the one index, a column for each of the other.
-                let sums = is_full.then(|| {
-                    let by_pairs = |of: &Array2<f64>, n: usize| {
-                        Array2::from_shape_fn((m * m, n * n), |(p, k)| of[[p / m * n + k / n, p % m * n + k % n]])
-                    };
-                    let metric =
-                        Array2::from_shape_fn((m * m, dd * dd), |(i, k)| metric([i / m, k / dd], [i % m, k % dd]));
-                    let of_s = multiply(by_pairs(&aa, m).view(), metric.view());
-                    (of_s, multiply(by_pairs(&ss, dd).view(), metric.t()))
+                // With all of M the sums are products of matrices with a row, or column, for each pair of an index.
+                let by_pairs = |of: &Array2<f64>, n: usize| {
+                    Array2::from_shape_fn((m * m, n * n), |(p, k)| of[[p / m * n + k / n, p % m * n + k % n]])
+                };
+                let by_pairs_of_metric = is_full.then(|| {
+                    Array2::from_shape_fn((dd * dd, m * m), |(k, i)| metric([i / m, k / dd], [i % m, k % dd]))
                 });
+                let sums = by_pairs_of_metric.as_ref().map(|metric| multiply(metric.view(), by_pairs(&aa, m).t()));
                 let of_s = |row: usize, column: usize| {
                     let ([p, k], [p_, k_]) = ([row / dd, row % dd], [column / dd, column % dd]);
                     match &sums {
-                        Some((of_s, _)) => of_s[[p * m + p_, k * dd + k_]],
+                        Some(sums) => sums[[k * dd + k_, p * m + p_]],
                         None => (0..m).map(|i| aa[[p * m + i, p_ * m + i]] * metric([i, k], [i, k_])).sum(),
                     }
                 };
-                let of_a = |row: usize, column: usize| {
-                    let ([p, i], [p_, i_]) = ([row / m, row % m], [column / m, column % m]);
-                    match &sums {
-                        Some((_, of_a)) => of_a[[p * m + p_, i * m + i_]],
-                        None => (0..dd).map(|k| ss[[p * dd + k, p_ * dd + k]] * metric([i, k], [i_, k])).sum(),
-                    }
-                };
                 let second = Inverse::new(groups(m, dd), of_s);
+                drop(sums);
                 // None of the fixed A.
-                Blocks::Sum { first: (n_first > 0).then(|| Inverse::new(groups(m, m), of_a)), second }
+                let first = (n_first > 0).then(|| {
+                    let sums =
+                        by_pairs_of_metric.as_ref().map(|metric| multiply(by_pairs(&ss, dd).view(), metric.view()));
+                    let of_a = |row: usize, column: usize| {
+                        let ([p, i], [p_, i_]) = ([row / m, row % m], [column / m, column % m]);
+                        match &sums {
+                            Some(sums) => sums[[p * m + p_, i * m + i_]],
+                            None => (0..dd).map(|k| ss[[p * dd + k, p_ * dd + k]] * metric([i, k], [i_, k])).sum(),
+                        }
+                    };
+                    Inverse::new(groups(m, m), of_a)
+                });
+                Blocks::Sum { first, second }
             }
         });
         Ok(())

@@ -73,6 +73,16 @@ fn steps_over_factors_are_those_of_the_formulas() {
     assert!(n_compared >= 16, "{n_compared}");
 }
 
+/// A rule that differs by a hundredth.
+fn other_than(rule: Rule) -> Rule {
+    match rule {
+        Rule::Momentum { momentum, nesterov } => Rule::Momentum { momentum: 1.01 * momentum, nesterov },
+        Rule::AdamW { beta_1, beta_2, epsilon, weight_decay } => {
+            Rule::AdamW { beta_1, beta_2, epsilon, weight_decay: 1.01 * weight_decay }
+        }
+    }
+}
+
 fn check_steps(name: &str, backend: &dyn Backend, n_compared: &mut usize) {
     let momentum = Rule::Momentum { momentum: 0.5, nesterov: true };
     let adamw = Rule::AdamW { beta_1: 0.5, beta_2: 0.9, epsilon: 1e-3, weight_decay: 0.1 };
@@ -120,15 +130,16 @@ fn check_steps(name: &str, backend: &dyn Backend, n_compared: &mut usize) {
                 let mut y = vec![0.0; N * q];
                 classes.iter().enumerate().for_each(|(i, &class)| y[i * q + class as usize] = 1.0);
                 let data = (&doubles(&x)[..], &y[..]);
-                let steps = |t, round: &mut dyn FnMut(&mut [f64], usize)| {
+                let steps = |head, t, round: &mut dyn FnMut(&mut [f64], usize)| {
                     reference_steps(structure, data, doubles(&theta), shape, head, t, round)
                 };
-                let expected = steps(3, &mut |_, _| ());
+                let plain = &mut |_: &mut [f64], _| ();
+                let expected = steps(head, 3, plain);
                 // What changes when each result is off by what the sum of so many terms of its size may be in single precision, up or
                 // down at random: twice as much as in the worst of some trials.
                 let mut bound = vec![0.0; expected.len()];
                 for _ in 0..TRIALS {
-                    let off = steps(3, &mut |values, n_terms| {
+                    let off = steps(head, 3, &mut |values, n_terms| {
                         let size = values.iter().fold(0.0, |max: f64, value| max.max(value.abs()));
                         let error = 0.5f64.powi(24) * n_terms as f64 * size;
                         values.iter_mut().for_each(|value| *value += error * f64::from(random.below(3) as i8 - 1));
@@ -138,7 +149,15 @@ fn check_steps(name: &str, backend: &dyn Backend, n_compared: &mut usize) {
                     }
                 }
                 compare(&what, found.values(), &expected, &bound).unwrap();
-                assert!(compare(&what, found.values(), &steps(2, &mut |_, _| ()), &bound).is_err(), "{what}");
+                // One step less, no penalty, and a rule that decays or moves a little otherwise are seen.
+                let others = [
+                    steps(head, 2, plain),
+                    steps(Head { l2: 0.0, ..head }, 3, plain),
+                    steps(Head { rule: other_than(rule), ..head }, 3, plain),
+                ];
+                for (index, other) in others.iter().enumerate() {
+                    assert!(compare(&what, found.values(), other, &bound).is_err(), "{what}: {index}");
+                }
             }
         }
     }
