@@ -5,12 +5,12 @@
 //! rows that count most are taken as they are; the rest as so many rows in the mean, whose covariance is G. Between classes the
 //! Hessian has −p_ij·p_ik: on what sums to 0 over the classes that makes it q/(q − 1) times its blocks, where classes are alike.
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, Zip, s};
 use rayon::prelude::*;
 
 use super::preconditioner::{ClassSample, invert_root, multiply_into, strips};
 use super::vector::{centre_over_classes, max_abs};
-use crate::backend::cpu::InverseRoot;
+use crate::backend::cpu::{Gram, InverseRoot};
 use crate::error::Result;
 
 /// Rows of a class that are taken as they are, and the least weight among them, as a share of the largest.
@@ -68,9 +68,20 @@ impl Blocks {
             to.iter_mut().zip(p).for_each(|(to, p)| *to = like * (p * root - p * p).max(0.0));
         }
         let least_total = (LEAST_CURVATURE * weights.sum() / q as f64).max(1e-30);
-        // Memory of a thread: a block, rows in its units, and one as it is.
-        let memory = || (Array2::zeros((n, n)), Array2::zeros((ROWS, n)), vec![0.0; means.mean.len()]);
-        let root = |(block, x, values): &mut (Array2<f32>, Array2<f32>, Vec<f32>), class: usize| {
+        // Memory of a thread: a block, rows in its units and one as it is, and what their product takes on matrix units.
+        struct Memory {
+            block: Array2<f32>,
+            x: Array2<f32>,
+            values: Vec<f32>,
+            gram: Option<Gram>,
+        }
+        let memory = || Memory {
+            block: Array2::zeros((n, n)),
+            x: Array2::zeros((ROWS, n)),
+            values: vec![0.0; means.mean.len()],
+            gram: Gram::new(ROWS, n),
+        };
+        let root = |Memory { block, x, values, gram: units }: &mut Memory, class: usize| {
             let weights = weights.row(class);
             let mut rows: Vec<usize> = (0..weights.len()).collect();
             let heaviest = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
@@ -85,7 +96,7 @@ impl Blocks {
             let rest = (total - rows.iter().map(|&row| weights[row]).sum::<f64>()).max(0.0);
 
             for (mut to, gram) in block.rows_mut().into_iter().zip(gram.rows()) {
-                to.iter_mut().zip(gram).for_each(|(to, value)| *to = rest as f32 * value);
+                Zip::from(to.slice_mut(s![..n - 1])).and(gram).for_each(|to, value| *to = rest as f32 * value);
                 to[n - 1] = 0.0;
             }
             block.row_mut(n - 1).fill(0.0);
@@ -94,10 +105,15 @@ impl Blocks {
                 sample.centred_row_in_units(row, means, weights[row].sqrt(), values, x);
             }
             let x = x.slice(s![..rows.len(), ..]);
-            for strip in strips(n) {
-                let mut to = block.slice_mut(s![strip.clone(), ..strip.end]);
-                let (left, right) = (x.slice(s![.., strip.clone()]), x.slice(s![.., ..strip.end]));
-                multiply_into(1.0, left.t(), right, 1.0, &mut to);
+            match (units, x.as_slice(), block.as_slice_mut()) {
+                (Some(units), Some(x), Some(block)) if !x.is_empty() => units.add(x, block),
+                _ => {
+                    for strip in strips(n) {
+                        let mut to = block.slice_mut(s![strip.clone(), ..strip.end]);
+                        let (left, right) = (x.slice(s![.., strip.clone()]), x.slice(s![.., ..strip.end]));
+                        multiply_into(1.0, left.t(), right, 1.0, &mut to);
+                    }
+                }
             }
             let diagonal = block.diag_mut().into_iter().zip(means.penalty.iter().chain([&0.0]));
             diagonal.for_each(|(value, &penalty)| *value += penalty as f32);

@@ -294,8 +294,16 @@ impl<'a> ClassSample<'a> {
     /// The same of the features that vary, in their units, all times `factor`; `values` is for the row as it is.
     pub fn centred_row_in_units(&self, row: usize, means: &Means, factor: f64, values: &mut [f32], x: &mut [f32]) {
         self.rows.read_row(row, values);
-        for ((x, &k), size) in x.iter_mut().zip(means.varying).zip(means.size) {
-            *x = (factor * size * (f64::from(values[k]) * f64::from(self.scale) - means.mean[k])) as f32;
+        let scale = f64::from(self.scale);
+        let in_units = |value: f32, size: f64, mean: f64| (factor * size * (f64::from(value) * scale - mean)) as f32;
+        if means.varying.len() == values.len() {
+            for (((x, &value), &size), &mean) in x.iter_mut().zip(&*values).zip(means.size).zip(means.mean) {
+                *x = in_units(value, size, mean);
+            }
+        } else {
+            for ((x, &k), &size) in x.iter_mut().zip(means.varying).zip(means.size) {
+                *x = in_units(values[k], size, means.mean[k]);
+            }
         }
         x[means.varying.len()..].fill(factor as f32);
     }

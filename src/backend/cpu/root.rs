@@ -40,7 +40,11 @@ impl InverseRoot {
             rest = others;
             scaled.clear();
             if row < n {
-                scaled.extend(matrix.row(row).iter().take(row + 1));
+                let values = matrix.row(row);
+                match values.as_slice() {
+                    Some(values) => scaled.extend_from_slice(&values[..=row]),
+                    None => scaled.extend(values.iter().take(row + 1)),
+                }
             }
             let most = scaled.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
             // A power of two: the largest value is then below 2¹⁵. Rows of next to nothing count as 0.

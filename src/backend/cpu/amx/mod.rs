@@ -21,7 +21,8 @@ mod units;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub(super) use no_units::Units;
 pub(super) use products::{
-    AddSums, SplitFeatures, SplitResidual, SplitTile, SplitWeights, UnitGradient, UnitLogits, UnitTile,
+    AddSums, SplitFeatures, SplitGram, SplitResidual, SplitTile, SplitWeights, UnitGradient, UnitGram, UnitLogits,
+    UnitTile,
 };
 pub(super) use tiles::{Halves, SIDE, Sums, TERMS, Thirds};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

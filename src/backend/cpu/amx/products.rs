@@ -473,3 +473,86 @@ impl Kernel for UnitTile<'_> {
         }
     }
 }
+
+/// X of n samples, (n × m), as columns of the second factor of XᵀX and, transposed, as rows of the first, both (m / 16 × samples / 32).
+pub(in crate::backend::cpu) struct SplitGram<'a> {
+    pub x: &'a [f32],
+    pub m: usize,
+    pub rows: &'a mut [Halves],
+    pub columns: &'a mut [Halves],
+}
+
+impl Kernel for SplitGram<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { x, m, rows, columns } = self;
+        let in_samples = (x.len() / m).div_ceil(TERMS);
+        for s in 0..in_samples {
+            for o in 0..m.div_ceil(SIDE) {
+                let tile = &mut columns[o * in_samples + s];
+                for p in 0..SIDE {
+                    let first = parts(numbers(x, m, s * TERMS + p, o * SIDE, f32::single));
+                    let second = parts(numbers(x, m, s * TERMS + SIDE + p, o * SIDE, f32::single));
+                    tile.set_row(p, &first, &second);
+                }
+                transpose(lanes, tile, &mut rows[o * in_samples + s]);
+            }
+        }
+    }
+}
+
+/// C += XᵀX, up to the diagonal of C, (m × m): above it C is none.
+pub(in crate::backend::cpu) struct UnitGram<'a> {
+    pub units: Units,
+    pub rows: &'a [Halves],
+    pub columns: &'a [Halves],
+    pub m: usize,
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for UnitGram<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { units, rows, columns, m, out } = self;
+        let in_outputs = m.div_ceil(SIDE);
+        let in_samples = rows.len() / in_outputs;
+        assert!(columns.len() == rows.len() && rows.len() == in_outputs * in_samples && in_samples > 0);
+        let tiles = units.configure();
+        let mut sums = [Sums::ZERO; 4];
+        for i in (0..in_outputs).step_by(2) {
+            for j in (0..=i).step_by(2) {
+                // Where there is one, it stands twice.
+                let of = |tiles: &[Halves], first: usize| {
+                    let second = (first + 1).min(in_outputs - 1);
+                    [tiles[first * in_samples..].as_ptr(), tiles[second * in_samples..].as_ptr()]
+                };
+                let c = sums.as_mut_ptr();
+                let c = [c, c.wrapping_add(1), c.wrapping_add(2), c.wrapping_add(3)];
+                // SAFETY: rows and columns of tiles have `in_samples` of them.
+                unsafe { tiles.four(of(rows, i), of(columns, j), in_samples, c, false) };
+                for row in i * SIDE..m.min((i + 2) * SIDE) {
+                    for column in 0..2.min(in_outputs - j) {
+                        let sums = &sums[(row / SIDE - i) * 2 + column].0[row % SIDE];
+                        let first = (j + column) * SIDE;
+                        let out = &mut out[row * m..][first..m.min(first + SIDE)];
+                        if out.len() == SIDE {
+                            for lane in (0..SIDE).step_by(L::N) {
+                                let to = out.as_mut_ptr().wrapping_add(lane);
+                                // SAFETY: 16 values of each.
+                                unsafe {
+                                    lanes.store(to, lanes.add(lanes.load(to), lanes.load(sums.as_ptr().add(lane))))
+                                };
+                            }
+                        } else {
+                            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
