@@ -251,7 +251,8 @@ impl SoftmaxRegression {
     /// the lowest objective. [`Fit::seed`] is the one that was kept, and the fit is of that training, but for its
     /// times and its reason to end, which are of all together. 1 unless it is called.
     ///
-    /// On the CPU up to 16 are trained at once, of features in memory; with L-BFGS they have their passes over dense features in common.
+    /// On the CPU up to 16 are trained at once on dense features in memory, and with L-BFGS have their passes over them in common; on sparse
+    /// ones where there are no more threads than seeds.
     /// [`Progress::seed`] tells whose an epoch is. What stops one stops all, and seeds that have not begun do not begin: a
     /// [`SoftmaxRegression::time_limit`] that is short leaves several models half trained where one would be whole.
     #[must_use]

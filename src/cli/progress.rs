@@ -111,11 +111,11 @@ impl Display {
         match &self.kind {
             Kind::None => {}
             Kind::Bar { bar, .. } if progress.is_polish => {
-                bar.set_message(format!("polish, iteration {epoch}: {}", state_of_iteration(progress)));
+                bar.set_message(format!("{seed}polish, iteration {epoch}: {}", state_of_iteration(progress)));
             }
             _ if progress.is_polish => {
                 if epoch.is_power_of_two() {
-                    output::message(&format!("polish    {epoch:4}  {}", state_of_iteration(progress)));
+                    output::message(&format!("{seed}polish    {epoch:4}  {}", state_of_iteration(progress)));
                 }
             }
             Kind::Bar { bar, is_batch } => {

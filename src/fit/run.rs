@@ -186,10 +186,10 @@ impl Found {
                 let first = begin + fit.preparation;
                 let [of_all, end] = self.times.unwrap_or([first; 2]);
                 self.times = Some([of_all.min(first), end.max(first + fit.training)]);
-                let rank = |index: usize, fit: &Fit| {
-                    (fit.validation.as_ref().map_or(fit.objective, |validation| validation.log_loss), index)
-                };
-                if self.best.as_ref().is_none_or(|(other, best)| rank(index, &fit) < rank(*other, best)) {
+                let loss = |fit: &Fit| fit.validation.as_ref().map_or(fit.objective, |validation| validation.log_loss);
+                let is_better =
+                    |(other, best): &(usize, Fit)| loss(&fit).total_cmp(&loss(best)).then(index.cmp(other)).is_lt();
+                if self.best.as_ref().is_none_or(is_better) {
                     self.best = Some((index, fit));
                 }
             }
@@ -283,12 +283,12 @@ impl Run<'_> {
                 return;
             }
             let mut tell = |progress: &Progress| {
-                // A callback that has panicked is not called again.
-                let flow =
-                    on_epoch.lock().map_or(ControlFlow::Break(()), |mut on_epoch| match is_broken.load(Relaxed) {
-                        true => ControlFlow::Break(()),
-                        false => on_epoch(progress),
-                    });
+                // A callback that has answered, or panicked, is not called again: the flag is set before another seed has its turn.
+                let mut on_epoch = match on_epoch.lock() {
+                    Ok(on_epoch) if !is_broken.load(Relaxed) => on_epoch,
+                    _ => return ControlFlow::Break(()),
+                };
+                let flow = on_epoch(progress);
                 if flow.is_break() {
                     is_broken.store(true, Relaxed);
                 }
@@ -308,7 +308,7 @@ impl Run<'_> {
         let common = || Common { features: data.features(), scale: self.scale, shape: self.start.shape, memory: None };
         // Features in a file would be read for each, and a GPU has one queue.
         let is_shared = device.info().kind == DeviceKind::Cpu && !matches!(data.features().values(), Values::Stored(_));
-        let at_once = if is_shared { SEEDS_AT_ONCE } else { 1 };
+        let at_once = if is_shared { n.div_ceil(n.div_ceil(SEEDS_AT_ONCE)) } else { 1 };
         for first in (0..n).step_by(at_once) {
             match at_once.min(n - first) {
                 1 => of_seed(first, device),

@@ -68,7 +68,7 @@ impl Blocks {
             to.iter_mut().zip(p).for_each(|(to, p)| *to = like * (p * root - p * p).max(0.0));
         }
         let least_total = (LEAST_CURVATURE * weights.sum() / q as f64).max(1e-30);
-        // Memory of a thread: a block, rows in its units and one as it is, and what their product takes on matrix units.
+        // A block, rows in its units and one as it is, and what their product takes on matrix units.
         struct Memory {
             block: Array2<f32>,
             x: Array2<f32>,

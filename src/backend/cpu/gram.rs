@@ -1,14 +1,14 @@
-//! XᵀX of a few samples, for preconditioners, on matrix units: halves of each number, 2⁻¹⁶ of it left out.
+//! XᵀX of a few samples in single precision, for preconditioners, on matrix units.
 
-use super::amx::{Halves, SIDE, SplitGram, TERMS, UnitGram, Units};
+use super::amx::{SIDE, SplitGram, TERMS, Thirds, UnitGram, Units};
 use super::lanes::Instructions;
 
 /// Memory for the parts of X.
 pub(crate) struct Gram {
     units: Units,
     m: usize,
-    rows: Vec<Halves>,
-    columns: Vec<Halves>,
+    rows: Vec<Thirds>,
+    columns: Vec<Thirds>,
 }
 
 impl Gram {
@@ -16,7 +16,7 @@ impl Gram {
     pub fn new(most: usize, m: usize) -> Option<Self> {
         let units = Instructions::best().units()?;
         let n = m.div_ceil(SIDE) * most.div_ceil(TERMS);
-        Some(Self { units, m, rows: vec![Halves::ZERO; n], columns: vec![Halves::ZERO; n] })
+        Some(Self { units, m, rows: vec![Thirds::ZERO; n], columns: vec![Thirds::ZERO; n] })
     }
 
     /// C += XᵀX up to the diagonal of C, (m × m); what is above it is none. X, (n × m), has at least one sample, and no more than there is
@@ -38,7 +38,7 @@ mod tests {
     use crate::backend::cpu::tests::values;
 
     #[test]
-    fn the_product_is_that_of_halves() {
+    fn the_product_is_that_of_single_precision() {
         // Whole tiles and part ones.
         for (n, m) in [(1, 1), (5, 16), (32, 17), (33, 40), (64, 32), (256, 385), (100, 64)] {
             let Some(mut gram) = Gram::new(n + 40, m) else {

@@ -126,7 +126,7 @@ pub struct Train {
     pub compress: Option<Structure>,
 
     /// phm:M and lowrank:R: train so often, with --seed and the seeds after it, and keep the model with the lowest validation
-    /// loss, else the lowest objective. On the CPU up to 16 at once, of features in memory; --time-limit is of all together
+    /// loss, else the lowest objective. On the CPU up to 16 at once on dense features in memory; --time-limit is of all together
     #[arg(long, value_name = "N", value_parser = count, default_value_t = 1)]
     pub seeds: usize,
 

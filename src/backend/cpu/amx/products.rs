@@ -1,4 +1,4 @@
-//! Numbers into halves, and the two large products of them.
+//! Numbers into their parts, and the products of them.
 //!
 //! A matrix is cut into tiles of 16 rows (of the first factor; columns of the second) by 32 terms of the sum, those of a row of tiles
 //! behind each other:
@@ -7,6 +7,7 @@
 //! |----------|----------|--------------------------|-----------------------|
 //! | logits   | features | samples of X             | outputs of W          |
 //! | gradient | samples  | outputs of R             | features of X         |
+//! | XᵀX      | samples  | features of X            | features of X         |
 
 use super::Units;
 use super::tiles::{Halves, Parts, SIDE, Sums, TERMS, Thirds};
@@ -218,7 +219,7 @@ impl Kernel for SplitResidual<'_> {
 }
 
 #[inline(always)]
-fn transpose<L: Lanes>(lanes: L, from: &Halves, to: &mut Halves) {
+fn transpose<L: Lanes, const P: usize>(lanes: L, from: &Parts<P>, to: &mut Parts<P>) {
     for (from, to) in from.0.iter().zip(&mut to.0) {
         let mut rows: [*const f32; SIDE] = [std::ptr::null(); SIDE];
         for (pointer, row) in rows.iter_mut().zip(&from.0) {
@@ -478,8 +479,8 @@ impl Kernel for UnitTile<'_> {
 pub(in crate::backend::cpu) struct SplitGram<'a> {
     pub x: &'a [f32],
     pub m: usize,
-    pub rows: &'a mut [Halves],
-    pub columns: &'a mut [Halves],
+    pub rows: &'a mut [Thirds],
+    pub columns: &'a mut [Thirds],
 }
 
 impl Kernel for SplitGram<'_> {
@@ -503,11 +504,11 @@ impl Kernel for SplitGram<'_> {
     }
 }
 
-/// C += XᵀX, up to the diagonal of C, (m × m): above it C is none.
+/// C += XᵀX in single precision, as [`UnitTile`] has it, up to the diagonal of C, (m × m): above it C is none.
 pub(in crate::backend::cpu) struct UnitGram<'a> {
     pub units: Units,
-    pub rows: &'a [Halves],
-    pub columns: &'a [Halves],
+    pub rows: &'a [Thirds],
+    pub columns: &'a [Thirds],
     pub m: usize,
     pub out: &'a mut [f32],
 }
@@ -526,14 +527,14 @@ impl Kernel for UnitGram<'_> {
         for i in (0..in_outputs).step_by(2) {
             for j in (0..=i).step_by(2) {
                 // Where there is one, it stands twice.
-                let of = |tiles: &[Halves], first: usize| {
+                let of = |tiles: &[Thirds], first: usize| {
                     let second = (first + 1).min(in_outputs - 1);
                     [tiles[first * in_samples..].as_ptr(), tiles[second * in_samples..].as_ptr()]
                 };
                 let c = sums.as_mut_ptr();
                 let c = [c, c.wrapping_add(1), c.wrapping_add(2), c.wrapping_add(3)];
                 // SAFETY: rows and columns of tiles have `in_samples` of them.
-                unsafe { tiles.four(of(rows, i), of(columns, j), in_samples, c, false) };
+                unsafe { tiles.four_of_thirds(of(rows, i), of(columns, j), in_samples, c) };
                 for row in i * SIDE..m.min((i + 2) * SIDE) {
                     for column in 0..2.min(in_outputs - j) {
                         let sums = &sums[(row / SIDE - i) * 2 + column].0[row % SIDE];
