@@ -22,7 +22,7 @@ SETS = {
         "title": "Banking77, 10,003 sentences, 384 features, 77 classes",
         "penalties": ["1e-4", "3e-5", "1e-5", "3e-6", "1e-6", "3e-7"],
         "data": ["train_x.npy", "--labels", "train_y.txt", "--test", "test_x.npy", "--test-labels", "test_y.txt"],
-        "structures": "dense phm:4 phm:16 phm:18 lowrank:16 quaternion phm:8 phm:10 lowrank:9 phm:2 lowrank:32 lowrank:24".split(),
+        "structures": "dense phm:4 phm:16 phm:18 lowrank:16 quaternion phm:8 phm:10 phm:11 lowrank:9 phm:2 lowrank:32 lowrank:24".split(),
     },
     "mnist-10k": {
         "title": "MNIST, 10,000 images (a fifth for the test), 784 features, 10 classes",
