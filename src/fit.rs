@@ -461,20 +461,20 @@ impl SoftmaxRegression {
     /// for checkpoints, which a path has none of.
     pub fn path(&self, data: &Dataset, factors: &[f64]) -> Result<Vec<Fit>> {
         let mut fits = Vec::with_capacity(factors.len());
-        self.path_with(data, factors, Past::default(), |_, fit| {
+        self.path_with(data, factors, Past::default(), |_, fit, _| {
             fits.push(fit);
             Ok(())
         })?;
         Ok(fits)
     }
 
-    /// The same, and gives each fit, with the place of its factor, to `each` as it is there.
+    /// The same, and gives each fit, with the place of its factor and what the next one knows, to `each` as it is there.
     fn path_with(
         &self,
         data: &Dataset,
         factors: &[f64],
         mut past: Past,
-        mut each: impl FnMut(usize, Fit) -> Result<()>,
+        mut each: impl FnMut(usize, Fit, &Past) -> Result<()>,
     ) -> Result<()> {
         let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
         if let Some(factor) = factors.iter().find(|factor| !(**factor > 0.0 && factor.is_finite())) {
@@ -503,7 +503,7 @@ impl SoftmaxRegression {
             past.go_to(factor);
             (estimator.l1, estimator.l2) = (factor * self.l1, factor * self.l2);
             let fit = estimator.fit_after(&mut past, data, &mut |_| ControlFlow::Continue(()))?;
-            each(index, fit)?;
+            each(index, fit, &past)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use super::Model;
 use crate::backend::{Parameters, Shape};
 use crate::data::{Dataset, check_classes};
 use crate::error::{Error, Result};
+use crate::structure::Structure;
 
 impl Model {
     /// The classes of a training on `data` that starts here, and its parameters for features times `scale`: first the
@@ -38,6 +39,23 @@ impl Model {
             });
         }
         Ok((classes, Parameters { shape, values }))
+    }
+
+    /// The mean of models of the same classes and features; nothing of none, of others, and of structured weights.
+    pub(crate) fn mean(models: &[Self]) -> Option<Self> {
+        let first = models.first()?;
+        let is_alike = |model: &Self| {
+            model.structure() == Structure::Dense
+                && (model.n_features(), &model.classes) == (first.n_features(), &first.classes)
+        };
+        if !models.iter().all(is_alike) {
+            return None;
+        }
+        let all: Vec<&[f32]> = models.iter().map(|model| &model.weights.dense().values[..]).collect();
+        let n = models.len() as f64;
+        let mean = |index: usize| (all.iter().map(|values| f64::from(values[index])).sum::<f64>() / n) as f32;
+        let values = (0..first.weights.shape().n_parameters()).map(mean).collect();
+        Some(Self { weights: Parameters { shape: first.weights.shape(), values }.into(), ..first.clone() })
     }
 
     /// That the data has as many features as the model, and of the same names where both know them.

@@ -32,6 +32,16 @@ impl Past {
         Self { is_search: true, ..Self::default() }
     }
 
+    /// Of a fit of its own whose start is near the solution, where the Hessian class by class may be worth it from the first step.
+    pub fn of_start(is_sharp: bool) -> Self {
+        Self { is_sharp, ..Self::default() }
+    }
+
+    /// Whether the last fit ended with the Hessian class by class.
+    pub fn is_sharp(&self) -> bool {
+        self.is_sharp
+    }
+
     pub fn is_search(&self) -> bool {
         self.is_search
     }

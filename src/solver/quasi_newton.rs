@@ -47,6 +47,8 @@ const OUTSIDE: f64 = 100.0;
 /// expected to gain, no more than this share of the objective: far more than what single precision gets wrong.
 pub(super) const DRAFTED: usize = 1 << 23;
 pub(super) const DRAFT: f64 = 1e-6;
+/// Drafts do to the end where no more is asked for than this tolerance.
+const ROUGH: f64 = 10.0 * DRAFT;
 
 /// How directions are found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -317,12 +319,6 @@ pub(super) fn minimise(
         if let Some(reason) = end_at_zero(objective.penalty(), tolerance, value, first_value) {
             break reason;
         }
-        // Not between checkpoints that follow each other soon: blocks are made anew after each, to go on to the same bits.
-        let is_worth_it = (max_iterations - n_iterations) as f64 >= SHARPENED_AGAIN * price;
-        if objective.counts().evaluations() >= sharpen_at && is_worth_it {
-            preconditioner.sharpen(objective, &parameters)?;
-            sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price;
-        }
         // ⟨g, H⁻¹·g⟩ is about twice what is left to gain.
         let mut direction = pairs.apply(&gradient, |residual| preconditioner.apply(residual));
         let mut decrement = dot(&gradient, &direction);
@@ -331,7 +327,7 @@ pub(super) fn minimise(
             direction = preconditioner.apply(&gradient);
             decrement = dot(&gradient, &direction);
         }
-        let is_far = decrement > DRAFT * value && gain > DRAFT * value;
+        let is_far = if tolerance >= ROUGH { gain > 0.0 } else { decrement.min(gain) > DRAFT * value };
         if is_draft && !is_far {
             is_draft = false;
             objective.set_draft(is_draft);
@@ -341,9 +337,16 @@ pub(super) fn minimise(
         if decrement.is_nan() || decrement <= 1e-30 {
             break if decrement.is_finite() { StopReason::Converged } else { StopReason::Precision };
         }
+        let is_near = |decrement: f64| decrement <= (tolerance * value).min(0.3 * not_confirmed);
+        // Not between checkpoints that follow each other soon: blocks are made anew after each, to go on to the same bits.
+        let is_worth_it = (max_iterations - n_iterations) as f64 >= SHARPENED_AGAIN * price;
+        if objective.counts().evaluations() >= sharpen_at && is_worth_it && !is_near(decrement) {
+            preconditioner.sharpen(objective, &parameters)?;
+            sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price;
+            continue;
+        }
         // The pairs may have the curvature of a single sample far outside, which holds for the shortest of steps alone; the mean
         // curvature has not.
-        let is_near = |decrement: f64| decrement <= (tolerance * value).min(0.3 * not_confirmed);
         let mut confirm =
             is_near(decrement) && dot(&gradient, &preconditioner.apply(&gradient)) <= OUTSIDE * tolerance * value;
         if confirm || method == Method::NewtonCg {

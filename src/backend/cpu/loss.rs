@@ -146,9 +146,8 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
             for (index, z) in z.chunks(tile_len * m).enumerate() {
                 let weights = weights_from(weights, part.first + index * tile_len);
                 let residual = &mut scratch.residual[..z.len()];
-                residual.chunks_exact_mut(m).for_each(|row| row.copy_from_slice(vector));
-                let bias_gradient = &mut part.sums.bias_gradient;
-                instructions.run(Curvature { z, n_classes, n_heads, weights, residual, bias_gradient });
+                let (v, bias_gradient) = (vector, &mut part.sums.bias_gradient);
+                instructions.run(Curvature { z, v, n_classes, n_heads, weights, residual, bias_gradient });
             }
         });
         let mut product = vec![0.0; m];

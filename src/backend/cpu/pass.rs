@@ -104,9 +104,9 @@ pub(super) struct Scratch {
     /// (tiles × slabs × samples × 16), memory for either precision, and which of them is in each tile.
     x: Vec<f64>,
     widened: Vec<Option<bool>>,
-    /// (samples × h·q), and memory for the same in single precision.
+    /// Logits of a vector, and the residual, memory for either precision: (samples × h·q).
+    product: Vec<f64>,
     pub residual: Vec<f64>,
-    raised: Vec<f64>,
     units: Option<UnitScratch>,
 }
 
@@ -291,8 +291,8 @@ impl Scratch {
             units: samples.units.map(for_units).transpose()?,
             x: zeros(n_tiles * tile_len * n_slabs * SLAB, "a part of the features")?,
             widened: vec![None; n_tiles],
+            product: zeros(tile_len.saturating_mul(m), "a part of the logits")?,
             residual: zeros(tile_len.saturating_mul(m), "a part of the residual")?,
-            raised: zeros(tile_len.saturating_mul(m).div_ceil(2), "a part of the residual")?,
         })
     }
 }
@@ -472,9 +472,10 @@ impl<'a, T: Element> Samples<'a, T> {
                 Tile { x, n, strides: [SLAB, n * SLAB] }
             }
         };
-        let residual = &mut scratch.residual[..n * m];
+        let product = &mut scratch.product[..n * m];
+        let residual = &mut F::within(&mut scratch.residual)[..n * m];
         let (w, bias) = (&F::of(piece.weights_in_slabs)[..n_slabs * m * SLAB], piece.bias);
-        if let Some(out) = piece.logits(instructions, &rows, m, residual) {
+        if let Some(out) = piece.logits(instructions, &rows, m, product) {
             // The samples of the next tile.
             let next = ((first + n) * shape.n_features).min(self.x.x.len());
             let ahead = &self.x.x[next..self.x.x.len().min(next + n * shape.n_features)];
@@ -482,8 +483,7 @@ impl<'a, T: Element> Samples<'a, T> {
             instructions.run(Logits { tile, w, m, out: &mut *out, ahead });
             instructions.run(AddToRows { rows: out, row: bias });
         }
-        self.residual(piece, of_part, rows, residual);
-        let residual = F::raised(residual, &mut scratch.raised);
+        self.residual(piece, of_part, rows, product, residual);
         let gradient = piece.part.begin_gradient();
         instructions.run(Gradient { tile, residual, m, gradient });
     }
@@ -509,12 +509,13 @@ impl<'a, T: Element> Samples<'a, T> {
             let scale = self.scale as f32;
             instructions.run(SplitFeatures { x: self.x, first, n, scale, by_sample, by_feature });
         }
-        let residual = &mut scratch.residual[..n * m];
+        let product = &mut scratch.product[..n * m];
+        let residual = &mut f32::within(&mut scratch.residual)[..n * m];
         let (weights, bias) = (piece.split_weights, piece.bias);
-        if let Some(out) = piece.logits(instructions, &rows, m, residual) {
+        if let Some(out) = piece.logits(instructions, &rows, m, product) {
             instructions.run(UnitLogits { units: *units, by_sample, weights, bias, n, m, out });
         }
-        self.residual(piece, of_part, rows, residual);
+        self.residual(piece, of_part, rows, product, residual);
         instructions.run(SplitResidual { residual, m, out: split });
         let Part { gradient, has_gradient, unit_sums: sums, n_summed, .. } = &mut *piece.part;
         if *n_summed + n > MOST_UNIT_SAMPLES && *n_summed > 0 {
@@ -527,8 +528,15 @@ impl<'a, T: Element> Samples<'a, T> {
         *n_summed += n;
     }
 
-    /// The residual of the `rows`, or what stands in its place, from the logits; what is summed beside.
-    fn residual(&self, piece: &mut Piece, of_part: usize, rows: Range<usize>, residual: &mut [f64]) {
+    /// The residual of the `rows`, or what stands in its place, from the logits, `v` those of a vector; what is summed beside.
+    fn residual<F: Real>(
+        &self,
+        piece: &mut Piece,
+        of_part: usize,
+        rows: Range<usize>,
+        v: &[f64],
+        residual: &mut [F],
+    ) {
         let Self { instructions, targets, shape: Shape { n_classes, n_heads, .. }, .. } = *self;
         let of_rows = rows.start * n_classes * n_heads..rows.end * n_classes * n_heads;
         let first = of_part + rows.start;
@@ -537,7 +545,7 @@ impl<'a, T: Element> Samples<'a, T> {
         let direction = piece.direction.get_mut(of_rows).unwrap_or_default();
         if piece.product == Product::Vector {
             let bias_gradient = &mut piece.part.sums.bias_gradient;
-            instructions.run(Curvature { z, n_classes, n_heads, weights, residual, bias_gradient });
+            instructions.run(Curvature { z, v, n_classes, n_heads, weights, residual, bias_gradient });
         } else {
             let (t, totals) = (piece.t, piece.part.sums.totals());
             instructions.run(Residual { first, t, z, direction, targets, n_classes, weights, residual, totals });
@@ -562,14 +570,14 @@ impl Piece<'_> {
         }
     }
 
-    /// Where the logits of these rows go: `residual` is for those that are not kept. None when none are asked
+    /// Where the logits of these rows go: `product` is for those that are not kept. None when none are asked
     /// for. Those that are kept are made what they are to become.
     fn logits<'r>(
         &'r mut self,
         instructions: Instructions,
         rows: &Range<usize>,
         m: usize,
-        residual: &'r mut [f64],
+        product: &'r mut [f64],
     ) -> Option<&'r mut [f64]> {
         let rows = rows.start * m..rows.end * m;
         self.settle(instructions, rows.clone(), m / self.ahead.len().max(1));
@@ -577,7 +585,7 @@ impl Piece<'_> {
             Product::None => None,
             Product::Point => Some(&mut self.z[rows]),
             Product::Direction => self.direction.get_mut(rows),
-            Product::Vector => Some(residual),
+            Product::Vector => Some(product),
         }
     }
 }

@@ -1,25 +1,41 @@
 //! The precisions in which batch solvers multiply: `f64`, and `f32` far from the minimum, where that is enough.
 
+use std::ops::{Add, Mul, Sub};
+
 use super::lanes::Lanes;
+use super::{double, softmax};
 
 /// The type of the numbers that are multiplied.
-pub(super) trait Real: Copy + Send + Sync + 'static {
+pub(super) trait Real:
+    Copy + Send + Sync + 'static + Default + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self>
+{
     /// A vector of [`Real::lanes`] values.
     type Vector<L: Lanes>: Copy;
+
+    /// What residuals are raised by, which [`Real::add_to`] takes back, and which of them then count as 0.
+    const RAISED: f64;
+    const LEAST: Self;
 
     fn lanes<L: Lanes>() -> usize;
 
     fn from_f64(x: f64) -> Self;
+
+    fn to_f64(self) -> f64;
+
+    /// exp(x) of values that are not above 0, a multiple of 16.
+    fn exp<L: Lanes>(lanes: L, values: &mut [Self]);
+
+    /// N values in double precision.
+    ///
+    /// # Safety
+    /// They can be read at `from`.
+    unsafe fn load_wide<L: Lanes>(lanes: L, from: *const Self) -> [L::D; 2];
 
     /// The memory of `f64` values, for at least as many of these.
     fn within(memory: &mut [f64]) -> &mut [Self];
 
     /// What was written by [`Real::within`].
     fn of(memory: &[f64]) -> &[Self];
-
-    /// The values of a residual in this precision, times a factor that [`Real::add_to`] takes back; `room` is for those that are not
-    /// what they are.
-    fn raised<'a>(values: &'a [f64], room: &'a mut [f64]) -> &'a [Self];
 
     /// The values, where they are of this precision.
     fn from_f32(values: &[f32]) -> Option<&[Self]>;
@@ -53,18 +69,15 @@ pub(super) trait Real: Copy + Send + Sync + 'static {
 /// small residuals would be. With this factor they are not; with features up to 1e18, and a residual whose values sum to no more
 /// than 2, nothing is too large. Residuals below the second are nothing beside the rounding of the others.
 const RAISED: f64 = (1u64 << 63) as f64;
-const LEAST: f64 = 1e-22;
+const LEAST: f32 = 1e-3;
 /// What sums of products with a raised residual are multiplied with.
 pub(super) const LOWERED: f64 = 1.0 / RAISED;
 
-/// A value of a residual in single precision, times the factor.
-#[inline(always)]
-pub(super) fn raised(value: f64) -> f32 {
-    if value.abs() < LEAST { 0.0 } else { (value * RAISED) as f32 }
-}
-
 impl Real for f64 {
     type Vector<L: Lanes> = L::D;
+
+    const RAISED: f64 = 1.0;
+    const LEAST: f64 = 0.0;
 
     #[inline(always)]
     fn lanes<L: Lanes>() -> usize {
@@ -77,6 +90,24 @@ impl Real for f64 {
     }
 
     #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+
+    #[inline(always)]
+    fn exp<L: Lanes>(lanes: L, values: &mut [f64]) {
+        for x in values {
+            *x = double::exp(lanes, *x);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_wide<L: Lanes>(lanes: L, from: *const f64) -> [L::D; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [lanes.load_f64(from), lanes.load_f64(from.add(L::N / 2))] }
+    }
+
+    #[inline(always)]
     fn within(memory: &mut [f64]) -> &mut [Self] {
         memory
     }
@@ -84,11 +115,6 @@ impl Real for f64 {
     #[inline(always)]
     fn of(memory: &[f64]) -> &[Self] {
         memory
-    }
-
-    #[inline(always)]
-    fn raised<'a>(values: &'a [f64], _room: &'a mut [f64]) -> &'a [Self] {
-        values
     }
 
     #[inline(always)]
@@ -136,6 +162,9 @@ impl Real for f64 {
 impl Real for f32 {
     type Vector<L: Lanes> = L::V;
 
+    const RAISED: f64 = RAISED;
+    const LEAST: f32 = LEAST;
+
     #[inline(always)]
     fn lanes<L: Lanes>() -> usize {
         L::N
@@ -144,6 +173,26 @@ impl Real for f32 {
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x as f32
+    }
+
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self.into()
+    }
+
+    #[inline(always)]
+    fn exp<L: Lanes>(lanes: L, values: &mut [f32]) {
+        const { assert!(16usize.is_multiple_of(L::N)) };
+        for values in values.chunks_exact_mut(L::N) {
+            // SAFETY: N values.
+            unsafe { lanes.store(values.as_mut_ptr(), softmax::exp(lanes, lanes.load(values.as_ptr()))) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_wide<L: Lanes>(lanes: L, from: *const f32) -> [L::D; 2] {
+        // SAFETY: the caller's promise.
+        lanes.widen(unsafe { lanes.load(from) })
     }
 
     #[inline(always)]
@@ -156,13 +205,6 @@ impl Real for f32 {
     fn of(memory: &[f64]) -> &[Self] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts(memory.as_ptr().cast(), 2 * memory.len()) }
-    }
-
-    #[inline(always)]
-    fn raised<'a>(values: &'a [f64], room: &'a mut [f64]) -> &'a [Self] {
-        let room = &mut Self::within(room)[..values.len()];
-        room.iter_mut().zip(values).for_each(|(to, &value)| *to = raised(value));
-        room
     }
 
     #[inline(always)]

@@ -1,13 +1,15 @@
-//! The loss of each sample, its residual P − Y and the curvature, from logits in double precision.
+//! The loss of each sample, its residual P − Y and the curvature, from logits in double precision; in drafts, from what is left of them
+//! without the largest of each sample on, in single precision.
 
-use super::double::exp;
 use super::lanes::{Kernel, Lanes};
+use super::real::Real;
 use crate::data::Targets;
 
 /// By sample and head, with o = z + t·zₚ: loss ℓ = log Σ_k exp(o_k − m) − Σ_j y_j·(o_j − m), m = max_k o_k; residual
 /// r_j = s·(p_j − y_j), p_j = exp(o_j − m) / Σ_k exp(o_k − m); slope Σ_j r_j·zₚ_j. The sums of s·ℓ and of the slopes are added
-/// to those of the head, and the sums of r over the samples, the gradient of the intercept, to those of the output.
-pub(super) struct Residual<'a> {
+/// to those of the head, and the sums of r over the samples, the gradient of the intercept, to those of the output. The residual is
+/// raised as [`Real`] has it.
+pub(super) struct Residual<'a, F> {
     /// The number of the first sample.
     pub first: usize,
     pub t: &'a [f64],
@@ -18,7 +20,7 @@ pub(super) struct Residual<'a> {
     pub n_classes: usize,
     /// s of each sample, or one for all.
     pub weights: &'a [f64],
-    pub residual: &'a mut [f64],
+    pub residual: &'a mut [F],
     pub totals: Totals<'a>,
 }
 
@@ -31,14 +33,17 @@ pub(super) struct Totals<'a> {
     pub bias_gradient: &'a mut [f64],
 }
 
-/// r_j = s·p_j·(v_j − Σ_k p_k·v_k) by sample and head, P = softmax(Z); v is in the place of the residual. Its sums over the samples are
-/// added to those of the output.
-pub(super) struct Curvature<'a> {
+/// r_j = s·p_j·(v_j − Σ_k p_k·v_k) by sample and head, P = softmax(Z), raised. Its sums over the samples are added to those of the
+/// output.
+pub(super) struct Curvature<'a, F> {
+    /// (samples × h·q), and so is the residual.
     pub z: &'a [f64],
+    /// The same, or (h·q) for all samples.
+    pub v: &'a [f64],
     pub n_classes: usize,
     pub n_heads: usize,
     pub weights: &'a [f64],
-    pub residual: &'a mut [f64],
+    pub residual: &'a mut [F],
     /// (h·q)
     pub bias_gradient: &'a mut [f64],
 }
@@ -63,126 +68,227 @@ fn weight(weights: &[f64], index: usize) -> f64 {
     if let [weight] = weights { *weight } else { weights[index] }
 }
 
-/// Values of several rows that stay in the nearest cache, with those that they come from.
-const NEAR: usize = 1 << 10;
+/// Rows are filled up with what does not count to whole vectors of any precision.
+const WIDTH: usize = 16;
+/// Vectors of double precision in as many values, at most.
+const VECTORS: usize = 8;
 
-/// Sums and maxima are of so many at a time, as each waits for the one before.
-const AT_ONCE: usize = 8;
-
-#[inline(always)]
-fn maximum(row: &[f64]) -> f64 {
-    let mut most = [f64::NEG_INFINITY; AT_ONCE];
-    let (whole, rest) = row.as_chunks::<AT_ONCE>();
-    for values in whole {
-        for i in 0..AT_ONCE {
-            most[i] = if values[i] > most[i] { values[i] } else { most[i] };
-        }
-    }
-    most.iter().chain(rest).copied().fold(f64::NEG_INFINITY, f64::max)
+/// Room for rows that are filled up.
+struct Rows<F> {
+    /// o, and v or zₚ, 0 past the row.
+    o: Vec<f64>,
+    v: Vec<f64>,
+    p: Vec<F>,
+    /// Sums over the samples, by head.
+    sums: Vec<f64>,
 }
 
-/// Σ_i f(a_i, b_i)
-#[inline(always)]
-fn sum(a: &[f64], b: &[f64], f: impl Fn(f64, f64) -> f64) -> f64 {
-    let mut sums = [0.0; AT_ONCE];
-    let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<AT_ONCE>(), b.as_chunks::<AT_ONCE>());
-    for (a, b) in whole_a.iter().zip(whole_b) {
-        for i in 0..AT_ONCE {
-            sums[i] += f(a[i], b[i]);
+impl<F: Real> Rows<F> {
+    fn new(n_classes: usize, n_heads: usize) -> Self {
+        let n = n_classes.next_multiple_of(WIDTH);
+        // What is past a row is no maximum, and has no probability.
+        let mut o = vec![0.0; n];
+        o[n_classes..].fill(f64::NEG_INFINITY);
+        Self { o, v: vec![0.0; n], p: vec![F::default(); n], sums: vec![0.0; n * n_heads] }
+    }
+
+    /// o ← o + t·v
+    #[inline(always)]
+    fn go(&mut self, t: f64) {
+        for (o, v) in self.o.iter_mut().zip(&self.v) {
+            *o += t * v;
         }
     }
-    let rest: f64 = rest_a.iter().zip(rest_b).map(|(&a, &b)| f(a, b)).sum();
-    sums.into_iter().sum::<f64>() + rest
+
+    /// The largest of o.
+    #[inline(always)]
+    fn maximum<L: Lanes>(&self, lanes: L) -> f64 {
+        let mut most = [lanes.splat_f64(f64::NEG_INFINITY); VECTORS];
+        for o in self.o.chunks_exact(WIDTH) {
+            for i in 0..2 * WIDTH / L::N {
+                // SAFETY: 16 values, as many as these vectors have.
+                most[i] = unsafe { lanes.max_f64(most[i], lanes.load_f64(o.as_ptr().add(i * L::N / 2))) };
+            }
+        }
+        let mut all = [f64::NEG_INFINITY; WIDTH];
+        for i in 0..2 * WIDTH / L::N {
+            // SAFETY: as above.
+            unsafe { lanes.store_f64(all.as_mut_ptr().add(i * L::N / 2), most[i]) };
+        }
+        let mut n = WIDTH / 2;
+        while n > 0 {
+            for i in 0..n {
+                all[i] = if all[i] < all[i + n] { all[i + n] } else { all[i] };
+            }
+            n /= 2;
+        }
+        all[0]
+    }
+
+    /// p ← exp(o − max); their sum.
+    #[inline(always)]
+    fn exp<L: Lanes>(&mut self, lanes: L, max: f64) -> f64 {
+        for (p, o) in self.p.iter_mut().zip(&self.o) {
+            *p = F::from_f64(o - max);
+        }
+        F::exp(lanes, &mut self.p);
+        let mut sums = [lanes.splat_f64(0.0); VECTORS];
+        for p in self.p.chunks_exact(WIDTH) {
+            for i in 0..WIDTH / L::N {
+                // SAFETY: 16 values.
+                let wide = unsafe { F::load_wide(lanes, p.as_ptr().add(i * L::N)) };
+                for half in 0..2 {
+                    let sum = &mut sums[2 * i + half];
+                    *sum = lanes.mul_add_f64(wide[half], lanes.splat_f64(1.0), *sum);
+                }
+            }
+        }
+        total(lanes, sums)
+    }
+
+    /// p ← factor·p, raised, but 0 where that is next to nothing.
+    #[inline(always)]
+    fn scale(&mut self, factor: f64) {
+        let factor = F::from_f64(factor * F::RAISED);
+        for p in &mut self.p {
+            let scaled = *p * factor;
+            *p = if scaled < F::LEAST { F::default() } else { scaled };
+        }
+    }
+
+    /// Σ_i p_i·v_i
+    #[inline(always)]
+    fn product<L: Lanes>(&self, lanes: L) -> f64 {
+        let mut sums = [lanes.splat_f64(0.0); VECTORS];
+        for (p, v) in self.p.chunks_exact(WIDTH).zip(self.v.chunks_exact(WIDTH)) {
+            for i in 0..WIDTH / L::N {
+                // SAFETY: 16 values of each.
+                unsafe {
+                    let wide = F::load_wide(lanes, p.as_ptr().add(i * L::N));
+                    for half in 0..2 {
+                        let v = lanes.load_f64(v.as_ptr().add(i * L::N + half * L::N / 2));
+                        sums[2 * i + half] = lanes.mul_add_f64(wide[half], v, sums[2 * i + half]);
+                    }
+                }
+            }
+        }
+        total(lanes, sums)
+    }
+
+    /// Adds p, lowered, to the sums of a head.
+    #[inline(always)]
+    fn add(&mut self, head: usize) {
+        let n = self.p.len();
+        for (sum, p) in self.sums[head * n..].iter_mut().zip(&self.p) {
+            *sum += p.to_f64() * (1.0 / F::RAISED);
+        }
+    }
+
+    /// Adds the sums of all heads to those of the outputs, (h·q).
+    fn add_sums_to(&self, outputs: &mut [f64], n_classes: usize) {
+        for (sums, outputs) in self.sums.chunks_exact(self.p.len()).zip(outputs.chunks_exact_mut(n_classes)) {
+            outputs.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+        }
+    }
 }
 
-impl Kernel for Residual<'_> {
+/// The sum over the lanes of as many vectors as 16 values are; the others are 0.
+#[inline(always)]
+fn total<L: Lanes>(lanes: L, sums: [L::D; VECTORS]) -> f64 {
+    let [a, b, c, d, e, f, g, h] = sums;
+    let one = lanes.splat_f64(1.0);
+    let four = [(a, e), (b, f), (c, g), (d, h)];
+    let mut few = [a, b, c, d];
+    if 2 * WIDTH / L::N > 4 {
+        for i in 0..4 {
+            few[i] = lanes.mul_add_f64(four[i].0, one, four[i].1);
+        }
+    }
+    let [a, b, c, d] = lanes.sum4_f64(few);
+    (a + b) + (c + d)
+}
+
+impl<F: Real> Kernel for Residual<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { first, t, z, direction, targets, n_classes: q, weights, residual, totals } = self;
         let Totals { losses, slopes, bias_gradient } = totals;
-        let (n_heads, m) = (t.len(), t.len() * q);
-        let heads = || (0..n_heads).cycle();
-        // Several rows, as one of few classes would not fill a vector, and no more, as they are gone through several times.
-        let n_rows = (NEAR / m).max(1);
-        for (block, residual) in residual.chunks_mut(n_rows * m).enumerate() {
-            let first_row = block * n_rows;
-            let z = &z[first_row * m..][..residual.len()];
-            let direction =
-                if direction.is_empty() { direction } else { &direction[first_row * m..][..residual.len()] };
-            for ((index, head), out) in heads().enumerate().zip(residual.chunks_exact_mut(q)) {
-                let z = &z[index * q..][..q];
-                if direction.is_empty() {
-                    out.copy_from_slice(z);
-                } else {
-                    let direction = &direction[index * q..][..q];
-                    for ((o, z), direction) in out.iter_mut().zip(z).zip(direction) {
-                        *o = z + t[head] * direction;
-                    }
-                }
-                let max = maximum(out);
-                out.iter_mut().for_each(|o| *o -= max);
-                let row = first_row + index / n_heads;
-                let of_target: f64 = match targets {
-                    Targets::Classes(classes) => out[classes[first + row] as usize],
-                    Targets::Distributions(y) => {
-                        y[(first + row) * q..][..q].iter().zip(&*out).map(|(&y, o)| f64::from(y) * o).sum()
-                    }
-                };
-                losses[head] -= weight(weights, row) * of_target;
+        let n_heads = t.len();
+        let mut rows = Rows::<F>::new(q, n_heads);
+        for (index, out) in residual.chunks_exact_mut(q).enumerate() {
+            let (row, head) = (index / n_heads, index % n_heads);
+            let weight = weight(weights, row);
+            rows.o[..q].copy_from_slice(&z[index * q..][..q]);
+            if !direction.is_empty() {
+                rows.v[..q].copy_from_slice(&direction[index * q..][..q]);
+                rows.go(t[head]);
             }
-            residual.iter_mut().for_each(|o| *o = exp(lanes, *o));
-            for ((index, head), out) in heads().enumerate().zip(residual.chunks_exact_mut(q)) {
-                let row = first_row + index / n_heads;
-                let weight = weight(weights, row);
-                let sum_of_row = sum(out, out, |p, _| p);
-                // Distributions in single precision sum to 1 but for rounding; with the sum as a factor of the logarithm the residual
-                // is the derivative of just this loss, and sums to 0.
-                let mass: f64 = match targets {
-                    Targets::Classes(_) => 1.0,
-                    Targets::Distributions(y) => y[(first + row) * q..][..q].iter().map(|&y| f64::from(y)).sum(),
-                };
-                losses[head] += weight * mass * sum_of_row.ln();
-                let factor = weight * mass / sum_of_row;
-                out.iter_mut().for_each(|r| *r *= factor);
-                match targets {
-                    Targets::Classes(classes) => out[classes[first + row] as usize] -= weight,
-                    Targets::Distributions(y) => {
-                        let y = &y[(first + row) * q..][..q];
-                        out.iter_mut().zip(y).for_each(|(r, &y)| *r -= weight * f64::from(y));
+            let max = rows.maximum(lanes);
+            let sum_of_row = rows.exp(lanes, max);
+            // Distributions in single precision sum to 1 but for rounding; with the sum as a factor of the logarithm the residual is
+            // the derivative of just this loss, and sums to 0.
+            let (mut mass, mut of_target) = (1.0, 0.0);
+            match targets {
+                Targets::Classes(classes) => of_target = rows.o[classes[first + row] as usize] - max,
+                Targets::Distributions(y) => {
+                    mass = 0.0;
+                    for (&y, o) in y[(first + row) * q..][..q].iter().zip(&rows.o) {
+                        mass += f64::from(y);
+                        of_target += f64::from(y) * (o - max);
                     }
                 }
-                if !direction.is_empty() {
-                    slopes[head] += sum(out, &direction[index * q..][..q], |r, z| r * z);
+            }
+            losses[head] += weight * (mass * sum_of_row.ln() - of_target);
+            rows.scale(weight * mass / sum_of_row);
+            let p = &mut rows.p[..];
+            match targets {
+                Targets::Classes(classes) => {
+                    let of_target = &mut p[classes[first + row] as usize];
+                    *of_target = *of_target - F::from_f64(weight * F::RAISED);
                 }
-                if let Some(sums) = bias_gradient.get_mut(head * q..(head + 1) * q) {
-                    sums.iter_mut().zip(&*out).for_each(|(sum, r)| *sum += r);
+                Targets::Distributions(y) => {
+                    for (p, &y) in p.iter_mut().zip(&y[(first + row) * q..][..q]) {
+                        *p = *p - F::from_f64(weight * F::RAISED * f64::from(y));
+                    }
                 }
+            }
+            out.copy_from_slice(&p[..q]);
+            if !direction.is_empty() {
+                slopes[head] += rows.product(lanes) / F::RAISED;
+            }
+            if !bias_gradient.is_empty() {
+                rows.add(head);
             }
         }
+        rows.add_sums_to(bias_gradient, q);
     }
 }
 
-impl Kernel for Curvature<'_> {
+impl<F: Real> Kernel for Curvature<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { z, n_classes: q, n_heads, weights, residual, bias_gradient } = self;
-        let mut p = vec![0.0; q];
-        for (index, (z, v)) in z.chunks_exact(q).zip(residual.chunks_exact_mut(q)).enumerate() {
-            let max = maximum(z);
-            p.iter_mut().zip(z).for_each(|(p, z)| *p = exp(lanes, z - max));
-            let total = sum(&p, &p, |p, _| p);
-            let mean = sum(&p, v, |p, v| p * v) / total;
-            let factor = weight(weights, index / n_heads) / total;
-            let sums = &mut bias_gradient[index % n_heads * q..][..q];
-            for ((v, p), sum) in v.iter_mut().zip(&p).zip(sums) {
-                *v = factor * p * (*v - mean);
-                *sum += *v;
+        let Self { z, v, n_classes: q, n_heads, weights, residual, bias_gradient } = self;
+        let mut rows = Rows::<F>::new(q, n_heads);
+        let mut vectors = v.chunks_exact(q).cycle();
+        for (index, (z, out)) in z.chunks_exact(q).zip(residual.chunks_exact_mut(q)).enumerate() {
+            let Some(v) = vectors.next() else { break };
+            rows.o[..q].copy_from_slice(z);
+            rows.v[..q].copy_from_slice(v);
+            let max = rows.maximum(lanes);
+            let total = rows.exp(lanes, max);
+            let mean = rows.product(lanes) / total;
+            rows.scale(weight(weights, index / n_heads) / total);
+            for (p, v) in rows.p.iter_mut().zip(&rows.v) {
+                *p = *p * F::from_f64(v - mean);
             }
+            out.copy_from_slice(&rows.p[..q]);
+            rows.add(index % n_heads);
         }
+        rows.add_sums_to(bias_gradient, q);
     }
 }
 

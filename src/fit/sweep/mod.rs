@@ -6,6 +6,7 @@ mod paths;
 mod refine;
 mod side_by_side;
 
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::{FeatureScale, Fit, Folds, SoftmaxRegression};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
-use crate::solver::{Lbfgs, Solver, StopReason};
+use crate::solver::{Lbfgs, Past, Progress, Solver, StopReason};
 use crate::structure::Structure;
 pub use curve::{Curve, CurvePoint, Draw, LearningCurve, SubsetSize};
 use division::Division;
@@ -334,7 +335,7 @@ impl Sweep {
             }
         };
         let total = total_weight(data);
-        let (whole, Paths { mut heads, models, passes }) = if solver.is_stochastic() {
+        let (whole, Paths { mut heads, solved, passes }) = if solver.is_stochastic() {
             let heads = self.fit_side_by_side(&estimator, data, &division, &tell)?;
             (self.clone(), Paths { heads, ..Paths::default() })
         } else {
@@ -356,10 +357,13 @@ impl Sweep {
             Some(rate) => solver.with_learning_rate(rate),
             None => solver,
         };
-        // A model of the same penalty, without the first fold, is near.
-        let fit = match models.get(chosen) {
-            Some(model) if estimator.init.is_none() => estimator.init(model).fit(data)?,
-            _ => estimator.fit(data)?,
+        let solved = solved.get(chosen).filter(|_| estimator.init.is_none());
+        let fit = match solved.and_then(|solved| Some((solved.start(l1 > 0.0)?, solved.is_sharp))) {
+            Some((model, is_sharp)) => {
+                let mut on_epoch = |_: &Progress| ControlFlow::Continue(());
+                estimator.init(&model).fit_after(&mut Past::of_start(is_sharp), data, &mut on_epoch)?
+            }
+            None => estimator.fit(data)?,
         };
         Ok(Swept { candidates, heads, chosen, fit, passes, search, warnings })
     }

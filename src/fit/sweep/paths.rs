@@ -1,5 +1,7 @@
 //! The search of the batch solvers: the models of a fold are a path from the largest penalty to the smallest.
 
+use std::borrow::Cow;
+
 use super::division::Division;
 use super::{Head, Sweep, total_weight};
 use crate::backend::{Device, Shape};
@@ -14,10 +16,36 @@ use crate::solver::Past;
 pub(super) struct Paths {
     /// All models.
     pub heads: Vec<Head>,
-    /// Those of the first fold, whose heads have the same order of candidates.
-    pub models: Vec<Model>,
+    /// What became of each candidate.
+    pub solved: Vec<Solved>,
     /// Passes over the samples, where the paths had them in common.
     pub passes: Option<usize>,
+}
+
+/// Models of a candidate.
+pub(super) struct Solved {
+    /// Of the first folds, of all where they do not take too much memory.
+    models: Vec<Model>,
+    /// Whether they ended with the Hessian class by class.
+    pub is_sharp: bool,
+}
+
+/// Weights and intercepts of all models of other folds than the first, 128 MiB.
+const MOST_VALUES: usize = 1 << 25;
+
+impl Solved {
+    /// A model near that of all samples: the mean of those of the folds. What a fold left out moves a model away from that of all samples
+    /// to the first order, and the sum over the folds of all that is nothing. Factors of structured weights have no mean, and of weights
+    /// with an l1 penalty each fold has zeros of its own.
+    pub fn start(&self, has_l1: bool) -> Option<Cow<'_, Model>> {
+        let mean = if has_l1 { None } else { Model::mean(&self.models) };
+        mean.map(Cow::Owned).or_else(|| self.models.first().map(Cow::Borrowed))
+    }
+
+    /// That of the first fold.
+    pub fn first(&self) -> Option<&Model> {
+        self.models.first()
+    }
 }
 
 /// The models of one fold and one share of l1.
@@ -51,30 +79,41 @@ impl Sweep {
         let work = |index: usize, device: &Device| of_path(&paths[index], device);
         let (done, passes) = together(&estimator.device, common, paths.len(), work)?;
 
-        let (mut heads, mut models) = (Vec::with_capacity(self.n_heads()), Vec::new());
-        for done in done {
-            let (of_path, first) = done?;
+        let (mut heads, mut solved) = (Vec::with_capacity(self.n_heads()), Vec::<Solved>::new());
+        for (path, done) in paths.iter().zip(done) {
+            let (of_path, of_candidates) = done?;
             heads.extend(of_path);
-            models.extend(first);
+            match path.fold {
+                0 => solved.extend(of_candidates),
+                _ => {
+                    let before = path.ratio * of_candidates.len();
+                    for (all, of_fold) in solved.iter_mut().skip(before).zip(of_candidates) {
+                        all.models.extend(of_fold.models);
+                        all.is_sharp &= of_fold.is_sharp;
+                    }
+                }
+            }
         }
-        Ok(Paths { heads, models, passes })
+        Ok(Paths { heads, solved, passes })
     }
 
-    /// The models of a path, and, of the first fold, what is in them.
+    /// The models of a path, and what is in them.
     fn fit_path(
         &self,
         estimator: &SoftmaxRegression,
         division: &Division,
         Path { fold, ratio }: Path,
         tell: &dyn Fn(&Head),
-    ) -> Result<(Vec<Head>, Vec<Model>)> {
+    ) -> Result<(Vec<Head>, Vec<Solved>)> {
         let train = division.without(fold)?;
         let validation = division.of(fold)?;
         let l1_ratio = self.l1_ratios[ratio];
         let estimator = estimator.clone().l2(1.0 - l1_ratio).l1(l1_ratio);
         let penalties = self.penalties_for(total_weight(&train));
-        let (mut heads, mut models) = (Vec::new(), Vec::new());
-        estimator.path_with(&train, &penalties, Past::of_search(), |index, fit| {
+        let n_values = train.n_features().saturating_add(1).saturating_mul(train.n_classes());
+        let is_kept = fold == 0 || self.n_heads().saturating_mul(n_values) <= MOST_VALUES;
+        let (mut heads, mut solved) = (Vec::new(), Vec::new());
+        estimator.path_with(&train, &penalties, Past::of_search(), |index, fit, past| {
             let penalty = penalties[index];
             let head = Head {
                 candidate: ratio * penalties.len() + index,
@@ -92,11 +131,10 @@ impl Sweep {
             };
             tell(&head);
             heads.push(head);
-            if fold == 0 {
-                models.push(fit.model);
-            }
+            let models = if is_kept { vec![fit.model] } else { Vec::new() };
+            solved.push(Solved { models, is_sharp: past.is_sharp() });
             Ok(())
         })?;
-        Ok((heads, models))
+        Ok((heads, solved))
     }
 }

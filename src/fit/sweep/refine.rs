@@ -1,7 +1,7 @@
 //! Penalties around the best: rounds of paths, each with those half-way to its neighbours.
 
 use super::division::Division;
-use super::paths::Paths;
+use super::paths::{Paths, Solved};
 use super::{Head, Strengths, Sweep};
 use crate::error::Result;
 use crate::fit::SoftmaxRegression;
@@ -30,7 +30,8 @@ impl Sweep {
             }
             let round = Self { strengths: whole.strengths.with(between), ..self.clone() };
             // With folds to come, a model of the first has seen what they are validated on.
-            let from = all.models.get(best).filter(|_| self.folds.n_folds() == 1 && estimator.init.is_none());
+            let from = all.solved.get(best).and_then(Solved::first);
+            let from = from.filter(|_| self.folds.n_folds() == 1 && estimator.init.is_none());
             let estimator = from.map_or_else(|| estimator.clone(), |model| estimator.clone().init(model));
             let of_round = round.fit_paths(&estimator, division, tell)?;
             all.passes = all.passes.zip(of_round.passes).map(|(before, of_round)| before + of_round);
@@ -48,9 +49,9 @@ impl Sweep {
             all.heads.iter_mut().for_each(|head| head.candidate = old[head.candidate]);
             all.heads.extend(of_round.heads.into_iter().map(|head| Head { candidate: new[head.candidate], ..head }));
             let mut placed: Vec<_> =
-                old.into_iter().zip(all.models).chain(new.into_iter().zip(of_round.models)).collect();
+                old.into_iter().zip(all.solved).chain(new.into_iter().zip(of_round.solved)).collect();
             placed.sort_by_key(|(place, _)| *place);
-            all.models = placed.into_iter().map(|(_, model)| model).collect();
+            all.solved = placed.into_iter().map(|(_, solved)| solved).collect();
             whole = merged;
         }
     }

@@ -13,7 +13,6 @@ use super::Units;
 use super::tiles::{Halves, Parts, SIDE, Sums, TERMS, Thirds};
 use crate::backend::cpu::double::SLAB;
 use crate::backend::cpu::lanes::{Element, Kernel, Lanes};
-use crate::backend::cpu::real::raised;
 use crate::backend::cpu::tiles::Matrix;
 
 const _: () = assert!(SLAB == SIDE);
@@ -190,9 +189,9 @@ fn numbers<F: Copy>(values: &[F], m: usize, row: usize, first: usize, number: im
     numbers
 }
 
-/// R of n samples, (n × m), raised (see [`raised`]), as rows of the first factor of the gradient, (outputs / 16 × samples / 32).
+/// R of n samples, (n × m), raised, as rows of the first factor of the gradient, (outputs / 16 × samples / 32).
 pub(in crate::backend::cpu) struct SplitResidual<'a> {
-    pub residual: &'a [f64],
+    pub residual: &'a [f32],
     pub m: usize,
     pub out: &'a mut [Halves],
 }
@@ -208,8 +207,8 @@ impl Kernel for SplitResidual<'_> {
             for o in 0..m.div_ceil(SIDE) {
                 let mut columns = Halves::ZERO;
                 for p in 0..SIDE {
-                    let first = parts(numbers(residual, m, s * TERMS + p, o * SIDE, raised));
-                    let second = parts(numbers(residual, m, s * TERMS + SIDE + p, o * SIDE, raised));
+                    let first = parts(numbers(residual, m, s * TERMS + p, o * SIDE, f32::single));
+                    let second = parts(numbers(residual, m, s * TERMS + SIDE + p, o * SIDE, f32::single));
                     columns.set_row(p, &first, &second);
                 }
                 transpose(lanes, &columns, &mut out[o * in_samples + s]);

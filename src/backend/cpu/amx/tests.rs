@@ -47,7 +47,8 @@ fn products_of_halves_are_nearly_those_of_single_precision() {
     {
         let (x, w, r) = (values(n * d, 1), values(d * m, 2), values(n * m, 3));
         let (scale, weights) = (0.75, w.iter().map(|&w| f64::from(w)).collect::<Vec<_>>());
-        let residual: Vec<f64> = r.iter().map(|&r| f64::from(r) / n as f64).collect();
+        let raised: Vec<f32> = r.iter().map(|&r| r / n as f32 / LOWERED as f32).collect();
+        let residual: Vec<f64> = raised.iter().map(|&r| f64::from(r) * LOWERED).collect();
         let (in_samples, in_features, in_outputs) = (n.div_ceil(TERMS), d.div_ceil(TERMS), m.div_ceil(SIDE));
         // What is there before does not matter.
         let dirty = |n: usize| vec![Halves::filled(0x7FC0_7FC0); n];
@@ -67,7 +68,7 @@ fn products_of_halves_are_nearly_those_of_single_precision() {
             by_feature: by_feature_of,
         });
         with.run(SplitWeights { weights: &weights, m, out: &mut split_weights });
-        with.run(SplitResidual { residual: &residual, m, out: &mut split_residual });
+        with.run(SplitResidual { residual: &raised, m, out: &mut split_residual });
 
         let x = |i: usize, k: usize| f64::from(x[i * d + k]) * f64::from(scale);
         let logits_of = |by_sample: &[Halves]| {

@@ -155,6 +155,11 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn max_f64(self, a: __m256d, b: __m256d) -> __m256d {
+        unsafe { _mm256_max_pd(a, b) }
+    }
+
+    #[inline(always)]
     fn mul_add_f64(self, a: __m256d, b: __m256d, c: __m256d) -> __m256d {
         unsafe { _mm256_fmadd_pd(a, b, c) }
     }

@@ -192,6 +192,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn max_f64(self, a: __m512d, b: __m512d) -> __m512d {
+        unsafe { _mm512_max_pd(a, b) }
+    }
+
+    #[inline(always)]
     fn mul_add_f64(self, a: __m512d, b: __m512d, c: __m512d) -> __m512d {
         unsafe { _mm512_fmadd_pd(a, b, c) }
     }

@@ -126,6 +126,9 @@ pub(super) trait Lanes: Copy {
     /// The lanes of `v` in double precision.
     fn widen(self, v: Self::V) -> [Self::D; 2];
 
+    /// The larger of both; either or NaN when one is NaN.
+    fn max_f64(self, a: Self::D, b: Self::D) -> Self::D;
+
     /// a·b + c, rounded once where the processor can.
     fn mul_add_f64(self, a: Self::D, b: Self::D, c: Self::D) -> Self::D;
 

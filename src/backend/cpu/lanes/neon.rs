@@ -153,6 +153,11 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn max_f64(self, a: float64x2_t, b: float64x2_t) -> float64x2_t {
+        unsafe { vmaxq_f64(a, b) }
+    }
+
+    #[inline(always)]
     fn mul_add_f64(self, a: float64x2_t, b: float64x2_t, c: float64x2_t) -> float64x2_t {
         unsafe { vfmaq_f64(c, a, b) }
     }

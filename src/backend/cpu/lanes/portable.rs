@@ -157,6 +157,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn max_f64(self, a: D, b: D) -> D {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
     fn mul_add_f64(self, a: D, b: D, c: D) -> D {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }

@@ -18,6 +18,8 @@ use crate::error::Result;
 const LEAST_PART: usize = 64;
 /// At most so many parts.
 const MOST_PARTS: usize = 256;
+/// Samples whose logits of a vector are there at a time.
+const ROWS: usize = 32;
 
 pub(super) struct SparseLoss<'a> {
     instructions: Instructions,
@@ -93,17 +95,25 @@ impl<'a> SparseLoss<'a> {
     }
 
     fn pass(&mut self, product: Product, t: &[f64]) -> Result<Evaluation> {
-        let n_heads = self.shape.n_heads;
+        let (n_heads, m) = (self.shape.n_heads, self.shape.n_outputs());
         self.each_part(|shared, first, sums, z, direction, residual| {
             sums.reset(n_heads);
             match product {
                 Product::None => {}
                 Product::Point(parameters) => shared.logits(parameters, first, z),
                 Product::Direction(parameters) => shared.logits(parameters, first, direction),
-                Product::Vector(parameters) => shared.logits(parameters, first, residual),
+                Product::Vector(_) => {}
             }
             match product {
-                Product::Vector(_) => shared.curvature(first, z, residual, &mut sums.bias_gradient),
+                Product::Vector(parameters) => {
+                    let mut v = vec![0.0; ROWS * m];
+                    let blocks = z.chunks(ROWS * m).zip(residual.chunks_mut(ROWS * m));
+                    for ((z, residual), first) in blocks.zip((first..).step_by(ROWS)) {
+                        let v = &mut v[..z.len()];
+                        shared.logits(parameters, first, v);
+                        shared.curvature(first, z, v, residual, &mut sums.bias_gradient);
+                    }
+                }
                 _ => shared.residual(first, t, z, direction, residual, sums.totals()),
             }
         });
@@ -159,9 +169,9 @@ impl Shared<'_> {
         self.instructions.run(kernel);
     }
 
-    fn curvature(&self, first: usize, z: &[f64], residual: &mut [f64], bias_gradient: &mut [f64]) {
+    fn curvature(&self, first: usize, z: &[f64], v: &[f64], residual: &mut [f64], bias_gradient: &mut [f64]) {
         let (Shape { n_classes, n_heads, .. }, weights) = (self.shape, self.weights_of(first));
-        self.instructions.run(Curvature { z, n_classes, n_heads, weights, residual, bias_gradient });
+        self.instructions.run(Curvature { z, v, n_classes, n_heads, weights, residual, bias_gradient });
     }
 
     /// s of the samples from `first` on.
@@ -225,8 +235,7 @@ impl Loss for SparseLoss<'_> {
         let (n_heads, m) = (self.shape.n_heads, self.shape.n_outputs());
         self.each_part(|shared, first, sums, z, _, residual| {
             sums.reset(n_heads);
-            residual.chunks_exact_mut(m).for_each(|row| row.copy_from_slice(vector));
-            shared.curvature(first, z, residual, &mut sums.bias_gradient);
+            shared.curvature(first, z, vector, residual, &mut sums.bias_gradient);
         });
         let mut product = vec![0.0; m];
         Sums::bias_gradient(self.parts.iter(), &mut product);
