@@ -132,6 +132,13 @@ impl<'a> Objective<'a> {
         &self.mean
     }
 
+    /// Does work beside the loss on all threads there are.
+    pub fn on_all_threads<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Option<R> {
+        let (mut work, mut result) = (Some(work), None);
+        self.loss.on_all_threads(&mut || result = work.take().map(|work| work()));
+        result
+    }
+
     /// Counts work that takes as long as so many products.
     pub fn count_products(&mut self, n: usize) {
         self.counts.products += n;

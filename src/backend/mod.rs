@@ -424,6 +424,12 @@ pub trait Loss {
     /// The product of the Hessian of the loss at the present point with `vector`: X̃ᵀ·(s ⊙ P ⊙ (V − Σ_j p_j·v_j)), V = X̃·vector,
     /// by row and head. Two products and one readback.
     fn hessian_vector(&mut self, vector: &[f64]) -> Result<Vec<f64>>;
+
+    /// Does work that is no pass on all threads there are: a loss that has its passes in common with others may have one of them to itself
+    /// beside.
+    fn on_all_threads(&self, work: &mut (dyn FnMut() + Send)) {
+        work();
+    }
 }
 
 /// Loss and slope of each head at a point of a line.

@@ -308,7 +308,9 @@ impl<'a> Features<'a> {
     /// [`Error::Shape`] when an index is past the end, [`Error::Empty`] when there are none.
     pub fn select(&self, indices: &[u32]) -> Result<Features<'static>> {
         fn gather<T: Copy>(values: &[T], width: usize, indices: &[u32]) -> Vec<T> {
-            indices.iter().flat_map(|&i| &values[i as usize * width..][..width]).copied().collect()
+            let mut rows = Vec::with_capacity(indices.len() * width);
+            indices.iter().for_each(|&i| rows.extend_from_slice(&values[i as usize * width..][..width]));
+            rows
         }
         check_size(indices.len(), self.n_features)?;
         if let Some(&index) = indices.iter().find(|&&i| i as usize >= self.n_samples) {

@@ -139,8 +139,9 @@ impl<'a> Preconditioner<'a> {
         if let (Some(means), Some(price)) = (self.means(), self.price()) {
             let most = BLOCK_ROWS.min(BLOCK_PROBABILITIES / self.shape.n_classes).max(1);
             let sample = ClassSample::of(features, scale, weights, self.shape, most)?;
-            let blocks = Blocks::new(&sample, &objective.uncentred(parameters), &means)?;
-            self.blocks = blocks;
+            let parameters = objective.uncentred(parameters);
+            let blocks = objective.on_all_threads(|| Blocks::new(&sample, &parameters, &means));
+            self.blocks = blocks.transpose()?.flatten();
             objective.count_products((2.0 * price).ceil() as usize);
         }
         // Where there are none, the product of means goes on.
@@ -259,25 +260,22 @@ impl<'a> ClassSample<'a> {
 
     /// The mean of the probabilities of each class for parameters that are not centred, and of each row the probabilities times
     /// the root of its weight, (rows × q).
-    pub fn probabilities(&self, parameters: &[f64]) -> Result<(Vec<f64>, Array2<f64>)> {
+    pub fn probabilities(&self, parameters: &[f64]) -> Result<(Vec<f64>, Array2<f32>)> {
         let (n, q) = (self.rows.n_samples(), self.shape.n_classes);
         let values = parameters.iter().map(|&value| value as f32).collect();
         let parameters = Parameters { shape: self.shape, values };
-        let mut logits = vec![0.0; n * q];
-        let cpu = Cpu::new();
-        cpu.session(&self.rows, self.scale, None)?.logits_into(&parameters, &mut logits, &|_, _| {})?;
-        let mut p = Array2::<f64>::zeros((n, q));
+        let mut p = vec![0.0; n * q];
+        let softmax = |_, rows: &mut [f32]| rows.chunks_exact_mut(q).for_each(cpu::softmax_of_row);
+        Cpu::new().session(&self.rows, self.scale, None)?.logits_into(&parameters, &mut p, &softmax)?;
         let mut mean = vec![0.0; q];
-        for ((logits, mut p), &weight) in logits.chunks_exact(q).zip(p.rows_mut()).zip(&self.weights) {
-            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            p.iter_mut().zip(logits).for_each(|(p, &o)| *p = f64::from(o - max).exp());
-            let factor = 1.0 / p.sum();
+        for (p, &weight) in p.chunks_exact_mut(q).zip(&self.weights) {
+            let root = weight.sqrt() as f32;
             for (p, mean) in p.iter_mut().zip(&mut mean) {
-                *p *= factor;
-                *mean += weight * *p;
-                *p *= weight.sqrt();
+                *mean += weight * f64::from(*p);
+                *p *= root;
             }
         }
+        let p = Array2::from_shape_vec((n, q), p).unwrap_or_default();
         Ok((mean, p))
     }
 
@@ -312,16 +310,17 @@ impl<'a> ClassSample<'a> {
     /// nowhere less than [`LEAST_CURVATURE`] of its mean.
     pub fn curvature(&self, parameters: &[f64]) -> Result<Vec<f64>> {
         let (mean, p) = self.probabilities(parameters)?;
-        let q = mean.len();
-        let squares = p.columns().into_iter().map(|column| column.iter().map(|p| p * p).sum::<f64>());
-        let mut diagonal: Vec<f64> = mean.iter().zip(squares).map(|(mean, squares)| mean - squares).collect();
+        let (q, mut diagonal) = (mean.len(), mean);
+        for row in p.rows() {
+            diagonal.iter_mut().zip(row).for_each(|(curvature, &p)| *curvature -= f64::from(p).powi(2));
+        }
         let least = LEAST_CURVATURE * diagonal.iter().sum::<f64>() / q as f64;
         diagonal.iter_mut().for_each(|curvature| *curvature = curvature.max(least).max(f64::MIN_POSITIVE));
         if q > MOST_CLASSES {
             return Ok(diagonal);
         }
         let products = multiply(p.t(), p.view());
-        let value = |j: usize, k: usize| if j == k { diagonal[j] } else { -products[[j, k]] };
+        let value = |j: usize, k: usize| if j == k { diagonal[j] } else { -f64::from(products[[j, k]]) };
         Ok((0..q * q).map(|i| value(i / q, i % q)).collect())
     }
 }

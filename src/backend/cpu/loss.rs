@@ -165,4 +165,11 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
         self.kept.set_weights(&self.samples, vector)?;
         Ok(self.pass(Product::Vector, &[])?.gradient)
     }
+
+    fn on_all_threads(&self, work: &mut (dyn FnMut() + Send)) {
+        match &self.member {
+            Some(member) => member.threads().install(work),
+            None => work(),
+        }
+    }
 }

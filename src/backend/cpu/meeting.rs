@@ -6,6 +6,8 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use rayon::ThreadPool;
+
 use super::lanes::{Element, Instructions};
 use super::pass::{Asked, Kept, Product, Samples, Scratch};
 use super::tiles::Matrix;
@@ -25,6 +27,8 @@ pub(super) struct Meeting {
     /// Those of the first head, for all.
     targets: OnceLock<Arc<Targets<'static>>>,
     messages: Mutex<Sender<Message>>,
+    /// For what is no pass and takes longer than one.
+    threads: Arc<ThreadPool>,
 }
 
 /// Who leads the passes.
@@ -44,6 +48,7 @@ pub(super) struct Seat(Sender<Message>);
 pub(super) struct Member {
     targets: Arc<Targets<'static>>,
     messages: Sender<Message>,
+    threads: Arc<ThreadPool>,
 }
 
 enum Message {
@@ -65,12 +70,14 @@ pub(super) fn meeting<'a, T: Element>(
     x: Matrix<'a, T>,
     scale: f32,
     shape: Shape,
+    threads: ThreadPool,
 ) -> Result<(Meeting, Lead<'a, T>)> {
     let none = Targets::Classes([].as_slice().into());
     let samples = Samples::new(instructions, x, scale, &none, shape);
     let scratch = (0..samples.n_threads()).map(|_| Scratch::new(&samples, true)).collect::<Result<_>>()?;
     let (sender, receiver) = channel();
-    let meeting = Meeting { x: place(x), scale, shape, targets: OnceLock::new(), messages: Mutex::new(sender) };
+    let (targets, messages, threads) = (OnceLock::new(), Mutex::new(sender), Arc::new(threads));
+    let meeting = Meeting { x: place(x), scale, shape, targets, messages, threads };
     Ok((meeting, Lead { instructions, x, scale, shape, scratch, messages: receiver }))
 }
 
@@ -95,7 +102,8 @@ impl Meeting {
             return None;
         }
         let of_all = self.targets.get_or_init(|| Arc::new(owned(targets)));
-        are_same(of_all, targets).then(|| Member { targets: of_all.clone(), messages: self.messages() })
+        let member = || Member { targets: of_all.clone(), messages: self.messages(), threads: self.threads.clone() };
+        are_same(of_all, targets).then(member)
     }
 }
 
@@ -115,6 +123,10 @@ fn are_same(a: &Targets, b: &Targets) -> bool {
 }
 
 impl Member {
+    pub fn threads(&self) -> &ThreadPool {
+        &self.threads
+    }
+
     /// A pass for what the loss keeps, as soon as there is one.
     pub fn pass(&self, kept: Kept, product: Product, t: &[f64]) -> Result<(Kept, Evaluation)> {
         let (answer, answers) = channel();

@@ -12,6 +12,8 @@ use super::lanes::{Instructions, Kernel, Lanes};
 /// Rows that lie together, each as long as the last one, and of a length that fills vectors.
 const ROWS: usize = 4;
 const WIDTH: usize = 16;
+/// Values that are asked for ahead.
+const AHEAD: usize = 4096;
 
 /// L⁻¹ up to the diagonal.
 pub(crate) struct InverseRoot {
@@ -101,6 +103,7 @@ impl Kernel for Solve<'_> {
                 for k in (0..width).step_by(L::N) {
                     let g = lanes.load(g.as_ptr().add(k));
                     for (row, sum) in sums.iter_mut().enumerate() {
+                        lanes.prefetch(rows.as_ptr().wrapping_add(row * width + k + AHEAD).cast());
                         *sum = lanes.mul_add(lanes.load_f16(rows.as_ptr().add(row * width + k)), g, *sum);
                     }
                 }
