@@ -1,8 +1,9 @@
-//! The two large products in either precision, with results in `f64`, and the exponential: what the batch solvers need.
+//! The two large products in either precision, and the exponential: what the batch solvers need.
 //!
 //! Matrices are cut into slabs of 16 features, zeros past d. The samples of a tile are turned into the precision once, (slabs ×
 //! samples × 16); W and its gradient are (slabs × h·q × 16). Both products go through each of them as it lies, with the
-//! lanes along the features. In single precision what is added is short: a few hundred products, whose sums are added in `f64`.
+//! lanes along the features. In single precision what is added is short: a few hundred products, whose sums are added in `f64` or, of
+//! logits, in few steps.
 
 use super::lanes::{Element, Kernel, Lanes};
 use super::real::Real;
@@ -71,7 +72,7 @@ pub(super) struct Logits<'a, F> {
     pub tile: Tile<'a, F>,
     pub w: &'a [F],
     pub m: usize,
-    pub out: &'a mut [f64],
+    pub out: &'a mut [F],
     /// What to bring into the cache meanwhile, so that memory is asked evenly: an address, which need not be readable, and bytes.
     pub ahead: (*const u8, usize),
 }
@@ -118,7 +119,8 @@ impl<F: Real> Kernel for Logits<'_, F> {
                     for r in 0..4.min(n - row) {
                         let out = &mut out[(row + r) * m + j..][..c];
                         for c in 0..c {
-                            out[c] = if first == 0 { sums[c][r] } else { out[c] + sums[c][r] };
+                            let before = if first == 0 { 0.0 } else { out[c].to_f64() };
+                            out[c] = F::from_f64(before + sums[c][r]);
                         }
                     }
                 }

@@ -6,6 +6,7 @@ use std::mem;
 use super::lanes::{Element, Instructions};
 use super::meeting::{Meeting, Member};
 use super::pass::{Asked, Kept, Piece, Product, Samples, Scratch, Sums, are_nothing, shares, weights_from};
+use super::real::Real;
 use super::residual::{AddToRows, Curvature, Residual, Totals};
 use super::tiles::Matrix;
 use crate::backend::{Evaluation, Loss, Point, Shape, Supervision, check};
@@ -15,6 +16,8 @@ pub(super) struct CpuLoss<'a, T> {
     samples: Samples<'a, T>,
     scratch: Vec<Scratch>,
     kept: Kept,
+    /// Whether products are drafts from the next start on.
+    is_draft: bool,
     /// Of the meeting in which its passes are made.
     member: Option<Member>,
 }
@@ -33,7 +36,7 @@ impl<'a, T: Element> CpuLoss<'a, T> {
         let scratch = (0..samples.n_threads()).map(|_| Scratch::new(&samples, false)).collect::<Result<_>>()?;
         let kept = Kept::new(&samples, shares(weights, samples.n_samples()))?;
         let member = meeting.and_then(|meeting| meeting.member(x, scale, shape, targets));
-        Ok(Self { samples, scratch, kept, member })
+        Ok(Self { samples, scratch, kept, is_draft: false, member })
     }
 
     fn each_part(&mut self, work: impl Fn(&mut Scratch, Piece) + Sync) {
@@ -51,18 +54,88 @@ impl<'a, T: Element> CpuLoss<'a, T> {
         let asked = Asked { kept: &mut self.kept, product, t };
         Ok(self.samples.pass(&mut self.scratch, &mut [asked]).swap_remove(0))
     }
+
+    fn along_in<F: Real>(&mut self, t: &[f64]) {
+        let Samples { instructions, targets, shape, tile_len, .. } = self.samples;
+        let Shape { n_classes, n_heads, .. } = shape;
+        let m = shape.n_outputs();
+        self.each_part(|scratch, Piece { weights, part, z, direction, .. }| {
+            part.sums.reset(t.len());
+            let residual = F::within(&mut scratch.residual);
+            let mut directions = F::of(direction)[..direction.len()].chunks(tile_len * m);
+            for (index, z) in F::of(z)[..z.len()].chunks(tile_len * m).enumerate() {
+                let (first, direction) = (part.first + index * tile_len, directions.next().unwrap_or_default());
+                if are_nothing(weights, first, z.len() / m) {
+                    continue;
+                }
+                let weights = weights_from(weights, first);
+                let Sums { losses, slopes, .. } = &mut part.sums;
+                let sums = losses.chunks_exact_mut(n_heads).zip(slopes.chunks_exact_mut(n_heads));
+                for (t, (losses, slopes)) in t.chunks_exact(n_heads).zip(sums) {
+                    let residual = &mut residual[..z.len()];
+                    let totals = Totals { losses, slopes, bias_gradient: &mut [] };
+                    instructions.run(Residual {
+                        first,
+                        t,
+                        z,
+                        direction,
+                        targets,
+                        n_classes,
+                        weights,
+                        residual,
+                        totals,
+                    });
+                }
+            }
+        });
+    }
+
+    fn shift_in<F: Real>(&mut self) {
+        let Samples { instructions, targets, shape, tile_len, .. } = self.samples;
+        let Shape { n_classes, n_heads, .. } = shape;
+        let (m, t) = (shape.n_outputs(), &vec![0.0; n_heads][..]);
+        self.each_part(|scratch, Piece { weights, bias, part, z, .. }| {
+            part.sums.reset(n_heads);
+            let n = z.len();
+            for (index, z) in F::within(z)[..n].chunks_mut(tile_len * m).enumerate() {
+                instructions.run(AddToRows { rows: &mut *z, row: bias });
+                let first = part.first + index * tile_len;
+                let (weights, direction) = (weights_from(weights, first), &[][..]);
+                let residual = &mut F::within(&mut scratch.residual)[..z.len()];
+                let totals = part.sums.totals();
+                instructions.run(Residual { first, t, z, direction, targets, n_classes, weights, residual, totals });
+            }
+        });
+    }
+
+    fn shift_curvature_in<F: Real>(&mut self, vector: &[f64]) {
+        let Samples { instructions, shape, tile_len, .. } = self.samples;
+        let Shape { n_classes, n_heads, .. } = shape;
+        let m = shape.n_outputs();
+        let vector: Vec<F> = vector.iter().map(|&value| F::from_f64(value)).collect();
+        self.each_part(|scratch, Piece { weights, part, z, .. }| {
+            part.sums.reset(n_heads);
+            for (index, z) in F::of(z)[..z.len()].chunks(tile_len * m).enumerate() {
+                let weights = weights_from(weights, part.first + index * tile_len);
+                let residual = &mut F::within(&mut scratch.residual)[..z.len()];
+                let (v, bias_gradient) = (&vector[..], &mut part.sums.bias_gradient);
+                instructions.run(Curvature { z, v, n_classes, n_heads, weights, residual, bias_gradient });
+            }
+        });
+    }
 }
 
 impl<T: Element> Loss for CpuLoss<'_, T> {
     fn is_double(&self) -> bool {
-        !self.kept.is_draft
+        !self.is_draft
     }
 
     fn set_draft(&mut self, is_draft: bool) -> bool {
-        mem::replace(&mut self.kept.is_draft, is_draft) != is_draft
+        mem::replace(&mut self.is_draft, is_draft) != is_draft
     }
 
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation> {
+        self.kept.is_draft = self.is_draft;
         self.kept.set_weights(&self.samples, parameters)?;
         self.kept.forget_direction();
         self.pass(Product::Point, &vec![0.0; self.samples.shape.n_heads])
@@ -81,76 +154,31 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
     }
 
     fn along(&mut self, t: &[f64]) -> Result<Vec<Point>> {
-        let Samples { instructions, targets, shape, tile_len, .. } = self.samples;
-        let Shape { n_classes, n_heads, .. } = shape;
-        check::lengths(shape, t.len() / n_heads, t)?;
-        let m = shape.n_outputs();
-        self.each_part(|scratch, Piece { weights, part, z, direction, .. }| {
-            part.sums.reset(t.len());
-            let mut directions = direction.chunks(tile_len * m);
-            for (index, z) in z.chunks(tile_len * m).enumerate() {
-                let (first, direction) = (part.first + index * tile_len, directions.next().unwrap_or_default());
-                if are_nothing(weights, first, z.len() / m) {
-                    continue;
-                }
-                let weights = weights_from(weights, first);
-                let residual = &mut scratch.residual[..z.len()];
-                let Sums { losses, slopes, .. } = &mut part.sums;
-                let sums = losses.chunks_exact_mut(n_heads).zip(slopes.chunks_exact_mut(n_heads));
-                for (t, (losses, slopes)) in t.chunks_exact(n_heads).zip(sums) {
-                    let (residual, totals) = (&mut *residual, Totals { losses, slopes, bias_gradient: &mut [] });
-                    instructions.run(Residual {
-                        first,
-                        t,
-                        z,
-                        direction,
-                        targets,
-                        n_classes,
-                        weights,
-                        residual,
-                        totals,
-                    });
-                }
-            }
-        });
-        Ok(Sums::points(self.kept.sums(), n_heads))
+        check::lengths(self.samples.shape, t.len() / self.samples.shape.n_heads, t)?;
+        match self.kept.is_draft {
+            true => self.along_in::<f32>(t),
+            false => self.along_in::<f64>(t),
+        }
+        Ok(Sums::points(self.kept.sums(), self.samples.shape.n_heads))
     }
 
     fn shift(&mut self, intercept: &[f64]) -> Result<Option<(Point, Vec<f64>)>> {
-        let Samples { instructions, targets, shape, tile_len, .. } = self.samples;
-        let Shape { n_classes, n_heads, .. } = shape;
-        let (m, t) = (shape.n_outputs(), &vec![0.0; n_heads][..]);
         self.kept.bias.copy_from_slice(intercept);
-        self.each_part(|scratch, Piece { weights, bias, part, z, .. }| {
-            part.sums.reset(n_heads);
-            for (index, z) in z.chunks_mut(tile_len * m).enumerate() {
-                instructions.run(AddToRows { rows: &mut *z, row: bias });
-                let first = part.first + index * tile_len;
-                let (weights, direction) = (weights_from(weights, first), &[][..]);
-                let residual = &mut scratch.residual[..z.len()];
-                let totals = part.sums.totals();
-                instructions.run(Residual { first, t, z, direction, targets, n_classes, weights, residual, totals });
-            }
-        });
-        let mut gradient = vec![0.0; m];
+        match self.kept.is_draft {
+            true => self.shift_in::<f32>(),
+            false => self.shift_in::<f64>(),
+        }
+        let mut gradient = vec![0.0; self.samples.shape.n_outputs()];
         Sums::bias_gradient(self.kept.sums(), &mut gradient);
-        Ok(Some((Sums::point(self.kept.sums(), n_heads), gradient)))
+        Ok(Some((Sums::point(self.kept.sums(), self.samples.shape.n_heads), gradient)))
     }
 
     fn shift_curvature(&mut self, vector: &[f64]) -> Result<Option<Vec<f64>>> {
-        let Samples { instructions, shape, tile_len, .. } = self.samples;
-        let Shape { n_classes, n_heads, .. } = shape;
-        let m = shape.n_outputs();
-        self.each_part(|scratch, Piece { weights, part, z, .. }| {
-            part.sums.reset(n_heads);
-            for (index, z) in z.chunks(tile_len * m).enumerate() {
-                let weights = weights_from(weights, part.first + index * tile_len);
-                let residual = &mut scratch.residual[..z.len()];
-                let (v, bias_gradient) = (vector, &mut part.sums.bias_gradient);
-                instructions.run(Curvature { z, v, n_classes, n_heads, weights, residual, bias_gradient });
-            }
-        });
-        let mut product = vec![0.0; m];
+        match self.kept.is_draft {
+            true => self.shift_curvature_in::<f32>(vector),
+            false => self.shift_curvature_in::<f64>(vector),
+        }
+        let mut product = vec![0.0; self.samples.shape.n_outputs()];
         Sums::bias_gradient(self.kept.sums(), &mut product);
         Ok(Some(product))
     }

@@ -71,7 +71,7 @@ pub(super) struct Kept {
     /// The same for matrix units.
     split_weights: Vec<Halves>,
     pub bias: Vec<f64>,
-    /// Z and Zₚ, (n × h·q).
+    /// Z and Zₚ, memory for either precision: of each part, (samples × h·q) in that of the products.
     z: Vec<f64>,
     direction: Vec<f64>,
     /// t of each head, Z + t·Zₚ being what Z is to become: the next pass sees to it, as it reads both anyway. Empty where Z is what it is.
@@ -148,8 +148,8 @@ pub(super) struct Piece<'p> {
     split_weights: &'p [Halves],
     pub bias: &'p [f64],
     pub part: &'p mut Part,
+    /// As [`Kept`] has them; the direction is empty where there was none.
     pub z: &'p mut [f64],
-    /// Empty where there was no direction.
     pub direction: &'p mut [f64],
     ahead: &'p [f64],
 }
@@ -192,7 +192,10 @@ impl Kept {
             let n_classes = samples.shape.n_classes;
             samples.each_part(scratch, self, |_, mut piece| {
                 let all = 0..piece.z.len();
-                piece.settle(samples.instructions, all, n_classes);
+                match piece.is_draft {
+                    true => piece.settle::<f32>(samples.instructions, all, n_classes),
+                    false => piece.settle::<f64>(samples.instructions, all, n_classes),
+                }
             });
             self.ahead.clear();
         }
@@ -472,7 +475,7 @@ impl<'a, T: Element> Samples<'a, T> {
                 Tile { x, n, strides: [SLAB, n * SLAB] }
             }
         };
-        let product = &mut scratch.product[..n * m];
+        let product = &mut F::within(&mut scratch.product)[..n * m];
         let residual = &mut F::within(&mut scratch.residual)[..n * m];
         let (w, bias) = (&F::of(piece.weights_in_slabs)[..n_slabs * m * SLAB], piece.bias);
         if let Some(out) = piece.logits(instructions, &rows, m, product) {
@@ -509,7 +512,7 @@ impl<'a, T: Element> Samples<'a, T> {
             let scale = self.scale as f32;
             instructions.run(SplitFeatures { x: self.x, first, n, scale, by_sample, by_feature });
         }
-        let product = &mut scratch.product[..n * m];
+        let product = &mut f32::within(&mut scratch.product)[..n * m];
         let residual = &mut f32::within(&mut scratch.residual)[..n * m];
         let (weights, bias) = (piece.split_weights, piece.bias);
         if let Some(out) = piece.logits(instructions, &rows, m, product) {
@@ -534,15 +537,15 @@ impl<'a, T: Element> Samples<'a, T> {
         piece: &mut Piece,
         of_part: usize,
         rows: Range<usize>,
-        v: &[f64],
+        v: &[F],
         residual: &mut [F],
     ) {
         let Self { instructions, targets, shape: Shape { n_classes, n_heads, .. }, .. } = *self;
         let of_rows = rows.start * n_classes * n_heads..rows.end * n_classes * n_heads;
         let first = of_part + rows.start;
         let weights = weights_from(piece.weights, first);
-        let z = &mut piece.z[of_rows.clone()];
-        let direction = piece.direction.get_mut(of_rows).unwrap_or_default();
+        let z = &F::of(piece.z)[of_rows.clone()];
+        let direction = F::of(piece.direction).get(of_rows).unwrap_or_default();
         if piece.product == Product::Vector {
             let bias_gradient = &mut piece.part.sums.bias_gradient;
             instructions.run(Curvature { z, v, n_classes, n_heads, weights, residual, bias_gradient });
@@ -564,27 +567,27 @@ impl<'a, T: Element> Samples<'a, T> {
 
 impl Piece<'_> {
     /// Makes the values `of_rows` of Z what they are to become.
-    fn settle(&mut self, instructions: Instructions, of_rows: Range<usize>, n_classes: usize) {
-        if let Some(direction) = self.direction.get(of_rows.clone()).filter(|_| !self.ahead.is_empty()) {
-            instructions.run(Advance { z: &mut self.z[of_rows], direction, t: self.ahead, n_classes });
+    fn settle<F: Real>(&mut self, instructions: Instructions, of_rows: Range<usize>, n_classes: usize) {
+        if let Some(direction) = F::of(self.direction).get(of_rows.clone()).filter(|_| !self.ahead.is_empty()) {
+            instructions.run(Advance { z: &mut F::within(self.z)[of_rows], direction, t: self.ahead, n_classes });
         }
     }
 
     /// Where the logits of these rows go: `product` is for those that are not kept. None when none are asked
     /// for. Those that are kept are made what they are to become.
-    fn logits<'r>(
+    fn logits<'r, F: Real>(
         &'r mut self,
         instructions: Instructions,
         rows: &Range<usize>,
         m: usize,
-        product: &'r mut [f64],
-    ) -> Option<&'r mut [f64]> {
+        product: &'r mut [F],
+    ) -> Option<&'r mut [F]> {
         let rows = rows.start * m..rows.end * m;
-        self.settle(instructions, rows.clone(), m / self.ahead.len().max(1));
+        self.settle::<F>(instructions, rows.clone(), m / self.ahead.len().max(1));
         match self.product {
             Product::None => None,
-            Product::Point => Some(&mut self.z[rows]),
-            Product::Direction => self.direction.get_mut(rows),
+            Product::Point => Some(&mut F::within(self.z)[rows]),
+            Product::Direction => F::within(self.direction).get_mut(rows),
             Product::Vector => Some(product),
         }
     }

@@ -1,5 +1,4 @@
-//! The loss of each sample, its residual P − Y and the curvature, from logits in double precision; in drafts, from what is left of them
-//! without the largest of each sample on, in single precision.
+//! The loss of each sample, its residual P − Y and the curvature, from logits; in drafts all of it but the sums in single precision.
 
 use super::lanes::{Kernel, Lanes};
 use super::real::Real;
@@ -14,8 +13,8 @@ pub(super) struct Residual<'a, F> {
     pub first: usize,
     pub t: &'a [f64],
     /// (samples × h·q), and so are direction, where there is one, and residual.
-    pub z: &'a [f64],
-    pub direction: &'a [f64],
+    pub z: &'a [F],
+    pub direction: &'a [F],
     pub targets: &'a Targets<'a>,
     pub n_classes: usize,
     /// s of each sample, or one for all.
@@ -37,9 +36,9 @@ pub(super) struct Totals<'a> {
 /// output.
 pub(super) struct Curvature<'a, F> {
     /// (samples × h·q), and so is the residual.
-    pub z: &'a [f64],
+    pub z: &'a [F],
     /// The same, or (h·q) for all samples.
-    pub v: &'a [f64],
+    pub v: &'a [F],
     pub n_classes: usize,
     pub n_heads: usize,
     pub weights: &'a [f64],
@@ -49,15 +48,15 @@ pub(super) struct Curvature<'a, F> {
 }
 
 /// The row is added to each of `rows`, (n × m).
-pub(super) struct AddToRows<'a> {
-    pub rows: &'a mut [f64],
+pub(super) struct AddToRows<'a, F> {
+    pub rows: &'a mut [F],
     pub row: &'a [f64],
 }
 
 /// Z ← Z + t·Zₚ by sample and head, t of each head.
-pub(super) struct Advance<'a> {
-    pub z: &'a mut [f64],
-    pub direction: &'a [f64],
+pub(super) struct Advance<'a, F> {
+    pub z: &'a mut [F],
+    pub direction: &'a [F],
     pub t: &'a [f64],
     pub n_classes: usize,
 }
@@ -192,6 +191,13 @@ impl<F: Real> Rows<F> {
     }
 }
 
+#[inline(always)]
+fn widen<F: Real>(to: &mut [f64], from: &[F]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.to_f64();
+    }
+}
+
 /// The sum over the lanes of as many vectors as 16 values are; the others are 0.
 #[inline(always)]
 fn total<L: Lanes>(lanes: L, sums: [L::D; VECTORS]) -> f64 {
@@ -220,9 +226,9 @@ impl<F: Real> Kernel for Residual<'_, F> {
         for (index, out) in residual.chunks_exact_mut(q).enumerate() {
             let (row, head) = (index / n_heads, index % n_heads);
             let weight = weight(weights, row);
-            rows.o[..q].copy_from_slice(&z[index * q..][..q]);
+            widen(&mut rows.o, &z[index * q..][..q]);
             if !direction.is_empty() {
-                rows.v[..q].copy_from_slice(&direction[index * q..][..q]);
+                widen(&mut rows.v, &direction[index * q..][..q]);
                 rows.go(t[head]);
             }
             let max = rows.maximum(lanes);
@@ -276,8 +282,8 @@ impl<F: Real> Kernel for Curvature<'_, F> {
         let mut vectors = v.chunks_exact(q).cycle();
         for (index, (z, out)) in z.chunks_exact(q).zip(residual.chunks_exact_mut(q)).enumerate() {
             let Some(v) = vectors.next() else { break };
-            rows.o[..q].copy_from_slice(z);
-            rows.v[..q].copy_from_slice(v);
+            widen(&mut rows.o, z);
+            widen(&mut rows.v, v);
             let max = rows.maximum(lanes);
             let total = rows.exp(lanes, max);
             let mean = rows.product(lanes) / total;
@@ -292,18 +298,18 @@ impl<F: Real> Kernel for Curvature<'_, F> {
     }
 }
 
-impl Kernel for AddToRows<'_> {
+impl<F: Real> Kernel for AddToRows<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, _lanes: L) {
         for to in self.rows.chunks_exact_mut(self.row.len()) {
-            to.iter_mut().zip(self.row).for_each(|(to, value)| *to += value);
+            to.iter_mut().zip(self.row).for_each(|(to, value)| *to = F::from_f64(to.to_f64() + value));
         }
     }
 }
 
-impl Kernel for Advance<'_> {
+impl<F: Real> Kernel for Advance<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -311,7 +317,8 @@ impl Kernel for Advance<'_> {
         let Self { z, direction, t, n_classes } = self;
         let heads = z.chunks_exact_mut(n_classes).zip(direction.chunks_exact(n_classes));
         for ((z, direction), t) in heads.zip(t.iter().cycle()) {
-            z.iter_mut().zip(direction).for_each(|(z, direction)| *z += t * direction);
+            let t = F::from_f64(*t);
+            z.iter_mut().zip(direction).for_each(|(z, &direction)| *z = *z + t * direction);
         }
     }
 }

@@ -244,7 +244,7 @@ pub(in crate::backend::cpu) struct UnitLogits<'a> {
     pub bias: &'a [f64],
     pub n: usize,
     pub m: usize,
-    pub out: &'a mut [f64],
+    pub out: &'a mut [f32],
 }
 
 impl Kernel for UnitLogits<'_> {
@@ -257,6 +257,8 @@ impl Kernel for UnitLogits<'_> {
         let in_features = weights.len() / in_outputs;
         assert!(bias.len() == m && by_sample.len() >= 2 * in_samples * in_features && out.len() >= n * m);
         let tiles = units.configure();
+        let mut biases = vec![0.0; in_outputs * SIDE];
+        biases.iter_mut().zip(bias).for_each(|(to, &bias)| *to = bias as f32);
         let mut sums = [Sums::ZERO; 4];
         for s in 0..in_samples {
             for first in (0..in_features).step_by(DEPTH) {
@@ -282,11 +284,22 @@ impl Kernel for UnitLogits<'_> {
                         for column in 0..columns {
                             let sums = &sums[row / SIDE * 2 + column].0[row % SIDE];
                             let of_tile = (o + column) * SIDE..m.min((o + column + 1) * SIDE);
-                            let out = &mut out[sample * m..][of_tile.clone()];
-                            if first == 0 {
-                                out.copy_from_slice(&bias[of_tile]);
+                            let out = &mut out[sample * m..][of_tile];
+                            let bias = &biases[(o + column) * SIDE..][..SIDE];
+                            if let (true, Some(out)) = (first == 0, out.first_chunk_mut::<SIDE>()) {
+                                for lane in (0..SIDE).step_by(L::N) {
+                                    // SAFETY: 16 values of each.
+                                    unsafe {
+                                        let sums = lanes.load(sums.as_ptr().add(lane));
+                                        let logits = lanes.add(sums, lanes.load(bias.as_ptr().add(lane)));
+                                        lanes.store(out.as_mut_ptr().add(lane), logits);
+                                    }
+                                }
+                            } else {
+                                for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+                                    *out = sum + if first == 0 { *bias } else { *out };
+                                }
                             }
-                            add_wide(lanes, sums, 1.0, out, true);
                         }
                     }
                 }

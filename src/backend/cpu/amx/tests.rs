@@ -72,11 +72,10 @@ fn products_of_halves_are_nearly_those_of_single_precision() {
 
         let x = |i: usize, k: usize| f64::from(x[i * d + k]) * f64::from(scale);
         let logits_of = |by_sample: &[Halves]| {
-            let mut out = vec![f64::NAN; n * m];
+            let mut out = vec![f32::NAN; n * m];
             let bias: Vec<f64> = (0..m).map(|j| 1.0 + j as f64).collect();
             with.run(UnitLogits { units, by_sample, weights: &split_weights, bias: &bias, n, m, out: &mut out });
-            out.iter_mut().zip(bias.iter().cycle()).for_each(|(o, b)| *o -= b);
-            out
+            out.iter().zip(bias.iter().cycle()).map(|(&o, b)| f64::from(o) - b).collect::<Vec<f64>>()
         };
         let check_logits = |found: &[f64]| {
             compare(found, &product((n, d, m), x, |k, j| weights[k * m + j]), bound(d))
