@@ -220,10 +220,10 @@ impl Batch {
             true => Prepared::Proximal(proximal::Prepared::new(curvature, shape, past)?),
             false => {
                 let uncentred = objective.uncentred(&parameters);
-                let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut past.gram)?;
-                match past.is_sharp {
-                    true => preconditioner.sharpen(&mut objective, &parameters)?,
-                    false => preconditioner.prepare(),
+                let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut past.gram, past.sharp)?;
+                match past.sharp {
+                    Some(_) => preconditioner.sharpen(&mut objective, &parameters)?,
+                    None => preconditioner.prepare(),
                 }
                 Prepared::QuasiNewton(self.method, Box::new(preconditioner), sample.map(Box::new))
             }
@@ -231,7 +231,7 @@ impl Batch {
         let (begin, before) = (Instant::now(), observer.elapsed());
         let minimum = self.minimise_in_legs(&mut method, &mut objective, parameters, n_samples, past, observer)?;
         if let Prepared::QuasiNewton(_, preconditioner, _) = &method {
-            past.is_sharp = past.is_path() && preconditioner.is_sharp();
+            past.sharp = preconditioner.sharp().filter(|_| past.is_path());
         }
         let Minimum { mut parameters, reason, first_gradient, .. } = minimum;
         let (training, counts) = (before + begin.elapsed(), objective.counts());

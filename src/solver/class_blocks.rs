@@ -215,7 +215,7 @@ mod tests {
             has_intercept,
         };
         let uncentred = objective.uncentred(&parameters);
-        let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut None).unwrap();
+        let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut None, None).unwrap();
         preconditioner.prepare();
         // In units in which the scale of columns does not matter.
         let error = |preconditioner: &Preconditioner| {

@@ -17,8 +17,8 @@ pub(crate) struct Past {
     pub(crate) moments: Option<Moments>,
     /// G of the features that vary, where there is no l1 penalty.
     pub(super) gram: Option<Vec<f64>>,
-    /// Whether the last fit ended with the Hessian class by class, with which the next one begins.
-    pub(super) is_sharp: bool,
+    /// The mean curvature of the classes, where the last fit ended with the Hessian class by class, with which the next one begins.
+    pub(crate) sharp: Option<f64>,
     /// Whether the fits are of a search for the best: they need no certificate, nor does anybody ask what they do on the training data.
     is_search: bool,
 }
@@ -32,14 +32,9 @@ impl Past {
         Self { is_search: true, ..Self::default() }
     }
 
-    /// Of a fit of its own whose start is near the solution, where the Hessian class by class may be worth it from the first step.
-    pub fn of_start(is_sharp: bool) -> Self {
-        Self { is_sharp, ..Self::default() }
-    }
-
-    /// Whether the last fit ended with the Hessian class by class.
-    pub fn is_sharp(&self) -> bool {
-        self.is_sharp
+    /// Of a fit of its own whose start is near the solution, where others had the Hessian class by class.
+    pub fn of_start(sharp: Option<f64>) -> Self {
+        Self { sharp, ..Self::default() }
     }
 
     pub fn is_search(&self) -> bool {

@@ -54,7 +54,10 @@ pub(super) struct Preconditioner<'a> {
     has_intercept: bool,
     features: FeatureFactor,
     classes: ClassFactor,
-    sample: ClassSample<'a>,
+    /// The mean of the eigenvalues of A that units are for.
+    mean_curvature: f64,
+    /// There once A is taken.
+    sample: Option<ClassSample<'a>>,
     curvature: Curvature<'a, 'a>,
     /// In the place of all that, once they are worth it.
     blocks: Option<Blocks>,
@@ -108,20 +111,28 @@ pub(super) struct Curvature<'a, 's> {
 }
 
 impl<'a> Preconditioner<'a> {
-    /// For parameters near `parameters` (not centred), which A is taken at; to be sharpened or prepared before it is applied. G is taken from `kept`, where fits before on the same
-    /// samples have left it, or left there.
+    /// For parameters near `parameters` (not centred), which A is taken at; to be sharpened or prepared before it is applied. G is taken
+    /// from `kept`, where fits before on the same samples have left it, or left there. Where it is to be `sharp`, with the mean curvature
+    /// of one before, A is a multiple of the identity at first.
     pub fn new(
         curvature: Curvature<'a, 'a>,
         parameters: &[f64],
         shape: Shape,
         kept: &mut Option<Vec<f64>>,
+        sharp: Option<f64>,
     ) -> Result<Self> {
         let Curvature { features, scale, weights, has_intercept, .. } = curvature;
-        let sample = ClassSample::new(features, scale, weights, shape)?;
-        let classes = ClassFactor::new(&sample, parameters)?;
-        let mean = classes.eigenvalues.iter().sum::<f64>() / classes.eigenvalues.len() as f64;
-        let features = FeatureFactor::new(&curvature, mean, kept)?;
-        Ok(Self { shape, has_intercept, features, classes, sample, curvature, blocks: None })
+        let (sample, classes) = match sharp {
+            Some(mean) => (None, ClassFactor { q: None, eigenvalues: vec![mean; shape.n_classes] }),
+            None => {
+                let sample = ClassSample::new(features, scale, weights, shape)?;
+                let classes = ClassFactor::new(&sample, parameters)?;
+                (Some(sample), classes)
+            }
+        };
+        let mean_curvature = classes.eigenvalues.iter().sum::<f64>() / classes.eigenvalues.len() as f64;
+        let features = FeatureFactor::new(&curvature, mean_curvature, kept)?;
+        Ok(Self { shape, has_intercept, features, classes, mean_curvature, sample, curvature, blocks: None })
     }
 
     /// What [`Preconditioner::sharpen`] takes, in evaluations; nothing where it cannot be.
@@ -167,6 +178,11 @@ impl<'a> Preconditioner<'a> {
         self.blocks.is_some()
     }
 
+    /// The mean curvature of the classes, where it has.
+    pub fn sharp(&self) -> Option<f64> {
+        self.is_sharp().then_some(self.mean_curvature)
+    }
+
     fn means(&self) -> Option<Means<'_>> {
         let FeatureFactor { varying, size, gram: Gram::Full(gram, _), penalty, .. } = &self.features else {
             return None;
@@ -180,7 +196,12 @@ impl<'a> Preconditioner<'a> {
         if self.blocks.is_some() {
             return Ok(());
         }
-        self.classes = ClassFactor::new(&self.sample, parameters)?;
+        let Curvature { features, scale, weights, .. } = self.curvature;
+        let sample = match self.sample.take() {
+            Some(sample) => sample,
+            None => ClassSample::new(features, scale, weights, self.shape)?,
+        };
+        self.classes = ClassFactor::new(self.sample.insert(sample), parameters)?;
         self.features.prepare(&self.classes.eigenvalues);
         Ok(())
     }

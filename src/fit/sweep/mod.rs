@@ -358,10 +358,10 @@ impl Sweep {
             None => solver,
         };
         let solved = solved.get(chosen).filter(|_| estimator.init.is_none());
-        let fit = match solved.and_then(|solved| Some((solved.start(l1 > 0.0)?, solved.is_sharp))) {
-            Some((model, is_sharp)) => {
+        let fit = match solved.and_then(|solved| Some((solved.start(l1 > 0.0)?, solved.sharp))) {
+            Some((model, sharp)) => {
                 let mut on_epoch = |_: &Progress| ControlFlow::Continue(());
-                estimator.init(&model).fit_after(&mut Past::of_start(is_sharp), data, &mut on_epoch)?
+                estimator.init(&model).fit_after(&mut Past::of_start(sharp), data, &mut on_epoch)?
             }
             None => estimator.fit(data)?,
         };

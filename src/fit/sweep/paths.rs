@@ -26,8 +26,8 @@ pub(super) struct Paths {
 pub(super) struct Solved {
     /// Of the first folds, of all where they do not take too much memory.
     models: Vec<Model>,
-    /// Whether they ended with the Hessian class by class.
-    pub is_sharp: bool,
+    /// The mean curvature of the classes, where all ended with the Hessian class by class.
+    pub sharp: Option<f64>,
 }
 
 /// Weights and intercepts of all models of other folds than the first, 128 MiB.
@@ -89,7 +89,7 @@ impl Sweep {
                     let before = path.ratio * of_candidates.len();
                     for (all, of_fold) in solved.iter_mut().skip(before).zip(of_candidates) {
                         all.models.extend(of_fold.models);
-                        all.is_sharp &= of_fold.is_sharp;
+                        all.sharp = all.sharp.and_then(|_| of_fold.sharp);
                     }
                 }
             }
@@ -132,7 +132,7 @@ impl Sweep {
             tell(&head);
             heads.push(head);
             let models = if is_kept { vec![fit.model] } else { Vec::new() };
-            solved.push(Solved { models, is_sharp: past.is_sharp() });
+            solved.push(Solved { models, sharp: past.sharp });
             Ok(())
         })?;
         Ok((heads, solved))
