@@ -8,7 +8,7 @@
 use ndarray::{Array2, ArrayView2, Zip, s};
 use rayon::prelude::*;
 
-use super::preconditioner::{ClassSample, invert_root, multiply_into, strips};
+use super::preconditioner::{ClassSample, invert_halves_of_root, multiply_into, strips};
 use super::vector::{centre_over_classes, max_abs};
 use crate::backend::cpu::{Gram, InverseRoot};
 use crate::error::Result;
@@ -126,7 +126,7 @@ impl Blocks {
             }
             let pivot = |&value: &f32| (LEAST_PIVOT * value, value.max(LEAST_PIVOT));
             let pivots: Vec<(f32, f32)> = block.diag().iter().map(pivot).collect();
-            invert_root(&mut block.view_mut(), &pivots);
+            invert_halves_of_root(&mut block.view_mut(), &pivots);
             InverseRoot::new(block.view())
         };
         let roots: Vec<InverseRoot> = (0..q).into_par_iter().map_init(memory, root).collect();
@@ -149,7 +149,7 @@ impl Blocks {
             let of_classes = g[index..].iter_mut().step_by(length);
             of_classes.zip(&gradient[k * q..][..q]).for_each(|(to, value)| *to = (size * value / unit) as f32);
         }
-        let of_classes = g.par_chunks_exact(length).zip(solved.par_chunks_exact_mut(length));
+        let of_classes = g.par_chunks_exact_mut(length).zip(solved.par_chunks_exact_mut(length));
         of_classes.zip(&self.roots).for_each(|((g, x), root)| root.solve(g, x));
         for (index, (k, size)) in rows().enumerate() {
             let row = &mut result[k * q..][..q];

@@ -488,6 +488,25 @@ pub(super) fn invert_root<F: NdFloat>(matrix: &mut ArrayViewMut2<F>, pivots: &[(
     if n <= SMALL {
         return invert_small_root(matrix, pivots);
     }
+    invert_halves_of_root(matrix, pivots);
+    // −S⁻¹·B·F⁻¹ in the place of B.
+    let (above, mut below) = matrix.view_mut().split_at(Axis(0), n / 2);
+    let (first, _) = above.view().split_at(Axis(1), n / 2);
+    let (mut between, second) = below.view_mut().split_at(Axis(1), n / 2);
+    let mut product = Array2::zeros(between.raw_dim());
+    for strip in strips(first.nrows()) {
+        let (from, factor) = (between.slice(s![.., strip.start..]), first.slice(s![strip.start.., strip.clone()]));
+        multiply_into(F::one(), from, factor, F::zero(), &mut product.slice_mut(s![.., strip]));
+    }
+    for strip in strips(second.nrows()) {
+        let (factor, from) = (second.slice(s![strip.clone(), ..strip.end]), product.slice(s![..strip.end, ..]));
+        multiply_into(-F::one(), factor, from, F::zero(), &mut between.slice_mut(s![strip, ..]));
+    }
+}
+
+/// The same, but with F⁻¹, B and S⁻¹ of L = (F 0; B S), F of half as many rows.
+pub(super) fn invert_halves_of_root<F: NdFloat>(matrix: &mut ArrayViewMut2<F>, pivots: &[(F, F)]) {
+    let n = matrix.nrows();
     let (mut above, mut below) = matrix.view_mut().split_at(Axis(0), n / 2);
     let (mut first, mut zeros) = above.view_mut().split_at(Axis(1), n / 2);
     let (mut between, mut second) = below.view_mut().split_at(Axis(1), n / 2);
@@ -505,16 +524,8 @@ pub(super) fn invert_root<F: NdFloat>(matrix: &mut ArrayViewMut2<F>, pivots: &[(
         let mut to = second.slice_mut(s![strip.clone(), ..strip.end]);
         multiply_into(-F::one(), rows, before.t(), F::one(), &mut to);
     }
+    between.assign(&lower);
     invert_root(&mut second, of_second);
-    let mut product = Array2::zeros(between.raw_dim());
-    for strip in strips(first.nrows()) {
-        let (from, factor) = (lower.slice(s![.., strip.start..]), first.slice(s![strip.start.., strip.clone()]));
-        multiply_into(F::one(), from, factor, F::zero(), &mut product.slice_mut(s![.., strip]));
-    }
-    for strip in strips(second.nrows()) {
-        let (factor, from) = (second.slice(s![strip.clone(), ..strip.end]), product.slice(s![..strip.end, ..]));
-        multiply_into(-F::one(), factor, from, F::zero(), &mut between.slice_mut(s![strip, ..]));
-    }
 }
 
 /// Rows, or columns, of which a product with half a matrix leaves out the other half.
