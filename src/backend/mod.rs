@@ -377,7 +377,7 @@ fn n_samples(chunks: &[Range<usize>]) -> usize {
 /// intercept as the weight of a constant feature 1; on the host they are in `f64`. A length t is given for each head. A
 /// direction must have been given before a length other than 0 is.
 pub trait Loss {
-    /// Whether the arithmetic is in double precision.
+    /// Whether the arithmetic is in double precision, from the next [`Loss::start`] on.
     fn is_double(&self) -> bool;
 
     /// Whether products may be in single precision from the next [`Loss::start`] on: in drafts, far from the minimum. At first they

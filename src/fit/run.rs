@@ -474,8 +474,10 @@ impl Run<'_> {
         let Outcome { mut weights, mut epochs, mut reason, best_epoch } = observer.finish(reason, last);
         epochs.iter_mut().for_each(|epoch| epoch.seed = seed);
         let is_stopped = matches!(reason, StopReason::Caller | StopReason::TimeLimit);
-        // On the CPU batch solvers are in double precision anyway.
-        let is_exact = optimum.is_some() && device.info().kind == DeviceKind::Cpu;
+        let is_exact = match solver.kind() {
+            Kind::Batch(solver) => solver.is_exact() && device.info().kind == DeviceKind::Cpu,
+            Kind::Stochastic(_) => false,
+        };
         if estimator.polish && !is_stopped && !is_exact {
             let cpu = Device::cpu();
             let mut session = cpu.session(data.features(), scale, Some(supervision))?;

@@ -41,7 +41,7 @@ impl Model {
         Ok((classes, Parameters { shape, values }))
     }
 
-    /// The mean of models of the same classes and features; nothing of none, of others, and of structured weights.
+    /// The mean of models of the same classes and features; nothing of none, of others, of structured weights, and where it is not finite.
     pub(crate) fn mean(models: &[Self]) -> Option<Self> {
         let first = models.first()?;
         let is_alike = |model: &Self| {
@@ -54,8 +54,11 @@ impl Model {
         let all: Vec<&[f32]> = models.iter().map(|model| &model.weights.dense().values[..]).collect();
         let n = models.len() as f64;
         let mean = |index: usize| (all.iter().map(|values| f64::from(values[index])).sum::<f64>() / n) as f32;
-        let values = (0..first.weights.shape().n_parameters()).map(mean).collect();
-        Some(Self { weights: Parameters { shape: first.weights.shape(), values }.into(), ..first.clone() })
+        let values: Vec<f32> = (0..first.weights.shape().n_parameters()).map(mean).collect();
+        values
+            .iter()
+            .all(|value| value.is_finite())
+            .then(|| Self { weights: Parameters { shape: first.weights.shape(), values }.into(), ..first.clone() })
     }
 
     /// That the data has as many features as the model, and of the same names where both know them.

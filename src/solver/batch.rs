@@ -10,7 +10,7 @@ use super::factor_curvature::FactorCurvature;
 use super::minimum::{Learned, Limits, Minimum};
 use super::past::Past;
 use super::preconditioner::{ClassSample, Curvature, Preconditioner, some_rows};
-use super::quasi_newton::{MOST_PAIRS, Method, minimise};
+use super::quasi_newton::{MOST_PAIRS, Method, ends_in_drafts, minimise};
 use super::vector::centre_over_classes;
 use super::{Observer, Progress, SolverState, StopReason, factored, proximal};
 use crate::backend::cpu::Moments;
@@ -144,6 +144,11 @@ impl Batch {
 
     pub fn max_iterations(&self) -> usize {
         self.limits.max_iterations
+    }
+
+    /// Whether it ends in double precision on the CPU.
+    pub fn is_exact(&self) -> bool {
+        !ends_in_drafts(self.limits.tolerance)
     }
 
     /// The settings for the record of a model.

@@ -65,8 +65,7 @@ impl Blocks {
         let mut weights = Array2::<f64>::zeros((q, p.nrows()));
         for ((p, mut to), s) in p.rows().into_iter().zip(weights.columns_mut()).zip(sample.weights()) {
             let root = s.sqrt();
-            let weight = |p: f64| like * (p * root - p * p).max(0.0);
-            to.iter_mut().zip(p).for_each(|(to, &p)| *to = weight(p.into()));
+            to.iter_mut().zip(p).for_each(|(to, p)| *to = like * (p * root - p * p).max(0.0));
         }
         let least_total = (LEAST_CURVATURE * weights.sum() / q as f64).max(1e-30);
         // A block, rows in its units and one as it is, and what their product takes on matrix units.

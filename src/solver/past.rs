@@ -17,7 +17,8 @@ pub(crate) struct Past {
     pub(crate) moments: Option<Moments>,
     /// G of the features that vary, where there is no l1 penalty.
     pub(super) gram: Option<Vec<f64>>,
-    /// The mean curvature of the classes, where the last fit ended with the Hessian class by class, with which the next one begins.
+    /// The mean curvature of the classes, as it was last taken, where the last fit ended with the Hessian class by class: then the next one
+    /// begins with it.
     pub(crate) sharp: Option<f64>,
     /// Whether the fits are of a search for the best: they need no certificate, nor does anybody ask what they do on the training data.
     is_search: bool,

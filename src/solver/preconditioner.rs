@@ -54,7 +54,7 @@ pub(super) struct Preconditioner<'a> {
     has_intercept: bool,
     features: FeatureFactor,
     classes: ClassFactor,
-    /// The mean of the eigenvalues of A that units are for.
+    /// The mean of the eigenvalues of A that units are for, as it was last taken.
     mean_curvature: f64,
     /// There once A is taken.
     sample: Option<ClassSample<'a>>,
@@ -153,6 +153,9 @@ impl<'a> Preconditioner<'a> {
             let parameters = objective.uncentred(parameters);
             let blocks = objective.on_all_threads(|| Blocks::new(&sample, &parameters, &means));
             self.blocks = blocks.transpose()?.flatten();
+            if self.blocks.is_none() && self.sample.is_none() {
+                self.refresh(&parameters)?;
+            }
             objective.count_products((2.0 * price).ceil() as usize);
         }
         // Where there are none, the product of means goes on.
@@ -280,23 +283,26 @@ impl<'a> ClassSample<'a> {
     }
 
     /// The mean of the probabilities of each class for parameters that are not centred, and of each row the probabilities times
-    /// the root of its weight, (rows × q).
-    pub fn probabilities(&self, parameters: &[f64]) -> Result<(Vec<f64>, Array2<f32>)> {
+    /// the root of its weight, (rows × q). Logits and exponentials are in single precision, their sums in double: 1 − p of a row that the
+    /// model is sure of is what the others have.
+    pub fn probabilities(&self, parameters: &[f64]) -> Result<(Vec<f64>, Array2<f64>)> {
         let (n, q) = (self.rows.n_samples(), self.shape.n_classes);
         let values = parameters.iter().map(|&value| value as f32).collect();
         let parameters = Parameters { shape: self.shape, values };
-        let mut p = vec![0.0; n * q];
-        let softmax = |_, rows: &mut [f32]| rows.chunks_exact_mut(q).for_each(cpu::softmax_of_row);
-        Cpu::new().session(&self.rows, self.scale, None)?.logits_into(&parameters, &mut p, &softmax)?;
+        let mut exponentials = vec![0.0; n * q];
+        let exp = |_, rows: &mut [f32]| rows.chunks_exact_mut(q).for_each(cpu::exp_of_row);
+        Cpu::new().session(&self.rows, self.scale, None)?.logits_into(&parameters, &mut exponentials, &exp)?;
+        let mut p = Array2::<f64>::zeros((n, q));
         let mut mean = vec![0.0; q];
-        for (p, &weight) in p.chunks_exact_mut(q).zip(&self.weights) {
-            let root = weight.sqrt() as f32;
-            for (p, mean) in p.iter_mut().zip(&mut mean) {
-                *mean += weight * f64::from(*p);
-                *p *= root;
+        for ((from, mut p), &weight) in exponentials.chunks_exact(q).zip(p.rows_mut()).zip(&self.weights) {
+            let factor = 1.0 / from.iter().map(|&e| f64::from(e)).sum::<f64>();
+            let root = weight.sqrt();
+            for ((p, mean), &e) in p.iter_mut().zip(&mut mean).zip(from) {
+                let value = factor * f64::from(e);
+                *mean += weight * value;
+                *p = root * value;
             }
         }
-        let p = Array2::from_shape_vec((n, q), p).unwrap_or_default();
         Ok((mean, p))
     }
 
@@ -333,7 +339,7 @@ impl<'a> ClassSample<'a> {
         let (mean, p) = self.probabilities(parameters)?;
         let (q, mut diagonal) = (mean.len(), mean);
         for row in p.rows() {
-            diagonal.iter_mut().zip(row).for_each(|(curvature, &p)| *curvature -= f64::from(p).powi(2));
+            diagonal.iter_mut().zip(row).for_each(|(curvature, &p)| *curvature -= p * p);
         }
         let least = LEAST_CURVATURE * diagonal.iter().sum::<f64>() / q as f64;
         diagonal.iter_mut().for_each(|curvature| *curvature = curvature.max(least).max(f64::MIN_POSITIVE));
@@ -341,7 +347,7 @@ impl<'a> ClassSample<'a> {
             return Ok(diagonal);
         }
         let products = multiply(p.t(), p.view());
-        let value = |j: usize, k: usize| if j == k { diagonal[j] } else { -f64::from(products[[j, k]]) };
+        let value = |j: usize, k: usize| if j == k { diagonal[j] } else { -products[[j, k]] };
         Ok((0..q * q).map(|i| value(i / q, i % q)).collect())
     }
 }

@@ -48,7 +48,12 @@ const OUTSIDE: f64 = 100.0;
 pub(super) const DRAFTED: usize = 1 << 23;
 pub(super) const DRAFT: f64 = 1e-6;
 /// Drafts do to the end where no more is asked for than this tolerance.
-const ROUGH: f64 = 10.0 * DRAFT;
+const ROUGH: f64 = 1e-5;
+
+/// Whether a solver with this tolerance may end in single precision.
+pub(super) fn ends_in_drafts(tolerance: f64) -> bool {
+    tolerance >= ROUGH
+}
 
 /// How directions are found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -327,7 +332,8 @@ pub(super) fn minimise(
             direction = preconditioner.apply(&gradient);
             decrement = dot(&gradient, &direction);
         }
-        let is_far = if tolerance >= ROUGH { gain > 0.0 } else { decrement.min(gain) > DRAFT * value };
+        let least = if ends_in_drafts(tolerance) { 0.0 } else { DRAFT * value };
+        let is_far = decrement > least && gain > least;
         if is_draft && !is_far {
             is_draft = false;
             objective.set_draft(is_draft);
@@ -426,7 +432,11 @@ pub(super) fn minimise(
         }
         n_fruitless = if gain <= FRUITLESS_SHARE * tolerance * value { n_fruitless + 1 } else { 0 };
         if n_fruitless == FRUITLESS {
-            break StopReason::Precision;
+            if !is_draft {
+                break StopReason::Precision;
+            }
+            // It may be that of single precision.
+            (gain, n_fruitless) = (0.0, 0);
         }
         if let Some(reason) = stop {
             break reason;

@@ -45,7 +45,7 @@ impl Support {
     /// Of no coordinate yet, for parameters that are not centred, of the rows that have this `share` of the curvature: a product with
     /// the rows of the sample.
     pub fn at(sample: &ClassSample, parameters: &[f64], share: f64) -> Result<Self> {
-        let p = sample.probabilities(parameters)?.1.mapv(f64::from);
+        let (_, p) = sample.probabilities(parameters)?;
         let roots: Vec<f64> = p.rows().into_iter().map(|row| row.sum()).collect();
         let curvature = |row: usize| roots[row] * roots[row] - p.row(row).iter().map(|p| p * p).sum::<f64>();
         let mut rows: Vec<(f64, usize)> = (0..p.nrows()).map(|row| (curvature(row), row)).collect();

@@ -1,5 +1,5 @@
-//! The loss over all samples and its gradient, in double precision, the products of drafts in single: [`Loss`]. The passes over the
-//! samples are in `pass`; what takes none is here.
+//! The loss over all samples and its gradient, in double precision, of drafts in single: [`Loss`]. The passes over the samples are in
+//! `pass`; what takes none is here.
 
 use std::mem;
 
@@ -98,8 +98,11 @@ impl<'a, T: Element> CpuLoss<'a, T> {
             part.sums.reset(n_heads);
             let n = z.len();
             for (index, z) in F::within(z)[..n].chunks_mut(tile_len * m).enumerate() {
-                instructions.run(AddToRows { rows: &mut *z, row: bias });
                 let first = part.first + index * tile_len;
+                if are_nothing(weights, first, z.len() / m) {
+                    continue;
+                }
+                instructions.run(AddToRows { rows: &mut *z, row: bias });
                 let (weights, direction) = (weights_from(weights, first), &[][..]);
                 let residual = &mut F::within(&mut scratch.residual)[..z.len()];
                 let totals = part.sums.totals();
@@ -116,7 +119,11 @@ impl<'a, T: Element> CpuLoss<'a, T> {
         self.each_part(|scratch, Piece { weights, part, z, .. }| {
             part.sums.reset(n_heads);
             for (index, z) in F::of(z)[..z.len()].chunks(tile_len * m).enumerate() {
-                let weights = weights_from(weights, part.first + index * tile_len);
+                let first = part.first + index * tile_len;
+                if are_nothing(weights, first, z.len() / m) {
+                    continue;
+                }
+                let weights = weights_from(weights, first);
                 let residual = &mut F::within(&mut scratch.residual)[..z.len()];
                 let (v, bias_gradient) = (&vector[..], &mut part.sums.bias_gradient);
                 instructions.run(Curvature { z, v, n_classes, n_heads, weights, residual, bias_gradient });
@@ -135,6 +142,7 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
     }
 
     fn start(&mut self, parameters: &[f64]) -> Result<Evaluation> {
+        check::values_of(self.samples.shape, parameters)?;
         self.kept.is_draft = self.is_draft;
         self.kept.set_weights(&self.samples, parameters)?;
         self.kept.forget_direction();
@@ -196,7 +204,7 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
 
     fn on_all_threads(&self, work: &mut (dyn FnMut() + Send)) {
         match &self.member {
-            Some(member) => member.threads().install(work),
+            Some(member) => member.on_all_threads(work),
             None => work(),
         }
     }

@@ -6,7 +6,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use rayon::ThreadPool;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::lanes::{Element, Instructions};
 use super::pass::{Asked, Kept, Product, Samples, Scratch};
@@ -27,8 +27,8 @@ pub(super) struct Meeting {
     /// Those of the first head, for all.
     targets: OnceLock<Arc<Targets<'static>>>,
     messages: Mutex<Sender<Message>>,
-    /// For what is no pass and takes longer than one.
-    threads: Arc<ThreadPool>,
+    /// For what is no pass and takes longer than one; made when it is first asked for.
+    threads: Arc<Threads>,
 }
 
 /// Who leads the passes.
@@ -48,8 +48,11 @@ pub(super) struct Seat(Sender<Message>);
 pub(super) struct Member {
     targets: Arc<Targets<'static>>,
     messages: Sender<Message>,
-    threads: Arc<ThreadPool>,
+    threads: Arc<Threads>,
 }
+
+/// How many there are, and the pool; nothing where it could not be made.
+struct Threads(usize, OnceLock<Option<ThreadPool>>);
 
 enum Message {
     Pass(Box<Request>),
@@ -70,13 +73,13 @@ pub(super) fn meeting<'a, T: Element>(
     x: Matrix<'a, T>,
     scale: f32,
     shape: Shape,
-    threads: ThreadPool,
 ) -> Result<(Meeting, Lead<'a, T>)> {
     let none = Targets::Classes([].as_slice().into());
     let samples = Samples::new(instructions, x, scale, &none, shape);
     let scratch = (0..samples.n_threads()).map(|_| Scratch::new(&samples, true)).collect::<Result<_>>()?;
     let (sender, receiver) = channel();
-    let (targets, messages, threads) = (OnceLock::new(), Mutex::new(sender), Arc::new(threads));
+    let (targets, messages, threads) =
+        (OnceLock::new(), Mutex::new(sender), Arc::new(Threads(rayon::current_num_threads(), OnceLock::new())));
     let meeting = Meeting { x: place(x), scale, shape, targets, messages, threads };
     Ok((meeting, Lead { instructions, x, scale, shape, scratch, messages: receiver }))
 }
@@ -123,8 +126,13 @@ fn are_same(a: &Targets, b: &Targets) -> bool {
 }
 
 impl Member {
-    pub fn threads(&self) -> &ThreadPool {
-        &self.threads
+    /// Does the work on all threads, but those of other heads.
+    pub fn on_all_threads(&self, work: &mut (dyn FnMut() + Send)) {
+        let Threads(n, pool) = &*self.threads;
+        match pool.get_or_init(|| ThreadPoolBuilder::new().num_threads(*n).build().ok()) {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
     }
 
     /// A pass for what the loss keeps, as soon as there is one.

@@ -55,7 +55,7 @@ use meeting::{Meeting, meeting};
 pub(crate) use moments::{Moments, moments, second_moments};
 use pass::Kept;
 pub(crate) use root::InverseRoot;
-pub(crate) use row::{logits_of_row, softmax_of_row};
+pub(crate) use row::{exp_of_row, logits_of_row, softmax_of_row};
 use sparse::SparseSession;
 use stepper::{CpuStepper, Data};
 use tiles::{Buffer, DotTile, Matrix, TILE, TileToRows, Weights, zeros};
@@ -140,15 +140,15 @@ impl Cpu {
         work: &OfHead,
     ) -> Result<usize> {
         let no_thread = |problem: String| Error::Device { device: "cpu".to_owned(), problem };
-        let threads = |n: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
-            pool.map_err(|error| no_thread(error.to_string()))
-        };
-        let (n_heads, n_threads) = (heads.len(), rayon::current_num_threads());
+        let n_heads = heads.len();
         let x = Matrix { x, d: shape.n_features };
-        let (meeting, lead) = meeting(self.instructions, x, scale, shape, threads(n_threads)?)?;
+        let (meeting, lead) = meeting(self.instructions, x, scale, shape)?;
         // What is no pass is done beside that of the others.
-        let place = |_| Ok((meeting.seat(), threads((n_threads / n_heads.max(1)).max(1))?));
+        let n_threads = (rayon::current_num_threads() / n_heads.max(1)).max(1);
+        let place = |_| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build();
+            Ok((meeting.seat(), pool.map_err(|error| no_thread(error.to_string()))?))
+        };
         let places = heads.clone().map(place).collect::<Result<Vec<_>>>()?;
         let (info, instructions) = (self.info.clone(), self.instructions);
         let cpu: Arc<dyn Backend> = Arc::new(Self { info, instructions, meeting: Some(meeting) });

@@ -1,4 +1,4 @@
-//! A pass over the samples for one loss, or for several at once, in double precision, the products of drafts in single.
+//! A pass over the samples for one loss, or for several at once, in double precision, but for its sums of drafts in single.
 //!
 //! The samples are cut into parts, by sizes alone. A part goes through its samples a tile at a time: features become `f64`,
 //! or `f32` in a draft, logits, softmax, residual, and the part's own gradient while the features are in the cache. Then the
@@ -532,14 +532,7 @@ impl<'a, T: Element> Samples<'a, T> {
     }
 
     /// The residual of the `rows`, or what stands in its place, from the logits, `v` those of a vector; what is summed beside.
-    fn residual<F: Real>(
-        &self,
-        piece: &mut Piece,
-        of_part: usize,
-        rows: Range<usize>,
-        v: &[F],
-        residual: &mut [F],
-    ) {
+    fn residual<F: Real>(&self, piece: &mut Piece, of_part: usize, rows: Range<usize>, v: &[F], residual: &mut [F]) {
         let Self { instructions, targets, shape: Shape { n_classes, n_heads, .. }, .. } = *self;
         let of_rows = rows.start * n_classes * n_heads..rows.end * n_classes * n_heads;
         let first = of_part + rows.start;

@@ -124,13 +124,18 @@ impl<F: Real> Rows<F> {
         all[0]
     }
 
-    /// p ← exp(o − max); their sum.
+    /// p ← exp(o − max)
     #[inline(always)]
-    fn exp<L: Lanes>(&mut self, lanes: L, max: f64) -> f64 {
+    fn exp<L: Lanes>(&mut self, lanes: L, max: f64) {
         for (p, o) in self.p.iter_mut().zip(&self.o) {
             *p = F::from_f64(o - max);
         }
         F::exp(lanes, &mut self.p);
+    }
+
+    /// Σ_i p_i
+    #[inline(always)]
+    fn sum<L: Lanes>(&self, lanes: L) -> f64 {
         let mut sums = [lanes.splat_f64(0.0); VECTORS];
         for p in self.p.chunks_exact(WIDTH) {
             for i in 0..WIDTH / L::N {
@@ -143,16 +148,6 @@ impl<F: Real> Rows<F> {
             }
         }
         total(lanes, sums)
-    }
-
-    /// p ← factor·p, raised, but 0 where that is next to nothing.
-    #[inline(always)]
-    fn scale(&mut self, factor: f64) {
-        let factor = F::from_f64(factor * F::RAISED);
-        for p in &mut self.p {
-            let scaled = *p * factor;
-            *p = if scaled < F::LEAST { F::default() } else { scaled };
-        }
     }
 
     /// Σ_i p_i·v_i
@@ -188,6 +183,23 @@ impl<F: Real> Rows<F> {
         for (sums, outputs) in self.sums.chunks_exact(self.p.len()).zip(outputs.chunks_exact_mut(n_classes)) {
             outputs.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
         }
+    }
+}
+
+/// A value of the residual, raised, but 0 where that is next to nothing.
+#[inline(always)]
+fn raised<F: Real>(value: f64) -> F {
+    let raised = F::from_f64(value * F::RAISED);
+    if raised.to_f64().abs() < F::LEAST.to_f64() { F::default() } else { raised }
+}
+
+/// The same of values not below 0, times a factor.
+#[inline(always)]
+fn scale<F: Real>(values: &mut [F], factor: f64) {
+    let factor = F::from_f64(factor * F::RAISED);
+    for value in values {
+        let scaled = *value * factor;
+        *value = if scaled < F::LEAST { F::default() } else { scaled };
     }
 }
 
@@ -232,35 +244,35 @@ impl<F: Real> Kernel for Residual<'_, F> {
                 rows.go(t[head]);
             }
             let max = rows.maximum(lanes);
-            let sum_of_row = rows.exp(lanes, max);
-            // Distributions in single precision sum to 1 but for rounding; with the sum as a factor of the logarithm the residual is
-            // the derivative of just this loss, and sums to 0.
-            let (mut mass, mut of_target) = (1.0, 0.0);
-            match targets {
-                Targets::Classes(classes) => of_target = rows.o[classes[first + row] as usize] - max,
-                Targets::Distributions(y) => {
-                    mass = 0.0;
-                    for (&y, o) in y[(first + row) * q..][..q].iter().zip(&rows.o) {
-                        mass += f64::from(y);
-                        of_target += f64::from(y) * (o - max);
-                    }
-                }
-            }
-            losses[head] += weight * (mass * sum_of_row.ln() - of_target);
-            rows.scale(weight * mass / sum_of_row);
-            let p = &mut rows.p[..];
+            rows.exp(lanes, max);
             match targets {
                 Targets::Classes(classes) => {
-                    let of_target = &mut p[classes[first + row] as usize];
-                    *of_target = *of_target - F::from_f64(weight * F::RAISED);
+                    // Of a sample that the model is sure of, the loss and p − 1 are what the others have: nothing cancels.
+                    let class = classes[first + row] as usize;
+                    let of_class = std::mem::take(&mut rows.p[class]).to_f64();
+                    let others = rows.sum(lanes);
+                    let sum = of_class + others;
+                    losses[head] +=
+                        weight * if of_class == 1.0 { others.ln_1p() } else { sum.ln() - (rows.o[class] - max) };
+                    scale(&mut rows.p, weight / sum);
+                    rows.p[class] = raised(-weight * (others / sum));
                 }
                 Targets::Distributions(y) => {
-                    for (p, &y) in p.iter_mut().zip(&y[(first + row) * q..][..q]) {
-                        *p = *p - F::from_f64(weight * F::RAISED * f64::from(y));
+                    // In single precision they sum to 1 but for rounding; with the sum as a factor of the logarithm the residual is the
+                    // derivative of just this loss, and sums to 0.
+                    let (y, sum) = (&y[(first + row) * q..][..q], rows.sum(lanes));
+                    let mut mass = 0.0;
+                    for (&y, o) in y.iter().zip(&rows.o) {
+                        mass += f64::from(y);
+                        losses[head] -= weight * f64::from(y) * (o - max);
+                    }
+                    losses[head] += weight * mass * sum.ln();
+                    for (p, &y) in rows.p.iter_mut().zip(y) {
+                        *p = raised(weight * (p.to_f64() * (mass / sum) - f64::from(y)));
                     }
                 }
             }
-            out.copy_from_slice(&p[..q]);
+            out.copy_from_slice(&rows.p[..q]);
             if !direction.is_empty() {
                 slopes[head] += rows.product(lanes) / F::RAISED;
             }
@@ -285,11 +297,12 @@ impl<F: Real> Kernel for Curvature<'_, F> {
             widen(&mut rows.o, z);
             widen(&mut rows.v, v);
             let max = rows.maximum(lanes);
-            let total = rows.exp(lanes, max);
+            rows.exp(lanes, max);
+            let total = rows.sum(lanes);
             let mean = rows.product(lanes) / total;
-            rows.scale(weight(weights, index / n_heads) / total);
+            let factor = weight(weights, index / n_heads) / total;
             for (p, v) in rows.p.iter_mut().zip(&rows.v) {
-                *p = *p * F::from_f64(v - mean);
+                *p = raised(p.to_f64() * factor * (v - mean));
             }
             out.copy_from_slice(&rows.p[..q]);
             rows.add(index % n_heads);
@@ -317,8 +330,7 @@ impl<F: Real> Kernel for Advance<'_, F> {
         let Self { z, direction, t, n_classes } = self;
         let heads = z.chunks_exact_mut(n_classes).zip(direction.chunks_exact(n_classes));
         for ((z, direction), t) in heads.zip(t.iter().cycle()) {
-            let t = F::from_f64(*t);
-            z.iter_mut().zip(direction).for_each(|(z, &direction)| *z = *z + t * direction);
+            z.iter_mut().zip(direction).for_each(|(z, d)| *z = F::from_f64(z.to_f64() + t * d.to_f64()));
         }
     }
 }

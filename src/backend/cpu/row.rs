@@ -20,11 +20,18 @@ pub(crate) fn logits_of_row(parameters: &Parameters, sample: &[f32], logits: &mu
 
 /// p_j = exp(o_j − m) / Σ_k exp(o_k − m), m = max_k o_k, in place.
 pub(crate) fn softmax_of_row(row: &mut [f32]) {
-    Instructions::best().run(SoftmaxRowKernel { row });
+    Instructions::best().run(SoftmaxRowKernel { row, divides: true });
+}
+
+/// exp(o_j − m), m = max_k o_k, in place.
+pub(crate) fn exp_of_row(row: &mut [f32]) {
+    Instructions::best().run(SoftmaxRowKernel { row, divides: false });
 }
 
 pub(super) struct SoftmaxRowKernel<'a> {
     pub row: &'a mut [f32],
+    /// Whether to divide by the sum.
+    pub divides: bool,
 }
 
 impl Kernel for SoftmaxRowKernel<'_> {
@@ -32,7 +39,8 @@ impl Kernel for SoftmaxRowKernel<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let (vectors, tail) = self.row.split_at_mut(self.row.len() / L::N * L::N);
+        let Self { row, divides } = self;
+        let (vectors, tail) = row.split_at_mut(row.len() / L::N * L::N);
         // What is left over, filled up with what counts as nothing.
         let mut rest = [f32::NEG_INFINITY; 32];
         rest[..tail.len()].copy_from_slice(tail);
@@ -55,6 +63,7 @@ impl Kernel for SoftmaxRowKernel<'_> {
             let zero = lanes.splat(0.0);
             lanes.sum4([sum, zero, zero, zero])[0]
         };
+        let sum = if divides { sum } else { 1.0 };
         let by = lanes.splat(sum);
         for chunk in vectors.chunks_exact_mut(L::N) {
             // SAFETY: chunks of N.

@@ -26,7 +26,7 @@ pub(super) struct Paths {
 pub(super) struct Solved {
     /// Of the first folds, of all where they do not take too much memory.
     models: Vec<Model>,
-    /// The mean curvature of the classes, where all ended with the Hessian class by class.
+    /// The mean curvature of the classes as the first fold had it, where all ended with the Hessian class by class.
     pub sharp: Option<f64>,
 }
 
@@ -39,7 +39,7 @@ impl Solved {
     /// with an l1 penalty each fold has zeros of its own.
     pub fn start(&self, has_l1: bool) -> Option<Cow<'_, Model>> {
         let mean = if has_l1 { None } else { Model::mean(&self.models) };
-        mean.map(Cow::Owned).or_else(|| self.models.first().map(Cow::Borrowed))
+        mean.map(Cow::Owned).or_else(|| self.first().map(Cow::Borrowed))
     }
 
     /// That of the first fold.
@@ -89,7 +89,7 @@ impl Sweep {
                     let before = path.ratio * of_candidates.len();
                     for (all, of_fold) in solved.iter_mut().skip(before).zip(of_candidates) {
                         all.models.extend(of_fold.models);
-                        all.sharp = all.sharp.and_then(|_| of_fold.sharp);
+                        all.sharp = all.sharp.filter(|_| of_fold.sharp.is_some());
                     }
                 }
             }
