@@ -1,5 +1,7 @@
 //! The loss of each sample, its residual P − Y and the curvature, from logits; in drafts all of it but the sums in single precision.
 
+use std::ops::Range;
+
 use super::lanes::{Kernel, Lanes};
 use super::real::Real;
 use crate::data::Targets;
@@ -67,13 +69,20 @@ fn weight(weights: &[f64], index: usize) -> f64 {
     if let [weight] = weights { *weight } else { weights[index] }
 }
 
-/// Rows are filled up with what does not count to whole vectors of any precision.
+/// Long rows are filled up with what does not count to whole vectors of any precision; short ones lie next to each other.
 const WIDTH: usize = 16;
 /// Vectors of double precision in as many values, at most.
 const VECTORS: usize = 8;
+/// Values of short rows that are gone through together: they stay in the nearest cache.
+const NEAR: usize = 1 << 10;
 
-/// Room for rows that are filled up.
+/// Room for rows of q values: one that is filled up, or several.
 struct Rows<F> {
+    q: usize,
+    /// From one row to the next.
+    stride: usize,
+    /// How many there are at most.
+    n: usize,
     /// o, and v or zₚ, 0 past the row.
     o: Vec<f64>,
     v: Vec<f64>,
@@ -83,107 +92,150 @@ struct Rows<F> {
 }
 
 impl<F: Real> Rows<F> {
-    fn new(n_classes: usize, n_heads: usize) -> Self {
-        let n = n_classes.next_multiple_of(WIDTH);
+    fn new(q: usize, n_heads: usize) -> Self {
+        let (n, stride) = if q < WIDTH { (NEAR / q, q) } else { (1, q.next_multiple_of(WIDTH)) };
+        let length = (n * stride).next_multiple_of(WIDTH);
         // What is past a row is no maximum, and has no probability.
-        let mut o = vec![0.0; n];
-        o[n_classes..].fill(f64::NEG_INFINITY);
-        Self { o, v: vec![0.0; n], p: vec![F::default(); n], sums: vec![0.0; n * n_heads] }
+        let mut o = vec![0.0; length];
+        o[n * q..].fill(f64::NEG_INFINITY);
+        let sums = vec![0.0; stride * n_heads];
+        Self { q, stride, n, o, v: vec![0.0; length], p: vec![F::default(); length], sums }
     }
 
-    /// o ← o + t·v
+    /// The places of row `k`.
     #[inline(always)]
-    fn go(&mut self, t: f64) {
-        for (o, v) in self.o.iter_mut().zip(&self.v) {
+    fn row(&self, k: usize) -> Range<usize> {
+        k * self.stride..(k + 1) * self.stride
+    }
+
+    /// o of row k ← o + t·v
+    #[inline(always)]
+    fn go(&mut self, k: usize, t: f64) {
+        let row = self.row(k);
+        for (o, v) in self.o[row.clone()].iter_mut().zip(&self.v[row]) {
             *o += t * v;
         }
     }
 
-    /// The largest of o.
+    /// o ← o − m, m the largest of row k, and p the same.
     #[inline(always)]
-    fn maximum<L: Lanes>(&self, lanes: L) -> f64 {
-        let mut most = [lanes.splat_f64(f64::NEG_INFINITY); VECTORS];
-        for o in self.o.chunks_exact(WIDTH) {
-            for i in 0..2 * WIDTH / L::N {
-                // SAFETY: 16 values, as many as these vectors have.
-                most[i] = unsafe { lanes.max_f64(most[i], lanes.load_f64(o.as_ptr().add(i * L::N / 2))) };
-            }
+    fn lower<L: Lanes>(&mut self, lanes: L, k: usize) {
+        let row = self.row(k);
+        let max = maximum(lanes, &self.o[row.clone()]);
+        for (p, o) in self.p[row.clone()].iter_mut().zip(&mut self.o[row]) {
+            *o -= max;
+            *p = F::from_f64(*o);
         }
-        let mut all = [f64::NEG_INFINITY; WIDTH];
-        for i in 0..2 * WIDTH / L::N {
-            // SAFETY: as above.
-            unsafe { lanes.store_f64(all.as_mut_ptr().add(i * L::N / 2), most[i]) };
-        }
-        let mut n = WIDTH / 2;
-        while n > 0 {
-            for i in 0..n {
-                all[i] = if all[i] < all[i + n] { all[i + n] } else { all[i] };
-            }
-            n /= 2;
-        }
-        all[0]
     }
 
-    /// p ← exp(o − max)
+    /// p ← exp(p) of the first `count` rows.
     #[inline(always)]
-    fn exp<L: Lanes>(&mut self, lanes: L, max: f64) {
-        for (p, o) in self.p.iter_mut().zip(&self.o) {
-            *p = F::from_f64(o - max);
-        }
-        F::exp(lanes, &mut self.p);
+    fn exp<L: Lanes>(&mut self, lanes: L, count: usize) {
+        F::exp(lanes, &mut self.p[..(count * self.stride).next_multiple_of(WIDTH)]);
     }
 
-    /// Σ_i p_i
+    /// Adds p of row k, lowered, to the sums of a head.
     #[inline(always)]
-    fn sum<L: Lanes>(&self, lanes: L) -> f64 {
-        let mut sums = [lanes.splat_f64(0.0); VECTORS];
-        for p in self.p.chunks_exact(WIDTH) {
-            for i in 0..WIDTH / L::N {
-                // SAFETY: 16 values.
-                let wide = unsafe { F::load_wide(lanes, p.as_ptr().add(i * L::N)) };
-                for half in 0..2 {
-                    let sum = &mut sums[2 * i + half];
-                    *sum = lanes.mul_add_f64(wide[half], lanes.splat_f64(1.0), *sum);
-                }
-            }
-        }
-        total(lanes, sums)
-    }
-
-    /// Σ_i p_i·v_i
-    #[inline(always)]
-    fn product<L: Lanes>(&self, lanes: L) -> f64 {
-        let mut sums = [lanes.splat_f64(0.0); VECTORS];
-        for (p, v) in self.p.chunks_exact(WIDTH).zip(self.v.chunks_exact(WIDTH)) {
-            for i in 0..WIDTH / L::N {
-                // SAFETY: 16 values of each.
-                unsafe {
-                    let wide = F::load_wide(lanes, p.as_ptr().add(i * L::N));
-                    for half in 0..2 {
-                        let v = lanes.load_f64(v.as_ptr().add(i * L::N + half * L::N / 2));
-                        sums[2 * i + half] = lanes.mul_add_f64(wide[half], v, sums[2 * i + half]);
-                    }
-                }
-            }
-        }
-        total(lanes, sums)
-    }
-
-    /// Adds p, lowered, to the sums of a head.
-    #[inline(always)]
-    fn add(&mut self, head: usize) {
-        let n = self.p.len();
-        for (sum, p) in self.sums[head * n..].iter_mut().zip(&self.p) {
+    fn add(&mut self, k: usize, head: usize) {
+        let row = self.row(k);
+        for (sum, p) in self.sums[head * self.stride..].iter_mut().zip(&self.p[row]) {
             *sum += p.to_f64() * (1.0 / F::RAISED);
         }
     }
 
+    /// p of the rows that `out` has room for.
+    #[inline(always)]
+    fn copy_to(&self, out: &mut [F]) {
+        out.copy_from_slice(&self.p[..out.len()]);
+    }
+
     /// Adds the sums of all heads to those of the outputs, (h·q).
-    fn add_sums_to(&self, outputs: &mut [f64], n_classes: usize) {
-        for (sums, outputs) in self.sums.chunks_exact(self.p.len()).zip(outputs.chunks_exact_mut(n_classes)) {
+    fn add_sums_to(&self, outputs: &mut [f64]) {
+        for (sums, outputs) in self.sums.chunks_exact(self.stride).zip(outputs.chunks_exact_mut(self.q)) {
             outputs.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
         }
     }
+}
+
+/// The largest value of a short row, or of one that is filled up; so are the rows below.
+#[inline(always)]
+fn maximum<L: Lanes>(lanes: L, o: &[f64]) -> f64 {
+    let mut all = [f64::NEG_INFINITY; WIDTH];
+    if o.len() < WIDTH {
+        for &o in o {
+            all[0] = if o > all[0] { o } else { all[0] };
+        }
+        return all[0];
+    }
+    let mut most = [lanes.splat_f64(f64::NEG_INFINITY); VECTORS];
+    for o in o.chunks_exact(WIDTH) {
+        for i in 0..2 * WIDTH / L::N {
+            // SAFETY: 16 values, as many as these vectors have.
+            most[i] = unsafe { lanes.max_f64(most[i], lanes.load_f64(o.as_ptr().add(i * L::N / 2))) };
+        }
+    }
+    for i in 0..2 * WIDTH / L::N {
+        // SAFETY: as above.
+        unsafe { lanes.store_f64(all.as_mut_ptr().add(i * L::N / 2), most[i]) };
+    }
+    let mut n = WIDTH / 2;
+    while n > 0 {
+        for i in 0..n {
+            all[i] = if all[i] < all[i + n] { all[i + n] } else { all[i] };
+        }
+        n /= 2;
+    }
+    all[0]
+}
+
+/// Σ_i p_i
+#[inline(always)]
+fn sum<L: Lanes, F: Real>(lanes: L, p: &[F]) -> f64 {
+    if p.len() < WIDTH {
+        let mut sum = 0.0;
+        for p in p {
+            sum += p.to_f64();
+        }
+        return sum;
+    }
+    let mut sums = [lanes.splat_f64(0.0); VECTORS];
+    for p in p.chunks_exact(WIDTH) {
+        for i in 0..WIDTH / L::N {
+            // SAFETY: 16 values.
+            let wide = unsafe { F::load_wide(lanes, p.as_ptr().add(i * L::N)) };
+            for half in 0..2 {
+                let sum = &mut sums[2 * i + half];
+                *sum = lanes.mul_add_f64(wide[half], lanes.splat_f64(1.0), *sum);
+            }
+        }
+    }
+    total(lanes, sums)
+}
+
+/// Σ_i p_i·v_i
+#[inline(always)]
+fn product<L: Lanes, F: Real>(lanes: L, p: &[F], v: &[f64]) -> f64 {
+    if p.len() < WIDTH {
+        let mut sum = 0.0;
+        for (p, v) in p.iter().zip(v) {
+            sum += p.to_f64() * v;
+        }
+        return sum;
+    }
+    let mut sums = [lanes.splat_f64(0.0); VECTORS];
+    for (p, v) in p.chunks_exact(WIDTH).zip(v.chunks_exact(WIDTH)) {
+        for i in 0..WIDTH / L::N {
+            // SAFETY: 16 values of each.
+            unsafe {
+                let wide = F::load_wide(lanes, p.as_ptr().add(i * L::N));
+                for half in 0..2 {
+                    let v = lanes.load_f64(v.as_ptr().add(i * L::N + half * L::N / 2));
+                    sums[2 * i + half] = lanes.mul_add_f64(wide[half], v, sums[2 * i + half]);
+                }
+            }
+        }
+    }
+    total(lanes, sums)
 }
 
 /// A value of the residual, raised, but 0 where that is next to nothing.
@@ -235,52 +287,60 @@ impl<F: Real> Kernel for Residual<'_, F> {
         let Totals { losses, slopes, bias_gradient } = totals;
         let n_heads = t.len();
         let mut rows = Rows::<F>::new(q, n_heads);
-        for (index, out) in residual.chunks_exact_mut(q).enumerate() {
-            let (row, head) = (index / n_heads, index % n_heads);
-            let weight = weight(weights, row);
-            widen(&mut rows.o, &z[index * q..][..q]);
+        let n_values = rows.n * q;
+        for (block, out) in residual.chunks_mut(n_values).enumerate() {
+            let (before, count) = (block * rows.n, out.len() / q);
+            widen(&mut rows.o, &z[before * q..][..out.len()]);
             if !direction.is_empty() {
-                widen(&mut rows.v, &direction[index * q..][..q]);
-                rows.go(t[head]);
+                widen(&mut rows.v, &direction[before * q..][..out.len()]);
             }
-            let max = rows.maximum(lanes);
-            rows.exp(lanes, max);
-            match targets {
-                Targets::Classes(classes) => {
-                    // Of a sample that the model is sure of, the loss and p − 1 are what the others have: nothing cancels.
-                    let class = classes[first + row] as usize;
-                    let of_class = std::mem::take(&mut rows.p[class]).to_f64();
-                    let others = rows.sum(lanes);
-                    let sum = of_class + others;
-                    losses[head] +=
-                        weight * if of_class == 1.0 { others.ln_1p() } else { sum.ln() - (rows.o[class] - max) };
-                    scale(&mut rows.p, weight / sum);
-                    rows.p[class] = raised(-weight * (others / sum));
+            for k in 0..count {
+                if !direction.is_empty() {
+                    rows.go(k, t[(before + k) % n_heads]);
                 }
-                Targets::Distributions(y) => {
-                    // In single precision they sum to 1 but for rounding; with the sum as a factor of the logarithm the residual is the
-                    // derivative of just this loss, and sums to 0.
-                    let (y, sum) = (&y[(first + row) * q..][..q], rows.sum(lanes));
-                    let mut mass = 0.0;
-                    for (&y, o) in y.iter().zip(&rows.o) {
-                        mass += f64::from(y);
-                        losses[head] -= weight * f64::from(y) * (o - max);
+                rows.lower(lanes, k);
+            }
+            rows.exp(lanes, count);
+            for k in 0..count {
+                let (row, head) = ((before + k) / n_heads, (before + k) % n_heads);
+                let (weight, of_row) = (weight(weights, row), rows.row(k));
+                let (o, p) = (&rows.o[of_row.clone()], &mut rows.p[of_row.clone()]);
+                match targets {
+                    Targets::Classes(classes) => {
+                        // Of a sample that the model is sure of, the loss and p − 1 are what the others have: nothing cancels.
+                        let class = classes[first + row] as usize;
+                        let of_class = std::mem::take(&mut p[class]).to_f64();
+                        let others = sum(lanes, p);
+                        let all = of_class + others;
+                        losses[head] += weight * if of_class == 1.0 { others.ln_1p() } else { all.ln() - o[class] };
+                        scale(p, weight / all);
+                        p[class] = raised(-weight * (others / all));
                     }
-                    losses[head] += weight * mass * sum.ln();
-                    for (p, &y) in rows.p.iter_mut().zip(y) {
-                        *p = raised(weight * (p.to_f64() * (mass / sum) - f64::from(y)));
+                    Targets::Distributions(y) => {
+                        // In single precision they sum to 1 but for rounding; with the sum as a factor of the logarithm the residual is
+                        // the derivative of just this loss, and sums to 0.
+                        let (y, all) = (&y[(first + row) * q..][..q], sum(lanes, p));
+                        let (mut mass, mut of_targets) = (0.0, 0.0);
+                        for (&y, o) in y.iter().zip(o) {
+                            mass += f64::from(y);
+                            of_targets += f64::from(y) * o;
+                        }
+                        losses[head] += weight * (mass * all.ln() - of_targets);
+                        for (p, &y) in p.iter_mut().zip(y) {
+                            *p = raised(weight * (p.to_f64() * (mass / all) - f64::from(y)));
+                        }
                     }
                 }
+                if !direction.is_empty() {
+                    slopes[head] += product(lanes, p, &rows.v[of_row]) / F::RAISED;
+                }
+                if !bias_gradient.is_empty() {
+                    rows.add(k, head);
+                }
             }
-            out.copy_from_slice(&rows.p[..q]);
-            if !direction.is_empty() {
-                slopes[head] += rows.product(lanes) / F::RAISED;
-            }
-            if !bias_gradient.is_empty() {
-                rows.add(head);
-            }
+            rows.copy_to(out);
         }
-        rows.add_sums_to(bias_gradient, q);
+        rows.add_sums_to(bias_gradient);
     }
 }
 
@@ -291,23 +351,31 @@ impl<F: Real> Kernel for Curvature<'_, F> {
     fn run<L: Lanes>(self, lanes: L) {
         let Self { z, v, n_classes: q, n_heads, weights, residual, bias_gradient } = self;
         let mut rows = Rows::<F>::new(q, n_heads);
+        let n_values = rows.n * q;
         let mut vectors = v.chunks_exact(q).cycle();
-        for (index, (z, out)) in z.chunks_exact(q).zip(residual.chunks_exact_mut(q)).enumerate() {
-            let Some(v) = vectors.next() else { break };
-            widen(&mut rows.o, z);
-            widen(&mut rows.v, v);
-            let max = rows.maximum(lanes);
-            rows.exp(lanes, max);
-            let total = rows.sum(lanes);
-            let mean = rows.product(lanes) / total;
-            let factor = weight(weights, index / n_heads) / total;
-            for (p, v) in rows.p.iter_mut().zip(&rows.v) {
-                *p = raised(p.to_f64() * factor * (v - mean));
+        for (block, out) in residual.chunks_mut(n_values).enumerate() {
+            let (before, count) = (block * rows.n, out.len() / q);
+            widen(&mut rows.o, &z[before * q..][..out.len()]);
+            for k in 0..count {
+                let of_row = rows.row(k);
+                widen(&mut rows.v[of_row], vectors.next().unwrap_or_default());
+                rows.lower(lanes, k);
             }
-            out.copy_from_slice(&rows.p[..q]);
-            rows.add(index % n_heads);
+            rows.exp(lanes, count);
+            for k in 0..count {
+                let of_row = rows.row(k);
+                let (p, v) = (&mut rows.p[of_row.clone()], &rows.v[of_row]);
+                let all = sum(lanes, p);
+                let mean = product(lanes, p, v) / all;
+                let factor = weight(weights, (before + k) / n_heads) / all;
+                for (p, v) in p.iter_mut().zip(v) {
+                    *p = raised(p.to_f64() * factor * (v - mean));
+                }
+                rows.add(k, (before + k) % n_heads);
+            }
+            rows.copy_to(out);
         }
-        rows.add_sums_to(bias_gradient, q);
+        rows.add_sums_to(bias_gradient);
     }
 }
 
