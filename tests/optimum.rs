@@ -133,6 +133,23 @@ fn there_may_be_more_features_than_samples() {
     check("one sample a class", &dataset(x, 10, &(0..10).collect::<Vec<_>>(), 10), 1e-2);
 }
 
+/// A search on large data ends in single precision: within its tolerance of the minimum all the same, and told in double precision.
+#[test]
+fn rough_tolerances_end_near_the_minimum() {
+    let (n, d) = (30_000, 100);
+    let (x, classes) = overlapping(n, d, 21);
+    let data = dataset(x, d, &classes, 3);
+    for l2 in [1e-3, 1e-6] {
+        let fit = |tolerance| estimator(Lbfgs { tolerance, ..Lbfgs::default() }).l2(l2).fit(&data).unwrap();
+        let (exact, rough, rougher) = (fit(1e-10), fit(1e-5), fit(1e-2));
+        let off = |fit: &Fit| fit.objective / exact.objective - 1.0;
+        eprintln!("{l2}: {:e}, {:e}, {} {:?}", off(&rough), off(&rougher), rough.reason, rough.products);
+        assert_eq!(rough.reason, StopReason::Converged);
+        assert!((-1e-9..1e-5).contains(&off(&rough)) && off(&rougher) > 1e-5, "{l2}");
+        assert!(rough.certificate.unwrap().gap.unwrap() < 1e-2 && rough.products < exact.products);
+    }
+}
+
 /// Separable classes without a penalty have no minimum: the loss comes to zero, with weights that are finite and, as only
 /// differences matter, of mean 0 over the classes.
 #[test]

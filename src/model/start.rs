@@ -127,3 +127,26 @@ impl Model {
         self.training.get("feature_scale")?.as_f64()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array1, Array2};
+
+    use super::*;
+
+    #[test]
+    fn a_mean_is_of_dense_models_that_are_alike() {
+        let model = |value: f32, classes: [&str; 3]| {
+            let weights = Array2::from_shape_fn((4, 3), |(i, j)| value * (1 + i + 3 * j) as f32);
+            let bias = Array1::from_elem(3, value);
+            Model::new(weights.view(), bias.view(), classes.map(str::to_owned).to_vec()).unwrap()
+        };
+        let (a, b) = (model(1.0, ["x", "y", "z"]), model(-3.0, ["x", "y", "z"]));
+        assert_eq!(Model::mean(&[a.clone(), b.clone()]).unwrap().weights(), model(-1.0, ["x", "y", "z"]).weights());
+        assert_eq!(Model::mean(std::slice::from_ref(&b)).unwrap().bias(), b.bias());
+        assert!(Model::mean(&[]).is_none() && Model::mean(&[a.clone(), model(1.0, ["x", "z", "y"])]).is_none());
+        // Sums of two of them are past single precision, their mean is not.
+        let large = model(2e37, ["x", "y", "z"]);
+        assert_eq!(Model::mean(&[large.clone(), large.clone()]).unwrap().weights(), large.weights());
+    }
+}

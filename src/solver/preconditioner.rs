@@ -722,6 +722,56 @@ mod tests {
         }
     }
 
+    /// What [`InverseRoot`] makes of the halves, in half precision.
+    #[test]
+    fn halves_of_a_root_solve_equations() {
+        for n in [1, 2, 3, 32, 33, 47, 131] {
+            let matrix = positive(n, n) + n as f64 * Array2::<f64>::eye(n);
+            let mut halves = matrix.mapv(|value| value as f32);
+            let pivots: Vec<_> = halves.diag().iter().map(|&value| (1e-6 * value, value)).collect();
+            invert_halves_of_root(&mut halves.view_mut(), &pivots);
+            let root = cpu::InverseRoot::new(halves.view());
+            let wanted: Vec<f64> = (0..n).map(|i| (i * 5 % 7) as f64 - 2.5).collect();
+            let mut g: Vec<f32> = matrix
+                .rows()
+                .into_iter()
+                .map(|row| row.iter().zip(&wanted).map(|(m, x)| m * x).sum::<f64>() as f32)
+                .collect();
+            g.resize(root.len(), 9.0);
+            let mut x = vec![0.0; root.len()];
+            root.solve(&mut g, &mut x);
+            let error = |of: f64| {
+                let squares = x.iter().zip(&wanted).map(|(&x, &wanted)| (f64::from(x) - of * wanted).powi(2));
+                (squares.sum::<f64>() / wanted.iter().map(|x| x * x).sum::<f64>()).sqrt()
+            };
+            assert!(error(1.0) < 3e-3 && error(1.01) > 5e-3, "{n}: {:e} {:e}", error(1.0), error(1.01));
+        }
+    }
+
+    /// 1 − p is not lost where a model is sure of its samples.
+    #[test]
+    fn the_curvature_of_sure_samples_is_right() {
+        let (d, q) = (2, 3);
+        let shape = Shape { n_features: d, n_classes: q, n_heads: 1 };
+        for n in [1500, 2000] {
+            let x: Vec<f32> = (0..n * d).map(|i| if i / d % 2 == i % d { 1.0 } else { 0.0 }).collect();
+            let features = Features::new(x, n, d).unwrap();
+            let sample = ClassSample::new(&features, 1.0, None, shape).unwrap();
+            for size in [3.0, 20.0, 25.0] {
+                let parameters = [size, 0.0, 0.0, 0.0, size, 0.0, 0.0, 0.0, 0.0];
+                let found = sample.curvature(&parameters).unwrap();
+                let other = (-size).exp() / (1.0 + 2.0 * (-size).exp());
+                // Each class of the two has half of the samples for sure.
+                let of_sure = 0.5 * (2.0 * other * (1.0 - 2.0 * other) + other * (1.0 - other));
+                for (j, wanted) in [of_sure, of_sure, other * (1.0 - other)].into_iter().enumerate() {
+                    let found = found[j * q + j];
+                    // The mean of p less that of p² is off by the last bits of 1.
+                    assert!((found - wanted).abs() < 1e-4 * wanted + 1e-13, "{n} {size}: {found:e} {wanted:e}");
+                }
+            }
+        }
+    }
+
     /// Where others make up a row, equations that have a solution are solved all the same, and no gradient is without a direction.
     #[test]
     fn rows_that_others_make_up_do_not_matter() {

@@ -309,6 +309,40 @@ mod tests {
         assert_eq!(found[1], alone(&features, 1.0, &targets(0), n_heads)[1]);
     }
 
+    /// What is asked between is in the precision that was, and nothing of the other is left after a start.
+    #[test]
+    fn a_precision_holds_until_the_next_start() {
+        let (features, targets) = (features(), targets(0));
+        // Tiles without any weight, which no pass computes.
+        let weights: Vec<f32> = (0..N).map(|i| if i < 900 { 0.0 } else { 1.0 }).collect();
+        let supervision = Supervision { targets: &targets, weights: Some(&weights) };
+        let vector = |seed| values(seed, SHAPE.n_parameters());
+        let intercept = &values(7, SHAPE.n_classes)[..];
+        let cpu = Cpu::new();
+        let asked = |loss: &mut Box<dyn Loss + '_>| {
+            loss.look(&vector(2), &[0.5]).unwrap();
+            loss.advance(&[0.3]).unwrap();
+            (loss.along(&[0.1]).unwrap(), loss.gradient(&[0.2]).unwrap(), loss.hessian_vector(&vector(3)).unwrap())
+        };
+        let at_zero = |loss: &mut Box<dyn Loss + '_>| {
+            loss.start(&vector(1)).unwrap();
+            (loss.shift(intercept).unwrap(), loss.shift_curvature(intercept).unwrap())
+        };
+        for is_draft in [true, false] {
+            let mut sessions = [(); 3].map(|()| cpu.session(&features, 1.0, Some(supervision)).unwrap());
+            let [mut changed, mut same, mut other] = sessions.each_mut().map(|session| session.loss(SHAPE).unwrap());
+            for loss in [&mut changed, &mut same] {
+                loss.set_draft(is_draft);
+                loss.start(&vector(1)).unwrap();
+            }
+            assert!(changed.set_draft(!is_draft));
+            assert_eq!(asked(&mut changed), asked(&mut same));
+            other.set_draft(!is_draft);
+            assert_eq!(at_zero(&mut changed), at_zero(&mut other));
+            assert_ne!(at_zero(&mut changed), at_zero(&mut same));
+        }
+    }
+
     /// With many heads some may be late, but nearly all share each pass; in little memory there are groups.
     #[test]
     fn many_heads_share_nearly_all_passes() {

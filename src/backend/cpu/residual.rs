@@ -402,3 +402,146 @@ impl<F: Real> Kernel for Advance<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::lanes::Instructions;
+
+    /// Loss, slope, residual and its sums over the samples of one head, by the formula; 1 − p of the target from the others.
+    fn expected(
+        z: &[f64],
+        direction: &[f64],
+        t: f64,
+        classes: &[u32],
+        weights: &[f64],
+        q: usize,
+    ) -> (f64, f64, Vec<f64>) {
+        let (mut loss, mut slope, mut residual) = (0.0, 0.0, Vec::new());
+        for (row, &class) in classes.iter().enumerate() {
+            let o: Vec<f64> = (0..q).map(|j| z[row * q + j] + t * direction[row * q + j]).collect();
+            let (class, weight) = (class as usize, weights[row]);
+            // Relative to the target, so that nothing cancels where it has nearly all.
+            let others =
+                |except: usize| -> f64 { (0..q).filter(|&j| j != except).map(|j| (o[j] - o[class]).exp()).sum() };
+            let all = 1.0 + others(class);
+            loss += weight * others(class).ln_1p();
+            for j in 0..q {
+                let r = if j == class { -others(class) / all } else { (o[j] - o[class]).exp() / all };
+                residual.push(weight * r);
+                slope += weight * r * direction[row * q + j];
+            }
+        }
+        (loss, slope, residual)
+    }
+
+    fn check<F: Real>(instructions: Instructions, q: usize, bound: f64) {
+        let n = 150;
+        let classes: Vec<u32> = (0..n as u32).map(|i| i * i % q as u32).collect();
+        let weights: Vec<f64> = (0..n).map(|i| (i % 4) as f64 / n as f64).collect();
+        // Of every third sample the model is sure, of some so sure that 1 − p is far below the last bit of 1.
+        let z = |i: usize| {
+            let (row, j) = (i / q, i % q);
+            let sure = if row.is_multiple_of(3) { 5.0 + row as f64 / 3.0 } else { 0.0 };
+            (i * 7 % 11) as f64 / 8.0 + if j == classes[row] as usize { sure } else { 0.0 }
+        };
+        let z: Vec<f64> = (0..n * q).map(z).collect();
+        let direction: Vec<f64> = (0..n * q).map(|i| (i * 5 % 13) as f64 / 16.0 - 0.375).collect();
+        let t = 0.5;
+        let narrow = |values: &[f64]| values.iter().map(|&value| F::from_f64(value)).collect::<Vec<F>>();
+        let mut residual = vec![F::default(); n * q];
+        let (mut losses, mut slopes, mut bias_gradient) = ([0.0], [0.0], vec![0.0; q]);
+        instructions.run(Residual {
+            first: 0,
+            t: &[t],
+            z: &narrow(&z),
+            direction: &narrow(&direction),
+            targets: &Targets::Classes(classes[..].into()),
+            n_classes: q,
+            weights: &weights,
+            residual: &mut residual,
+            totals: Totals { losses: &mut losses, slopes: &mut slopes, bias_gradient: &mut bias_gradient },
+        });
+        let (loss, slope, wanted) = expected(&z, &direction, t, &classes, &weights, q);
+        let size = |values: &[f64]| values.iter().map(|value| value.abs()).sum::<f64>();
+        assert!((losses[0] / loss - 1.0).abs() < bound, "{q}: {losses:?} {loss}");
+        assert!((slopes[0] - slope).abs() < bound * size(&wanted), "{q}: {slopes:?} {slope}");
+        for (i, (found, &wanted)) in residual.iter().zip(&wanted).enumerate() {
+            let found = found.to_f64() / F::RAISED;
+            // Next to nothing counts as 0.
+            let least = 2.0 * F::LEAST.to_f64() / F::RAISED;
+            assert!((found - wanted).abs() <= bound * wanted.abs() + least, "{q}: [{i}] {found:e} {wanted:e}");
+        }
+        for (j, found) in bias_gradient.iter().enumerate() {
+            let of_output: Vec<f64> = wanted.iter().skip(j).step_by(q).copied().collect();
+            assert!((found - of_output.iter().sum::<f64>()).abs() <= bound * size(&of_output), "{q}: {j}");
+        }
+        // p − 1 in single precision is another number.
+        let sure = wanted.iter().filter(|r| r.abs() > 1e-15 && r.abs() < 1e-9);
+        assert!(sure.clone().count() > 3 && sure.clone().all(|r| f64::from((1.0 - r.abs()) as f32 - 1.0) == 0.0));
+    }
+
+    #[test]
+    fn residuals_are_exact_however_sure_a_model_is() {
+        for instructions in Instructions::all() {
+            // Short rows, several next to each other, and rows that are filled up.
+            for q in [2, 3, 10, 15, 16, 17, 40] {
+                check::<f64>(instructions, q, 1e-12);
+                check::<f32>(instructions, q, 2e-5);
+            }
+        }
+    }
+
+    /// Σ_k p_k·v_k cancels against v alone: bounds are of the sizes.
+    #[test]
+    fn curvatures_are_those_of_the_formula() {
+        for instructions in Instructions::all() {
+            for q in [2, 10, 17] {
+                let n = 70;
+                let z: Vec<f64> = (0..n * q).map(|i| (i * 7 % 23) as f64 / 4.0).collect();
+                let v: Vec<f64> = (0..n * q).map(|i| (i * 3 % 17) as f64 / 8.0 - 1.0).collect();
+                let weights = [0.25];
+                let (mut of_double, mut of_single) = (vec![0.0f64; n * q], vec![0.0f32; n * q]);
+                let (mut sums, mut others) = (vec![0.0; q], vec![0.0; q]);
+                let (n_classes, n_heads) = (q, 1);
+                instructions.run(Curvature {
+                    z: &z,
+                    v: &v,
+                    n_classes,
+                    n_heads,
+                    weights: &weights,
+                    residual: &mut of_double,
+                    bias_gradient: &mut sums,
+                });
+                let single = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<f32>>();
+                instructions.run(Curvature {
+                    z: &single(&z),
+                    v: &single(&v),
+                    n_classes,
+                    n_heads,
+                    weights: &weights,
+                    residual: &mut of_single,
+                    bias_gradient: &mut others,
+                });
+                let mut of_formula = vec![0.0; q];
+                for row in 0..n {
+                    let (z, v) = (&z[row * q..][..q], &v[row * q..][..q]);
+                    let all: f64 = z.iter().map(|z| z.exp()).sum();
+                    let mean: f64 = z.iter().zip(v).map(|(z, v)| z.exp() / all * v).sum();
+                    for j in 0..q {
+                        let wanted = 0.25 * z[j].exp() / all * (v[j] - mean);
+                        let single = f64::from(of_single[row * q + j]) / <f32 as Real>::RAISED;
+                        assert!((of_double[row * q + j] - wanted).abs() < 1e-15);
+                        assert!((single - wanted).abs() < 1e-6);
+                        of_formula[j] += wanted;
+                    }
+                }
+                let size = of_formula.iter().fold(0.0f64, |max, sum| max.max(sum.abs()));
+                for j in 0..q {
+                    assert!((sums[j] - of_formula[j]).abs() < 1e-13 && (others[j] - of_formula[j]).abs() < 1e-5);
+                }
+                assert!(size > 1e-2);
+            }
+        }
+    }
+}
