@@ -26,10 +26,13 @@ const MOST_PREDICTIONS: usize = 6;
 /// of a step, and of the confirmation at the end.
 const OF_STEP: Effort = Effort { share: 0.3, left: f64::INFINITY, most: 20 };
 const OF_CONFIRMATION: Effort = Effort { share: 0.1, left: f64::INFINITY, most: 12 };
-/// It is confirmed that next to nothing is left when what a solution leaves is no more than this share of the tolerance; or, where that
+/// It is confirmed that little is left when what a solution leaves is no more than this share of the tolerance; or, where that
 /// takes more products, when the solution is worth no more than so many tolerances.
-const CONFIRMED: f64 = 0.02;
+const CONFIRMED: f64 = 0.2;
 const CONFIRMED_WORTH: f64 = 2.0;
+/// The end may be near when no more than so many tolerances seem to be left: a solution of Newton's equations gains the most of them, in
+/// fewer evaluations than further steps and another confirmation.
+const NEAR: f64 = 3.0;
 /// Pairs of a direction and its curvature that precondition the equations of the next step.
 pub(super) const MOST_PAIRS: usize = 10;
 /// The probabilities of the preconditioner are taken anew in each of the first iterations, then every few.
@@ -343,7 +346,7 @@ pub(super) fn minimise(
         if decrement.is_nan() || decrement <= 1e-30 {
             break if decrement.is_finite() { StopReason::Converged } else { StopReason::Precision };
         }
-        let is_near = |decrement: f64| decrement <= (tolerance * value).min(0.3 * not_confirmed);
+        let is_near = |decrement: f64| decrement <= (NEAR * tolerance * value).min(0.3 * not_confirmed);
         // Not between checkpoints that follow each other soon: blocks are made anew after each, to go on to the same bits.
         let is_worth_it = (max_iterations - n_iterations) as f64 >= SHARPENED_AGAIN * price;
         if objective.counts().evaluations() >= sharpen_at && is_worth_it && !is_near(decrement) {

@@ -184,14 +184,16 @@ impl<F: Real> Kernel for Gradient<'_, F> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { tile: Tile { x, n, strides }, residual, m, gradient } = self;
-        for (slab, gradient) in gradient.chunks_exact_mut(m * SLAB).enumerate() {
-            let tile = Tile { x: &x[slab * strides[1]..], n, strides };
+        // A residual that was loaded is for two vectors of features.
+        let at_once = (2 * F::lanes::<L>()).div_ceil(SLAB);
+        for (index, gradient) in gradient.chunks_mut(at_once * m * SLAB).enumerate() {
+            let tile = Tile { x: &x[index * at_once * strides[1]..], n, strides };
             SlabGradient { tile, residual, m, n_outputs: m, gradient }.run(lanes);
         }
     }
 }
 
-/// The same for the first slab and the first `n_outputs` of m outputs.
+/// The same for the first slab, or the first two where a vector is a slab, and the first `n_outputs` of m outputs.
 pub(super) struct SlabGradient<'a, F> {
     pub tile: Tile<'a, F>,
     pub residual: &'a [F],
@@ -206,12 +208,16 @@ impl<F: Real> Kernel for SlabGradient<'_, F> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { tile, residual, m, n_outputs, gradient } = self;
-        let Tile { x, n, strides: [stride, _] } = tile;
-        assert!(tile.has(1) && residual.len() >= n * m && gradient.len() >= m * SLAB && n_outputs <= m);
+        let Tile { x, n, strides: [stride, to_next_slab] } = tile;
+        let n_slabs = gradient.len() / (m * SLAB).max(1);
+        assert!(tile.has(n_slabs) && residual.len() >= n * m && n_outputs <= m);
+        let of_slab = SLAB / F::lanes::<L>();
+        let vectors = (n_slabs * of_slab).min(2);
+        // From one vector to the next, of features and of their gradient.
+        let strides = if of_slab == 1 { [to_next_slab, m * SLAB] } else { [F::lanes::<L>(); 2] };
         for (j, c) in groups(n_outputs, L::TILE) {
-            let vectors = (SLAB / F::lanes::<L>()).min(2);
-            for k in (0..SLAB).step_by(vectors * F::lanes::<L>()) {
-                // SAFETY: n rows of 16 features and m outputs, of which c from j on are there.
+            for k in (0..SLAB).step_by((vectors * F::lanes::<L>()).min(SLAB)) {
+                // SAFETY: n rows of 16 features in as many slabs as there are vectors of that size, and m outputs, of which c from j on are there.
                 unsafe {
                     let x = x.as_ptr().add(k);
                     let r = residual.as_ptr().add(j);
@@ -219,8 +225,8 @@ impl<F: Real> Kernel for SlabGradient<'_, F> {
                     macro_rules! variants {
                         ($($c:literal)*) => {
                             match c {
-                                $($c if vectors == 1 => outer::<L, F, $c, 1>(lanes, (x, stride), (r, m), out, n),
-                                $c => outer::<L, F, $c, 2>(lanes, (x, stride), (r, m), out, n),)*
+                                $($c if vectors == 1 => outer::<L, F, $c, 1>(lanes, (x, stride), (r, m), out, strides, n),
+                                $c => outer::<L, F, $c, 2>(lanes, (x, stride), (r, m), out, strides, n),)*
                                 _ => debug_assert!(false, "no outer products with {c} outputs"),
                             }
                         };
@@ -232,7 +238,8 @@ impl<F: Real> Kernel for SlabGradient<'_, F> {
     }
 }
 
-/// out\[c\]\[lane\] += Σ_i x\[i\]\[lane\]·r\[i\]\[c\] for `V` vectors of lanes.
+/// out\[c\]\[lane\] += Σ_i x\[i\]\[lane\]·r\[i\]\[c\] for `V` vectors of lanes. `strides` are from one of them to the next, of x and
+/// of `out`.
 ///
 /// # Safety
 /// All that can be read, and `out` be written by nobody else.
@@ -242,6 +249,7 @@ unsafe fn outer<L: Lanes, F: Real, const C: usize, const V: usize>(
     (x, stride): (*const F, usize),
     (r, m): (*const F, usize),
     out: *mut f64,
+    strides: [usize; 2],
     n: usize,
 ) {
     let zero = F::splat(lanes, F::from_f64(0.0));
@@ -251,7 +259,7 @@ unsafe fn outer<L: Lanes, F: Real, const C: usize, const V: usize>(
         for i in 0..n {
             let mut features = [zero; V];
             for v in 0..V {
-                features[v] = F::load(lanes, x.add(i * stride + v * F::lanes::<L>()));
+                features[v] = F::load(lanes, x.add(i * stride + v * strides[0]));
             }
             for c in 0..C {
                 let factor = F::splat(lanes, *r.add(i * m + c));
@@ -262,7 +270,7 @@ unsafe fn outer<L: Lanes, F: Real, const C: usize, const V: usize>(
         }
         for c in 0..C {
             for v in 0..V {
-                F::add_to(lanes, out.add(c * SLAB + v * F::lanes::<L>()), sums[c][v]);
+                F::add_to(lanes, out.add(c * SLAB + v * strides[1]), sums[c][v]);
             }
         }
     }
