@@ -153,6 +153,10 @@ impl<'a> Objective<'a> {
         self.loss.is_double()
     }
 
+    pub fn keeps_logits(&self) -> bool {
+        self.loss.keeps_logits()
+    }
+
     /// Whether products may be in single precision from the next start on, far from the minimum; says whether that changes anything.
     pub fn set_draft(&mut self, is_draft: bool) -> bool {
         self.loss.set_draft(is_draft)
@@ -257,12 +261,23 @@ impl<'a> Objective<'a> {
         self.loss.shift_curvature(vector)
     }
 
-    /// Takes a direction from the present point, `parameters`, and evaluates at length `t`: two products.
-    pub fn look(&mut self, parameters: &[f64], direction: &[f64], t: f64) -> Result<Smooth> {
+    fn set_direction(&mut self, parameters: &[f64], direction: &[f64]) {
         let m = self.shape.n_outputs();
         let product = |a, b| self.penalty.product(a, b, m);
         self.products =
             [product(parameters, parameters), product(parameters, direction), product(direction, direction)];
+    }
+
+    /// Takes a direction from the present point, `parameters`: one product, where logits are kept.
+    pub fn aim(&mut self, parameters: &[f64], direction: &[f64]) -> Result<()> {
+        self.set_direction(parameters, direction);
+        self.counts.products += usize::from(self.loss.keeps_logits());
+        self.loss.aim(&self.uncentred(direction))
+    }
+
+    /// Takes a direction from the present point, `parameters`, and evaluates at length `t`: two products.
+    pub fn look(&mut self, parameters: &[f64], direction: &[f64], t: f64) -> Result<Smooth> {
+        self.set_direction(parameters, direction);
         self.counts.products += 2;
         let evaluation = self.loss.look(&self.uncentred(direction), &[t])?;
         Ok(self.smooth(evaluation, parameters, direction, t))

@@ -398,6 +398,9 @@ pub trait Loss {
     /// Takes a direction from the present point, and evaluates at the lengths `t`. Two products and one readback.
     fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation>;
 
+    /// Takes a direction from the present point, of which lengths are tried before a gradient is taken: one product, no readback.
+    fn aim(&mut self, direction: &[f64]) -> Result<()>;
+
     /// Evaluates at the lengths `t`: one product and one readback.
     fn gradient(&mut self, t: &[f64]) -> Result<Evaluation>;
 

@@ -317,10 +317,14 @@ impl Loss for StreamedLoss<'_> {
     }
 
     fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation> {
-        check::values_of(self.shape, direction)?;
-        check::lengths(self.shape, 1, t)?;
-        self.direction = direction.to_vec();
+        self.aim(direction)?;
         self.gradient(t)
+    }
+
+    fn aim(&mut self, direction: &[f64]) -> Result<()> {
+        check::values_of(self.shape, direction)?;
+        self.direction = direction.to_vec();
+        Ok(())
     }
 
     fn gradient(&mut self, t: &[f64]) -> Result<Evaluation> {

@@ -336,6 +336,9 @@ mod tests {
         fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation> {
             self.0.look(direction, t)
         }
+        fn aim(&mut self, direction: &[f64]) -> Result<()> {
+            self.0.aim(direction)
+        }
         fn gradient(&mut self, t: &[f64]) -> Result<Evaluation> {
             self.0.gradient(t)
         }

@@ -186,26 +186,44 @@ pub(super) struct OnLine {
     pub slope: f64,
 }
 
-/// Looks along `direction` for the length where the slope is about zero: at `guess` first, which costs one evaluation, and, when
-/// that is not near enough, at others without a product, and one product for the gradient there. Nothing when there is no
-/// length at which the objective is smaller than at 0.
+/// Where a line search ended.
+struct Found {
+    point: OnLine,
+    gradient: Vec<f64>,
+    /// Whether the guess would do.
+    is_as_guessed: bool,
+}
+
+/// Looks along `direction` for the length where the slope is about zero: at `guess` first, and, when that is not near enough, at others
+/// without a product. The gradient is taken at the guess, which then costs one evaluation, and once more, a product, where the search ends;
+/// or, where `guess` is not trusted, only there. Nothing when there is no length at which the objective is smaller than at 0.
 fn search(
     objective: &mut Objective,
     parameters: &[f64],
     direction: &[f64],
     at_zero: OnLine,
     guess: f64,
-) -> Result<Option<(OnLine, Vec<f64>)>> {
-    let first = objective.look(parameters, direction, guess)?;
-    let mut point = OnLine { t: guess, value: first.value, slope: first.slope };
+    is_trusted: bool,
+) -> Result<Option<Found>> {
     let near = |point: &OnLine, share: f64| {
         point.slope.abs() <= share * at_zero.slope.abs() && point.value <= at_zero.value + 1e-12 * at_zero.value.abs()
     };
-    if near(&point, ACCEPTED) {
-        return Ok(Some((point, first.gradient)));
+    let mut point = OnLine { t: guess, ..at_zero };
+    if is_trusted {
+        let first = objective.look(parameters, direction, guess)?;
+        point = OnLine { t: guess, value: first.value, slope: first.slope };
+        if near(&point, ACCEPTED) {
+            return Ok(Some(Found { point, gradient: first.gradient, is_as_guessed: true }));
+        }
+    } else {
+        objective.aim(parameters, direction)?;
+        if let Some(&(value, slope)) = objective.along(&[guess])?.first() {
+            point = OnLine { t: guess, value, slope };
+        }
     }
+    let is_as_guessed = near(&point, ACCEPTED);
     let (mut low, mut high): (OnLine, Option<OnLine>) = (at_zero, None);
-    for _ in 0..MOST_LENGTHS {
+    for _ in 0..if is_as_guessed { 0 } else { MOST_LENGTHS } {
         // A value that is not finite is too far.
         if point.slope < 0.0 && point.value.is_finite() {
             low = point;
@@ -224,14 +242,14 @@ fn search(
     }
     // NaN is not lower.
     let is_lower = |point: &OnLine| point.t > 0.0 && point.value < at_zero.value;
-    if !is_lower(&point) {
+    if !is_as_guessed && !is_lower(&point) {
         point = low;
-    }
-    if !is_lower(&point) {
-        return Ok(None);
+        if !is_lower(&point) {
+            return Ok(None);
+        }
     }
     let Smooth { value, slope, gradient } = objective.gradient(parameters, direction, point.t)?;
-    Ok(Some((OnLine { t: point.t, value, slope }, gradient)))
+    Ok(Some(Found { point: OnLine { t: point.t, value, slope }, gradient, is_as_guessed }))
 }
 
 /// A length that is longer than one with a falling slope, and shorter than one with a rising slope, where there is one.
@@ -258,10 +276,10 @@ fn predicted(
     at_zero: OnLine,
     guess: f64,
 ) -> Result<f64> {
-    let first = sample.look(parameters, direction, guess)?;
-    let Some(&(_, slope_at_zero)) = sample.along(&[0.0])?.first() else { return Ok(guess) };
+    sample.aim(parameters, direction)?;
+    let &[(_, slope_at_zero), (_, slope)] = &sample.along(&[0.0, guess])?[..] else { return Ok(guess) };
     let on_line = |t, slope: f64| OnLine { t, value: 0.0, slope: at_zero.slope + (slope - slope_at_zero) };
-    let mut point = on_line(guess, first.slope);
+    let mut point = on_line(guess, slope);
     let (mut low, mut high) = (at_zero, None);
     for _ in 0..MOST_PREDICTIONS {
         if point.slope.abs() <= PREDICTED * at_zero.slope.abs() {
@@ -317,6 +335,8 @@ pub(super) fn minimise(
         sample.set_draft(true);
         sample.start(&parameters)?;
     }
+    // A guess that was wrong is not trusted the next time: then no gradient is taken before the length is right.
+    let (mut is_trusted, mut is_sample_there) = (true, true);
     let mut pairs = Pairs::new(memory);
     learned.pairs.into_iter().for_each(|(step, change)| pairs.push(step, change));
     let mut n_iterations = 0;
@@ -387,10 +407,15 @@ pub(super) fn minimise(
         direction.iter_mut().for_each(|x| *x = -*x);
         centre_over_classes(&mut direction, n_classes);
         let at_zero = OnLine { t: 0.0, value, slope: -decrement };
-        if let Some(sample) = &mut sample {
+        if let Some(sample) = sample.as_mut().filter(|_| is_trusted) {
+            if !is_sample_there {
+                sample.start(&parameters)?;
+            }
             guess = predicted(sample, &parameters, &direction, at_zero, guess)?;
         }
-        let Some((point, new_gradient)) = search(objective, &parameters, &direction, at_zero, guess)? else {
+        is_sample_there = is_trusted;
+        let found = search(objective, &parameters, &direction, at_zero, guess, is_trusted)?;
+        let Some(Found { point, gradient: new_gradient, is_as_guessed }) = found else {
             if is_draft {
                 // What single precision takes for a direction down is none.
                 gain = 0.0;
@@ -400,9 +425,10 @@ pub(super) fn minimise(
             break if confirm && is_little { StopReason::Converged } else { StopReason::Precision };
         };
         objective.advance(point.t)?;
-        if let Some(sample) = &mut sample {
+        if let Some(sample) = sample.as_mut().filter(|_| is_sample_there) {
             sample.advance(point.t)?;
         }
+        is_trusted = is_as_guessed || !objective.keeps_logits();
         add(&mut parameters, point.t, &direction);
         // The length at which a parabola with these slopes is lowest.
         let best = point.t * at_zero.slope / (at_zero.slope - point.slope);

@@ -156,6 +156,12 @@ impl<T: Element> Loss for CpuLoss<'_, T> {
         self.pass(Product::Direction, t)
     }
 
+    fn aim(&mut self, direction: &[f64]) -> Result<()> {
+        self.kept.set_weights(&self.samples, direction)?;
+        self.kept.take_direction()?;
+        self.pass(Product::DirectionAlone, &[]).map(drop)
+    }
+
     fn gradient(&mut self, t: &[f64]) -> Result<Evaluation> {
         check::lengths(self.samples.shape, 1, t)?;
         self.pass(Product::None, t)

@@ -127,6 +127,8 @@ pub(super) enum Product {
     None,
     Point,
     Direction,
+    /// Without anything else.
+    DirectionAlone,
     Vector,
 }
 
@@ -385,7 +387,9 @@ impl<'a, T: Element> Samples<'a, T> {
         let (d, m, n_heads) = (self.shape.n_features, self.shape.n_outputs(), self.shape.n_heads);
         let mut gradients: Vec<Vec<f64>> = asked.iter().map(|_| vec![0.0; self.shape.n_parameters()]).collect();
         let mut slabs = Vec::new();
-        for (Asked { kept, .. }, gradient) in asked.iter().zip(&mut gradients) {
+        let with_gradients =
+            asked.iter().zip(&mut gradients).filter(|(asked, _)| asked.product != Product::DirectionAlone);
+        for (Asked { kept, .. }, gradient) in with_gradients {
             let rows = gradient[..d * m].chunks_mut(SLAB * m).enumerate();
             slabs.extend(rows.map(|(slab, rows)| (slab, rows, &kept.parts)));
         }
@@ -486,6 +490,9 @@ impl<'a, T: Element> Samples<'a, T> {
             instructions.run(Logits { tile, w, m, out: &mut *out, ahead });
             instructions.run(AddToRows { rows: out, row: bias });
         }
+        if piece.product == Product::DirectionAlone {
+            return;
+        }
         self.residual(piece, of_part, rows, product, residual);
         let gradient = piece.part.begin_gradient();
         instructions.run(Gradient { tile, residual, m, gradient });
@@ -517,6 +524,9 @@ impl<'a, T: Element> Samples<'a, T> {
         let (weights, bias) = (piece.split_weights, piece.bias);
         if let Some(out) = piece.logits(instructions, &rows, m, product) {
             instructions.run(UnitLogits { units: *units, by_sample, weights, bias, n, m, out });
+        }
+        if piece.product == Product::DirectionAlone {
+            return;
         }
         self.residual(piece, of_part, rows, product, residual);
         instructions.run(SplitResidual { residual, m, out: split });
@@ -580,7 +590,7 @@ impl Piece<'_> {
         match self.product {
             Product::None => None,
             Product::Point => Some(&mut F::within(self.z)[rows]),
-            Product::Direction => F::within(self.direction).get_mut(rows),
+            Product::Direction | Product::DirectionAlone => F::within(self.direction).get_mut(rows),
             Product::Vector => Some(product),
         }
     }

@@ -431,6 +431,15 @@ impl Loss for GpuLoss<'_> {
         self.evaluate(|block| &block.direction_logits)
     }
 
+    fn aim(&mut self, direction: &[f64]) -> Result<()> {
+        self.write_weights(direction)?;
+        self.has_direction = true;
+        let blocks = self.blocks.iter().enumerate();
+        let work: Vec<_> =
+            blocks.flat_map(|(block, of_block)| self.product(block, &of_block.direction_logits)).collect();
+        self.submit(&work, &[], &[])
+    }
+
     fn gradient(&mut self, t: &[f64]) -> Result<Evaluation> {
         check::lengths(self.shape, 1, t)?;
         self.write_lengths(t)?;

@@ -94,6 +94,14 @@ impl<'a> SparseLoss<'a> {
         });
     }
 
+    /// Makes room for the logits of a direction.
+    fn take_direction(&mut self) -> Result<()> {
+        if self.direction.is_empty() {
+            self.direction = allocate(0.0, self.z.len(), "the logits of a direction")?;
+        }
+        Ok(())
+    }
+
     fn pass(&mut self, product: Product, t: &[f64]) -> Result<Evaluation> {
         let (n_heads, m) = (self.shape.n_heads, self.shape.n_outputs());
         self.each_part(|shared, first, sums, z, direction, residual| {
@@ -194,10 +202,15 @@ impl Loss for SparseLoss<'_> {
     fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation> {
         check::values_of(self.shape, direction)?;
         check::lengths(self.shape, 1, t)?;
-        if self.direction.is_empty() {
-            self.direction = allocate(0.0, self.z.len(), "the logits of a direction")?;
-        }
+        self.take_direction()?;
         self.pass(Product::Direction(direction), t)
+    }
+
+    fn aim(&mut self, direction: &[f64]) -> Result<()> {
+        check::values_of(self.shape, direction)?;
+        self.take_direction()?;
+        self.each_part(|shared, first, _, _, to, _| shared.logits(direction, first, to));
+        Ok(())
     }
 
     fn gradient(&mut self, t: &[f64]) -> Result<Evaluation> {
