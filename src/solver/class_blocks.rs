@@ -8,7 +8,7 @@
 use ndarray::{Array2, ArrayView2, Zip, s};
 use rayon::prelude::*;
 
-use super::preconditioner::{ClassSample, invert_halves_of_root, multiply_into, strips};
+use super::preconditioner::{ClassSample, invert_halves_of_root};
 use super::vector::{centre_over_classes, max_abs};
 use crate::backend::cpu::{Gram, InverseRoot};
 use crate::error::Result;
@@ -68,20 +68,20 @@ impl Blocks {
             to.iter_mut().zip(p).for_each(|(to, p)| *to = like * (p * root - p * p).max(0.0));
         }
         let least_total = (LEAST_CURVATURE * weights.sum() / q as f64).max(1e-30);
-        // A block, rows in its units and one as it is, and what their product takes on matrix units.
+        // A block, rows in its units and one as it is, and their product.
         struct Memory {
             block: Array2<f32>,
             x: Array2<f32>,
             values: Vec<f32>,
-            gram: Option<Gram>,
+            product: Gram,
         }
         let memory = || Memory {
             block: Array2::zeros((n, n)),
             x: Array2::zeros((ROWS, n)),
             values: vec![0.0; means.mean.len()],
-            gram: Gram::new(ROWS, n),
+            product: Gram::new(ROWS, n),
         };
-        let root = |Memory { block, x, values, gram: units }: &mut Memory, class: usize| {
+        let root = |Memory { block, x, values, product }: &mut Memory, class: usize| {
             let weights = weights.row(class);
             let mut rows: Vec<usize> = (0..weights.len()).collect();
             let heaviest = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
@@ -105,15 +105,8 @@ impl Blocks {
                 sample.centred_row_in_units(row, means, weights[row].sqrt(), values, x);
             }
             let x = x.slice(s![..rows.len(), ..]);
-            match (units, x.as_slice(), block.as_slice_mut()) {
-                (Some(units), Some(x), Some(block)) if !x.is_empty() => units.add(x, block),
-                _ => {
-                    for strip in strips(n) {
-                        let mut to = block.slice_mut(s![strip.clone(), ..strip.end]);
-                        let (left, right) = (x.slice(s![.., strip.clone()]), x.slice(s![.., ..strip.end]));
-                        multiply_into(1.0, left.t(), right, 1.0, &mut to);
-                    }
-                }
+            if let (Some(x), Some(block)) = (x.as_slice(), block.as_slice_mut()) {
+                product.add(x, block);
             }
             let diagonal = block.diag_mut().into_iter().zip(means.penalty.iter().chain([&0.0]));
             diagonal.for_each(|(value, &penalty)| *value += penalty as f32);

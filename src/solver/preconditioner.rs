@@ -535,7 +535,7 @@ pub(super) fn invert_halves_of_root<F: NdFloat>(matrix: &mut ArrayViewMut2<F>, p
 }
 
 /// Rows, or columns, of which a product with half a matrix leaves out the other half.
-pub(super) fn strips(n: usize) -> impl Iterator<Item = Range<usize>> {
+fn strips(n: usize) -> impl Iterator<Item = Range<usize>> {
     const STRIP: usize = 96;
     (0..n).step_by(STRIP).map(move |first| first..n.min(first + STRIP))
 }
@@ -581,13 +581,7 @@ pub(super) fn multiply<F: NdFloat>(a: ArrayView2<F>, b: ArrayView2<F>) -> Array2
 }
 
 /// c ← factor·a·b + of_c·c, on all threads.
-pub(super) fn multiply_into<F: NdFloat>(
-    factor: F,
-    a: ArrayView2<F>,
-    b: ArrayView2<F>,
-    of_c: F,
-    c: &mut ArrayViewMut2<F>,
-) {
+fn multiply_into<F: NdFloat>(factor: F, a: ArrayView2<F>, b: ArrayView2<F>, of_c: F, c: &mut ArrayViewMut2<F>) {
     const ROWS: usize = 128;
     if c.nrows() <= ROWS {
         return general_mat_mul(factor, &a, &b, of_c, c);
