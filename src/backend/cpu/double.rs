@@ -103,30 +103,32 @@ impl<F: Real> Kernel for Logits<'_, F> {
                     // Past the end the last row stands again.
                     let rows = [0, 1, 2, 3].map(|r| (row + r).min(n - 1));
                     // SAFETY: rows below n and outputs below m in `depth` slabs from `first` on.
-                    let sums = unsafe {
+                    unsafe {
                         let x = rows.map(|row| x.as_ptr().add(first * strides[1] + row * strides[0]));
                         let w = w.as_ptr().add((first * m + j) * SLAB);
                         let strides = [strides[1], m * SLAB];
+                        let out = Sums { rows: &mut out[row * m + j..], n: 4.min(n - row), m, adds: first > 0 };
                         match c {
-                            1 => dot::<L, F, 1>(lanes, x, w, strides, depth),
-                            2 => dot::<L, F, 2>(lanes, x, w, strides, depth),
-                            3 => dot::<L, F, 3>(lanes, x, w, strides, depth),
-                            4 => dot::<L, F, 4>(lanes, x, w, strides, depth),
-                            5 => dot::<L, F, 5>(lanes, x, w, strides, depth),
-                            _ => dot::<L, F, 6>(lanes, x, w, strides, depth),
-                        }
-                    };
-                    for r in 0..4.min(n - row) {
-                        let out = &mut out[(row + r) * m + j..][..c];
-                        for c in 0..c {
-                            let before = if first == 0 { 0.0 } else { out[c].to_f64() };
-                            out[c] = F::from_f64(before + sums[c][r]);
+                            1 => dot::<L, F, 1>(lanes, x, w, strides, depth, out),
+                            2 => dot::<L, F, 2>(lanes, x, w, strides, depth, out),
+                            3 => dot::<L, F, 3>(lanes, x, w, strides, depth, out),
+                            4 => dot::<L, F, 4>(lanes, x, w, strides, depth, out),
+                            5 => dot::<L, F, 5>(lanes, x, w, strides, depth, out),
+                            _ => dot::<L, F, 6>(lanes, x, w, strides, depth, out),
                         }
                     }
                 }
             }
         }
     }
+}
+
+/// Where the sums of up to four samples go: rows of m outputs.
+struct Sums<'a, F> {
+    rows: &'a mut [F],
+    n: usize,
+    m: usize,
+    adds: bool,
 }
 
 /// Σ_k x\[r\]\[k\]·w\[c\]\[k\] over the features of `depth` slabs, for r in 0..4 and c in 0..C. `strides` are those of the slabs
@@ -141,8 +143,8 @@ unsafe fn dot<L: Lanes, F: Real, const C: usize>(
     w: *const F,
     strides: [usize; 2],
     depth: usize,
-) -> [[f64; 4]; 6] {
-    const { assert!(C <= 6) };
+    Sums { rows, n, m, adds }: Sums<F>,
+) {
     let zero = F::splat(lanes, F::from_f64(0.0));
     let mut sums = [[zero; 4]; C];
     // SAFETY: the caller's promise.
@@ -163,19 +165,24 @@ unsafe fn dot<L: Lanes, F: Real, const C: usize>(
             }
         }
     }
-    let mut result = [[0.0; 4]; 6];
+    let mut of_outputs = [[F::default(); 4]; C];
     for c in 0..C {
-        result[c] = F::sum4(lanes, sums[c]);
+        of_outputs[c] = F::sum4(lanes, sums[c]);
     }
-    result
+    for (r, row) in rows.chunks_mut(m).take(n).enumerate() {
+        for (c, to) in row[..C].iter_mut().enumerate() {
+            *to = if adds { *to + of_outputs[c][r] } else { of_outputs[c][r] };
+        }
+    }
 }
 
-/// Gradient += X̃ᵀ·R: residual (n × m), gradient (slabs × m × 16).
+/// X̃ᵀ·R, or the gradient and that: residual (n × m), gradient (slabs × m × 16).
 pub(super) struct Gradient<'a, F> {
     pub tile: Tile<'a, F>,
     pub residual: &'a [F],
     pub m: usize,
     pub gradient: &'a mut [f64],
+    pub adds: bool,
 }
 
 impl<F: Real> Kernel for Gradient<'_, F> {
@@ -183,12 +190,12 @@ impl<F: Real> Kernel for Gradient<'_, F> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { tile: Tile { x, n, strides }, residual, m, gradient } = self;
+        let Self { tile: Tile { x, n, strides }, residual, m, gradient, adds } = self;
         // A residual that was loaded is for two vectors of features.
         let at_once = (2 * F::lanes::<L>()).div_ceil(SLAB);
         for (index, gradient) in gradient.chunks_mut(at_once * m * SLAB).enumerate() {
             let tile = Tile { x: &x[index * at_once * strides[1]..], n, strides };
-            SlabGradient { tile, residual, m, n_outputs: m, gradient }.run(lanes);
+            SlabGradient { tile, residual, m, n_outputs: m, gradient, adds }.run(lanes);
         }
     }
 }
@@ -200,6 +207,7 @@ pub(super) struct SlabGradient<'a, F> {
     pub m: usize,
     pub n_outputs: usize,
     pub gradient: &'a mut [f64],
+    pub adds: bool,
 }
 
 impl<F: Real> Kernel for SlabGradient<'_, F> {
@@ -207,7 +215,7 @@ impl<F: Real> Kernel for SlabGradient<'_, F> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { tile, residual, m, n_outputs, gradient } = self;
+        let Self { tile, residual, m, n_outputs, gradient, adds } = self;
         let Tile { x, n, strides: [stride, to_next_slab] } = tile;
         let n_slabs = gradient.len() / (m * SLAB).max(1);
         assert!(tile.has(n_slabs) && residual.len() >= n * m && n_outputs <= m);
@@ -225,8 +233,8 @@ impl<F: Real> Kernel for SlabGradient<'_, F> {
                     macro_rules! variants {
                         ($($c:literal)*) => {
                             match c {
-                                $($c if vectors == 1 => outer::<L, F, $c, 1>(lanes, (x, stride), (r, m), out, strides, n),
-                                $c => outer::<L, F, $c, 2>(lanes, (x, stride), (r, m), out, strides, n),)*
+                                $($c if vectors == 1 => outer::<L, F, $c, 1>(lanes, (x, stride), (r, m), (out, adds), strides, n),
+                                $c => outer::<L, F, $c, 2>(lanes, (x, stride), (r, m), (out, adds), strides, n),)*
                                 _ => debug_assert!(false, "no outer products with {c} outputs"),
                             }
                         };
@@ -238,7 +246,7 @@ impl<F: Real> Kernel for SlabGradient<'_, F> {
     }
 }
 
-/// out\[c\]\[lane\] += Σ_i x\[i\]\[lane\]·r\[i\]\[c\] for `V` vectors of lanes. `strides` are from one of them to the next, of x and
+/// Σ_i x\[i\]\[lane\]·r\[i\]\[c\] for `V` vectors of lanes, put to out\[c\]\[lane\] or added there. `strides` are from one of them to the next, of x and
 /// of `out`.
 ///
 /// # Safety
@@ -248,7 +256,7 @@ unsafe fn outer<L: Lanes, F: Real, const C: usize, const V: usize>(
     lanes: L,
     (x, stride): (*const F, usize),
     (r, m): (*const F, usize),
-    out: *mut f64,
+    (out, adds): (*mut f64, bool),
     strides: [usize; 2],
     n: usize,
 ) {
@@ -268,9 +276,18 @@ unsafe fn outer<L: Lanes, F: Real, const C: usize, const V: usize>(
                 }
             }
         }
-        for c in 0..C {
-            for v in 0..V {
-                F::add_to(lanes, out.add(c * SLAB + v * strides[1]), sums[c][v]);
+        // Two loops, of which the sums stay in registers.
+        if adds {
+            for c in 0..C {
+                for v in 0..V {
+                    F::put(lanes, out.add(c * SLAB + v * strides[1]), sums[c][v], true);
+                }
+            }
+        } else {
+            for c in 0..C {
+                for v in 0..V {
+                    F::put(lanes, out.add(c * SLAB + v * strides[1]), sums[c][v], false);
+                }
             }
         }
     }

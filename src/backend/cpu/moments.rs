@@ -165,7 +165,7 @@ pub(crate) fn second_moments(
                     let n_outputs = d.min((slab + 1) * SLAB);
                     let residual = &rows[..count * d];
                     let tile = Tile { x, n: count, strides: [SLAB, 0] };
-                    instructions.run(SlabGradient { tile, residual, m: d, n_outputs, gradient: out });
+                    instructions.run(SlabGradient { tile, residual, m: d, n_outputs, gradient: out, adds: true });
                 });
             }
         });

@@ -494,8 +494,9 @@ impl<'a, T: Element> Samples<'a, T> {
             return;
         }
         self.residual(piece, of_part, rows, product, residual);
-        let gradient = piece.part.begin_gradient();
-        instructions.run(Gradient { tile, residual, m, gradient });
+        let Part { gradient, has_gradient, .. } = &mut *piece.part;
+        let adds = mem::replace(has_gradient, true);
+        instructions.run(Gradient { tile, residual, m, gradient, adds });
     }
 
     /// The same on matrix units.
@@ -593,16 +594,6 @@ impl Piece<'_> {
             Product::Direction | Product::DirectionAlone => F::within(self.direction).get_mut(rows),
             Product::Vector => Some(product),
         }
-    }
-}
-
-impl Part {
-    /// The gradient, 0 where nothing was added yet.
-    fn begin_gradient(&mut self) -> &mut [f64] {
-        if !mem::replace(&mut self.has_gradient, true) {
-            self.gradient.fill(0.0);
-        }
-        &mut self.gradient
     }
 }
 

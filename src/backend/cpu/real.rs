@@ -12,7 +12,7 @@ pub(super) trait Real:
     /// A vector of [`Real::lanes`] values.
     type Vector<L: Lanes>: Copy;
 
-    /// What residuals are raised by, which [`Real::add_to`] takes back, and which of them then count as 0.
+    /// What residuals are raised by, which [`Real::put`] takes back, and which of them then count as 0.
     const RAISED: f64;
     const LEAST: Self;
 
@@ -52,17 +52,17 @@ pub(super) trait Real:
     /// N values can be written at `to`.
     unsafe fn store_features<L: Lanes>(lanes: L, to: *mut Self, v: L::V, factor: f64);
 
-    /// Adds the values of `v`, sums of products with a raised residual, to those at `to`.
+    /// Puts the values of `v`, sums of products with a raised residual, to `to`, or adds them to those there.
     ///
     /// # Safety
     /// [`Real::lanes`] values can be read and written at `to`.
-    unsafe fn add_to<L: Lanes>(lanes: L, to: *mut f64, v: Self::Vector<L>);
+    unsafe fn put<L: Lanes>(lanes: L, to: *mut f64, v: Self::Vector<L>, adds: bool);
 
     /// a·b + c, rounded once where the processor can.
     fn mul_add<L: Lanes>(lanes: L, a: Self::Vector<L>, b: Self::Vector<L>, c: Self::Vector<L>) -> Self::Vector<L>;
 
     /// The sums over the lanes of four vectors.
-    fn sum4<L: Lanes>(lanes: L, v: [Self::Vector<L>; 4]) -> [f64; 4];
+    fn sum4<L: Lanes>(lanes: L, v: [Self::Vector<L>; 4]) -> [Self; 4];
 }
 
 /// Many processors take a hundred times as long over a product that is subnormal in single precision, as those of tiny features with
@@ -143,9 +143,12 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    unsafe fn add_to<L: Lanes>(lanes: L, to: *mut f64, v: L::D) {
+    unsafe fn put<L: Lanes>(lanes: L, to: *mut f64, v: L::D, adds: bool) {
         // SAFETY: the caller's promise.
-        unsafe { lanes.store_f64(to, lanes.mul_add_f64(v, lanes.splat_f64(1.0), lanes.load_f64(to))) };
+        unsafe {
+            let before = if adds { lanes.load_f64(to) } else { lanes.splat_f64(0.0) };
+            lanes.store_f64(to, lanes.mul_add_f64(v, lanes.splat_f64(1.0), before));
+        }
     }
 
     #[inline(always)]
@@ -230,12 +233,13 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    unsafe fn add_to<L: Lanes>(lanes: L, to: *mut f64, v: L::V) {
+    unsafe fn put<L: Lanes>(lanes: L, to: *mut f64, v: L::V, adds: bool) {
         for (half, values) in lanes.widen(v).into_iter().enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
                 let to = to.add(half * L::N / 2);
-                lanes.store_f64(to, lanes.mul_add_f64(values, lanes.splat_f64(LOWERED), lanes.load_f64(to)));
+                let before = if adds { lanes.load_f64(to) } else { lanes.splat_f64(0.0) };
+                lanes.store_f64(to, lanes.mul_add_f64(values, lanes.splat_f64(LOWERED), before));
             }
         }
     }
@@ -246,7 +250,7 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn sum4<L: Lanes>(lanes: L, v: [L::V; 4]) -> [f64; 4] {
-        lanes.sum4(v).map(f64::from)
+    fn sum4<L: Lanes>(lanes: L, v: [L::V; 4]) -> [f32; 4] {
+        lanes.sum4(v)
     }
 }
