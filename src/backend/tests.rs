@@ -908,7 +908,15 @@ impl Case {
             |part: &str, found: &Evaluation| compare(&format!("{what}, {part}"), found, expected.next().unwrap());
         check("start", &loss.start(&start).unwrap())?;
         for round in 0..2 {
-            check("look", &loss.look(&self.like_start(round), &self.lengths(1.0)).unwrap())?;
+            // A direction, with its gradient at once or later.
+            let looked = match round {
+                0 => loss.look(&self.like_start(round), &self.lengths(1.0)).unwrap(),
+                _ => {
+                    loss.aim(&self.like_start(round)).unwrap();
+                    loss.gradient(&self.lengths(1.0)).unwrap()
+                }
+            };
+            check("look", &looked)?;
             check("gradient", &loss.gradient(&self.lengths(-0.5)).unwrap())?;
             let points = loss.along(&self.points()).unwrap();
             assert_eq!(points.len(), 9);
@@ -1228,6 +1236,7 @@ fn a_loss_that_does_not_suit_is_an_error() {
             for wrong in [&point[1..], &[]] {
                 assert_shape_error!(loss.start(wrong), "values");
                 assert_shape_error!(loss.look(wrong, &t), "values");
+                assert_shape_error!(loss.aim(wrong), "values");
                 assert_shape_error!(loss.hessian_vector(wrong), "values");
             }
             for wrong in [&t[1..], &[&t[..], &[0.0]].concat()] {
@@ -1286,6 +1295,7 @@ fn an_evaluation_is_few_products_and_one_readback() {
                 // products, dispatches, submissions, readbacks
                 counted("start", [2, 4, 1, 1], &mut |loss| drop(loss.start(&point).unwrap()));
                 counted("look", [2, 4, 1, 1], &mut |loss| drop(loss.look(&point, &t).unwrap()));
+                counted("aim", [1, 1, 1, 0], &mut |loss| loss.aim(&point).unwrap());
                 counted("gradient", [1, 3, 1, 1], &mut |loss| drop(loss.gradient(&t).unwrap()));
                 counted("along", [0, 1, 1, 1], &mut |loss| drop(loss.along(&points).unwrap()));
                 counted("advance", [0, 1, 1, 0], &mut |loss| loss.advance(&t).unwrap());
