@@ -317,6 +317,7 @@ impl Loss for StreamedLoss<'_> {
     }
 
     fn look(&mut self, direction: &[f64], t: &[f64]) -> Result<Evaluation> {
+        check::lengths(self.shape, 1, t)?;
         self.aim(direction)?;
         self.gradient(t)
     }

@@ -50,6 +50,8 @@ const OUTSIDE: f64 = 100.0;
 /// expected to gain, no more than this share of the objective: far more than what single precision gets wrong.
 pub(super) const DRAFTED: usize = 1 << 23;
 pub(super) const DRAFT: f64 = 1e-6;
+/// On a device another readback is worth less than a product of so many multiplications; reckoned from latencies, not measured.
+const WORTH_A_READBACK: usize = 1 << 32;
 /// Drafts do to the end where no more is asked for than this tolerance.
 const ROUGH: f64 = 1e-5;
 
@@ -319,6 +321,8 @@ pub(super) fn minimise(
     let is_large = n_samples.saturating_mul(parameters.len()) >= DRAFTED;
     // A device evaluates faster than its host makes blocks.
     let price = preconditioner.price().filter(|_| objective.is_double()).unwrap_or(f64::INFINITY).max(SHARPENED);
+    let aims = objective.keeps_logits()
+        && (objective.is_double() || n_samples.saturating_mul(parameters.len()) >= WORTH_A_READBACK);
     let mut sharpen_at = price;
     if preconditioner.is_sharp() {
         sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price;
@@ -428,7 +432,7 @@ pub(super) fn minimise(
         if let Some(sample) = sample.as_mut().filter(|_| is_sample_there) {
             sample.advance(point.t)?;
         }
-        is_trusted = is_as_guessed || !objective.keeps_logits();
+        is_trusted = is_as_guessed || !aims;
         add(&mut parameters, point.t, &direction);
         // The length at which a parabola with these slopes is lowest.
         let best = point.t * at_zero.slope / (at_zero.slope - point.slope);
