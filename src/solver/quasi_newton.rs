@@ -30,8 +30,8 @@ const OF_CONFIRMATION: Effort = Effort { share: 0.1, left: f64::INFINITY, most: 
 /// takes more products, when the solution is worth no more than so many tolerances.
 const CONFIRMED: f64 = 0.2;
 const CONFIRMED_WORTH: f64 = 2.0;
-/// The end may be near when no more than so many tolerances seem to be left: a solution of Newton's equations gains the most of them, in
-/// fewer evaluations than further steps and another confirmation.
+/// The end may be near when no more than so many tolerances seem to be left: from there a solution of Newton's equations goes on for fewer
+/// evaluations than further steps and a confirmation after them.
 const NEAR: f64 = 3.0;
 /// Pairs of a direction and its curvature that precondition the equations of the next step.
 pub(super) const MOST_PAIRS: usize = 10;
@@ -370,7 +370,9 @@ pub(super) fn minimise(
         if decrement.is_nan() || decrement <= 1e-30 {
             break if decrement.is_finite() { StopReason::Converged } else { StopReason::Precision };
         }
-        let is_near = |decrement: f64| decrement <= (NEAR * tolerance * value).min(0.3 * not_confirmed);
+        // Newton's method solves its equations in any case.
+        let near = if method == Method::Lbfgs { NEAR } else { 1.0 };
+        let is_near = |decrement: f64| decrement <= (near * tolerance * value).min(0.3 * not_confirmed);
         // Not between checkpoints that follow each other soon: blocks are made anew after each, to go on to the same bits.
         let is_worth_it = (max_iterations - n_iterations) as f64 >= SHARPENED_AGAIN * price;
         if objective.counts().evaluations() >= sharpen_at && is_worth_it && !is_near(decrement) {

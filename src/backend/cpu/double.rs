@@ -218,7 +218,7 @@ impl<F: Real> Kernel for SlabGradient<'_, F> {
         let Self { tile, residual, m, n_outputs, gradient, adds } = self;
         let Tile { x, n, strides: [stride, to_next_slab] } = tile;
         let n_slabs = gradient.len() / (m * SLAB).max(1);
-        assert!(tile.has(n_slabs) && residual.len() >= n * m && n_outputs <= m);
+        assert!(n_slabs > 0 && tile.has(n_slabs) && residual.len() >= n * m && n_outputs <= m);
         let of_slab = SLAB / F::lanes::<L>();
         let vectors = (n_slabs * of_slab).min(2);
         // From one vector to the next, of features and of their gradient.
