@@ -8,6 +8,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers and memory are indexed side by side in the kernels")]
 
 mod amx;
+mod bytes;
 mod ceilings;
 mod dot;
 mod double;

@@ -4,12 +4,13 @@
 //! logits, softmax, residual, and the part's own gradient while the samples are in the cache. Then the gradients of the
 //! parts are summed in their order. So the result does not depend on the number of threads.
 
+use super::bytes::{Bytes, ResidualDigits, SAMPLES, WeightDigits};
 use super::lanes::{Element, Instructions, Kernel, Lanes};
 use super::product::Outer;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
 use super::stepper::{Data, Step, Tiled};
 use super::team::Team;
-use super::tiles::{Buffer, DotTile, TILE, groups};
+use super::tiles::{Buffer, DotTile, Matrix, TILE, groups};
 use super::update::{update_bias, update_tile};
 use crate::backend::{Head, Shape, StepFactors};
 use crate::error::Result;
@@ -31,12 +32,17 @@ struct Part {
     gradient: Buffer,
     bias_gradient: Vec<f32>,
     losses: Vec<f64>,
+    /// Of as many tiles as have their gradient taken at once.
     logits: Buffer,
     targets: TargetsOfTile,
+    /// Where bytes are multiplied.
+    residual: Option<ResidualDigits>,
 }
 
 pub(super) struct Narrow {
     parts: Vec<Part>,
+    /// Where the features are bytes, and multiplied as such.
+    of_bytes: Option<(Bytes, WeightDigits)>,
 }
 
 /// How many parts a batch has, and how many samples a part.
@@ -62,8 +68,15 @@ impl Narrow {
         shape.n_outputs() <= instructions.most_narrow_outputs() && shape.n_parameters() <= LARGEST_GRADIENT
     }
 
-    pub fn new<T>(data: &Data<T>, shape: Shape, batch_size: usize) -> Result<Self> {
+    pub fn new<T: Element>(
+        instructions: Instructions,
+        data: &Data<T>,
+        shape: Shape,
+        batch_size: usize,
+    ) -> Result<Self> {
         let m = shape.n_outputs();
+        let bytes = T::as_bytes(data.x.x).and(instructions.bytes());
+        let samples = if bytes.is_some() { SAMPLES } else { TILE };
         // A shorter batch may have more parts than the longest, whose parts are rounded up.
         let n_parts = batch_size.div_ceil(LEAST_PART).clamp(1, MOST_PARTS);
         let part = || {
@@ -71,11 +84,13 @@ impl Narrow {
                 gradient: Buffer::zeros(shape.n_features.div_ceil(TILE) * TILE, m, "the gradient")?,
                 bias_gradient: vec![0.0; m],
                 losses: vec![0.0; shape.n_heads],
-                logits: Buffer::zeros(m, TILE, "the logits")?,
+                logits: Buffer::zeros(m, samples, "the logits")?,
                 targets: TargetsOfTile::new(data.targets, shape.n_classes)?,
+                residual: bytes.map(|_| ResidualDigits::new(shape)).transpose()?,
             })
         };
-        Ok(Self { parts: (0..n_parts).map(|_| part()).collect::<Result<_>>()? })
+        let of_bytes = bytes.map(|bytes| Ok((bytes, WeightDigits::new(shape)?))).transpose()?;
+        Ok(Self { parts: (0..n_parts).map(|_| part()).collect::<Result<_>>()?, of_bytes })
     }
 
     /// How many threads have something to do in some phase of steps with that many samples.
@@ -101,6 +116,10 @@ impl Narrow {
         let is_parallel = is_gradient_parallel(rows.len(), shape);
         let turns = if is_parallel { threads.len() } else { 1 };
         let share = 1.0 / rows.len() as f32;
+        if let Some((bytes, weights)) = &mut self.of_bytes {
+            bytes.split_weights(&state.weights, weights);
+        }
+        let of_bytes = self.of_bytes.as_ref();
         let run = |index: usize, part: &mut Part| {
             let end = rows.len().min((index + 1) * size);
             let of_part = &rows[index * size..end];
@@ -111,7 +130,7 @@ impl Narrow {
             } else {
                 ahead.get((next - n_parts) * size..).unwrap_or(ahead)
             };
-            instructions.run(PartKernel { data, state, rows: of_part, ahead, share, part });
+            instructions.run(PartKernel { data, state, of_bytes, rows: of_part, ahead, share, part });
         };
         if is_parallel {
             team.each(&mut threads, parts.iter_mut().enumerate(), |(), (index, part)| run(index, part));
@@ -160,6 +179,7 @@ impl Narrow {
 struct PartKernel<'a, T> {
     data: &'a Data<'a, T>,
     state: &'a Tiled,
+    of_bytes: Option<&'a (Bytes, WeightDigits)>,
     rows: &'a [u32],
     ahead: &'a [u32],
     share: f32,
@@ -170,44 +190,81 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        let Self { data, state, rows, ahead, share, part } = self;
-        let Shape { n_classes, .. } = state.weights.shape;
-        let m = state.weights.bias.len();
-        let x = data.x;
-        part.bias_gradient.fill(0.0);
-        part.losses.fill(0.0);
-        for (index, tile) in rows.chunks(TILE).enumerate() {
-            let ahead = rows.get((index + 1) * TILE..).filter(|next| !next.is_empty()).unwrap_or(ahead);
+    fn run<L: Lanes>(mut self, lanes: L) {
+        self.part.bias_gradient.fill(0.0);
+        self.part.losses.fill(0.0);
+        match T::as_bytes(self.data.x.x).zip(self.of_bytes) {
+            Some((x, (bytes, weights))) => self.run_bytes(lanes, x, *bytes, weights),
+            None => self.run_floats(lanes),
+        }
+    }
+}
+
+impl<'a, T: Element> PartKernel<'a, T> {
+    /// Samples after the first `n` of the part, or of what comes after it.
+    fn ahead(&self, n: usize) -> &'a [u32] {
+        self.rows.get(n..).filter(|next| !next.is_empty()).unwrap_or(self.ahead)
+    }
+
+    /// Residual, losses and gradient of the intercept of a tile whose logits are in the part's `index`th.
+    #[inline(always)]
+    fn softmax<L: Lanes>(&mut self, lanes: L, index: usize, rows: &[u32]) {
+        let Self { data, state, share, part, .. } = self;
+        let (m, n_classes) = (state.weights.bias.len(), state.weights.shape.n_classes);
+        softmax(
+            lanes,
+            SoftmaxTile {
+                o: &mut part.logits[index * m * TILE..][..m * TILE],
+                scale: data.scale,
+                bias: &state.weights.bias,
+                n_classes,
+                n_samples: rows.len(),
+                weights: data.weights_of(rows, *share),
+                targets: part.targets.of(data.targets, n_classes, rows),
+                losses: &mut part.losses,
+                bias_gradient: &mut part.bias_gradient,
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn run_bytes<L: Lanes>(&mut self, lanes: L, x: &[u8], bytes: Bytes, weights: &WeightDigits) {
+        let (x, m) = (Matrix { x, d: self.data.x.d }, self.state.weights.bias.len());
+        for (index, samples) in self.rows.chunks(SAMPLES).enumerate() {
+            for (tile, rows) in samples.chunks(TILE).enumerate() {
+                let next = self.ahead(index * SAMPLES + (tile + 1) * TILE);
+                bytes.logits(x, rows, weights, next, &mut self.part.logits[tile * m * TILE..]);
+                self.softmax(lanes, tile, rows);
+            }
+            let later = self.ahead((index + 1) * SAMPLES).get(TILE..).unwrap_or_default();
+            let Part { logits, residual: Some(residual), gradient, .. } = &mut *self.part else { continue };
+            bytes.split_residual(&logits[..samples.len().div_ceil(TILE) * m * TILE], residual);
+            bytes.add_gradient(x, samples, residual, later, gradient, index > 0);
+        }
+    }
+
+    #[inline(always)]
+    fn run_floats<L: Lanes>(&mut self, lanes: L) {
+        let (x, weights) = (self.data.x, &self.state.weights);
+        let m = weights.bias.len();
+        for (index, tile) in self.rows.chunks(TILE).enumerate() {
             // Half of what comes next is asked for in the first product, half in the second.
             let half = DotTile::<T>::most_ahead::<L>(m).min(TILE / 2);
+            let ahead = self.ahead((index + 1) * TILE);
             let (ahead, later) = ahead[..ahead.len().min(TILE)].split_at(ahead.len().min(half));
-            let logits = DotTile { x, rows: tile, weights: &state.weights, ahead, out: &mut part.logits };
+            let logits = DotTile { x, rows: tile, weights, ahead, out: &mut self.part.logits };
             logits.run(lanes);
-            let o = &mut part.logits[..m * TILE];
-            softmax(
-                lanes,
-                SoftmaxTile {
-                    o,
-                    scale: data.scale,
-                    bias: &state.weights.bias,
-                    n_classes,
-                    n_samples: tile.len(),
-                    weights: data.weights_of(tile, share),
-                    targets: part.targets.of(data.targets, n_classes, tile),
-                    losses: &mut part.losses,
-                    bias_gradient: &mut part.bias_gradient,
-                },
-            );
+            self.softmax(lanes, 0, tile);
             let mut rows_of_x = [std::ptr::null(); TILE];
             for (pointer, &row) in rows_of_x.iter_mut().zip(tile) {
                 *pointer = x.row(row).as_ptr();
             }
-            for (slab, gradient) in part.gradient.chunks_exact_mut(m * TILE).take(x.d.div_ceil(TILE)).enumerate() {
+            let Part { gradient, logits, .. } = &mut *self.part;
+            for (slab, gradient) in gradient.chunks_exact_mut(m * TILE).take(x.d.div_ceil(TILE)).enumerate() {
                 // Once for each line of the cache.
                 let is_new_line = (slab * TILE * size_of::<T>()).is_multiple_of(64);
                 for &row in later.iter().filter(|_| is_new_line) {
-                    let at = x.x.as_ptr().wrapping_add(row as usize * x.d + slab * TILE).cast::<u8>();
+                    let at = x.start_of(row).wrapping_add(slab * TILE).cast::<u8>();
                     lanes.prefetch(at);
                     if size_of::<T>() > 2 {
                         lanes.prefetch(at.wrapping_add(64));
@@ -218,7 +275,7 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
                         rows: &rows_of_x[..tile.len()],
                         first: slab * TILE,
                         n: TILE.min(x.d - slab * TILE),
-                        b: part.logits[j * TILE..].as_ptr(),
+                        b: logits[j * TILE..].as_ptr(),
                         out: gradient[j * TILE..].as_mut_ptr(),
                         add: index > 0,
                     };

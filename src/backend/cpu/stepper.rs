@@ -136,7 +136,7 @@ impl<'a, T: Element> CpuStepper<'a, T> {
             tiled.set_moments(instructions, &start.moments);
         }
         let way = if Narrow::suits(instructions, shape) {
-            Way::Narrow(Narrow::new(&data, shape, batch_size)?)
+            Way::Narrow(Narrow::new(instructions, &data, shape, batch_size)?)
         } else {
             Way::Wide(Wide::new(&data, shape, batch_size)?)
         };

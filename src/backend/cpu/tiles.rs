@@ -143,6 +143,11 @@ impl<'a, T> Matrix<'a, T> {
     pub fn row(self, row: u32) -> &'a [T] {
         &self.x[row as usize * self.d..][..self.d]
     }
+
+    /// Where a row starts, to bring it into the cache; it need not be there.
+    pub fn start_of(self, row: u32) -> *const T {
+        self.x.as_ptr().wrapping_add(row as usize * self.d)
+    }
 }
 
 /// Features `first..first + 32` of `rows` into `out`, (rows × 32) in `f32`, zeros past d.
@@ -336,7 +341,7 @@ impl<T: Element> Kernel for DotTile<'_, T> {
             for (j, n) in groups(m, L::DOT) {
                 let dot = Dot {
                     x: four,
-                    ahead: ahead.next().map_or(four[0], |&row| x.x.as_ptr().wrapping_add(row as usize * x.d)),
+                    ahead: ahead.next().map_or(four[0], |&row| x.start_of(row)),
                     d: x.d,
                     w: weights.w[j * TILE..].as_ptr(),
                     w_stride: m * TILE,

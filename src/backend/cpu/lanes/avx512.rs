@@ -25,6 +25,21 @@ fn first(count: usize) -> __mmask16 {
     ((1u32 << count.min(16)) - 1) as __mmask16
 }
 
+/// The sums over the lanes of four vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(in crate::backend::cpu) fn sum4(v: [__m512; 4]) -> __m128 {
+    // Within each quarter: sums of pairs, then of four, one vector after the other.
+    let ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    let cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+    let high = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+    let quarters = _mm512_add_ps(low, high);
+    let upper = _mm512_shuffle_f32x4::<0b11_10_11_10>(quarters, quarters);
+    let halves = _mm512_castps512_ps256(_mm512_add_ps(quarters, upper));
+    _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
+}
+
 // SAFETY of all blocks below: the instructions are there, which `self` proves; memory is as the caller promised.
 impl Lanes for Avx512 {
     const N: usize = 16;
@@ -120,20 +135,9 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn sum4(self, v: [__m512; 4]) -> [f32; 4] {
-        unsafe {
-            // Within each quarter: sums of pairs, then of four, one vector after the other.
-            let ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-            let cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-            let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
-            let high = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
-            let quarters = _mm512_add_ps(low, high);
-            let upper = _mm512_shuffle_f32x4::<0b11_10_11_10>(quarters, quarters);
-            let halves = _mm512_castps512_ps256(_mm512_add_ps(quarters, upper));
-            let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
-            let mut result = [0.0; 4];
-            _mm_storeu_ps(result.as_mut_ptr(), sums);
-            result
-        }
+        let mut result = [0.0; 4];
+        unsafe { _mm_storeu_ps(result.as_mut_ptr(), sum4(v)) };
+        result
     }
 
     #[inline(always)]

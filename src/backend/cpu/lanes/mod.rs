@@ -12,9 +12,12 @@ mod avx512;
 mod neon;
 mod portable;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::sum4;
 use half::f16;
 
 use super::amx::Units;
+use super::bytes::Bytes;
 use super::dot::Dot;
 use super::product::{Outer, Tile};
 
@@ -193,6 +196,12 @@ pub(super) trait Element: Copy + Send + Sync + 'static {
     fn as_f32(_values: &[Self]) -> Option<&[f32]> {
         None
     }
+
+    /// The values where they are bytes.
+    #[inline(always)]
+    fn as_bytes(_values: &[Self]) -> Option<&[u8]> {
+        None
+    }
 }
 
 impl Element for f32 {
@@ -230,6 +239,11 @@ impl Element for f16 {
 
 impl Element for u8 {
     #[inline(always)]
+    fn as_bytes(values: &[Self]) -> Option<&[u8]> {
+        Some(values)
+    }
+
+    #[inline(always)]
     unsafe fn load<L: Lanes>(lanes: L, from: *const Self) -> L::V {
         // SAFETY: the caller's promise.
         unsafe { lanes.load_u8(from) }
@@ -263,6 +277,8 @@ enum Set {
     Avx512 {
         /// Its matrix units, where they are used.
         units: Option<Units>,
+        /// Its products of bytes, where they are used.
+        bytes: Option<Bytes>,
     },
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -274,7 +290,8 @@ impl Instructions {
         #[cfg(target_arch = "x86_64")]
         {
             if has_avx512() {
-                return Self(Set::Avx512 { units: Units::of_this_processor() });
+                let (units, bytes) = (Units::of_this_processor(), Bytes::of_this_processor());
+                return Self(Set::Avx512 { units, bytes });
             }
             if has_avx2() {
                 return Self(Set::Avx2);
@@ -295,8 +312,10 @@ impl Instructions {
         {
             all.extend(has_avx2().then_some(Self(Set::Avx2)));
             if has_avx512() {
-                all.push(Self(Set::Avx512 { units: None }));
-                all.extend(Units::of_this_processor().map(|units| Self(Set::Avx512 { units: Some(units) })));
+                let (units, bytes) = (Units::of_this_processor(), Bytes::of_this_processor());
+                all.push(Self(Set::Avx512 { units: None, bytes: None }));
+                all.extend(bytes.map(|_| Self(Set::Avx512 { units: None, bytes })));
+                all.extend(units.map(|_| Self(Set::Avx512 { units, bytes })));
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -311,9 +330,11 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => "AVX2",
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 { units: None } => "AVX-512",
+            Set::Avx512 { units: None, bytes: None } => "AVX-512",
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 { units: Some(_) } => "AVX-512 and AMX",
+            Set::Avx512 { units: None, bytes: Some(_) } => "AVX-512 and VNNI",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 { units: Some(_), .. } => "AVX-512 and AMX",
             #[cfg(target_arch = "aarch64")]
             Set::Neon => "NEON",
         }
@@ -323,7 +344,16 @@ impl Instructions {
     pub fn units(self) -> Option<Units> {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 { units } => units,
+            Set::Avx512 { units, .. } => units,
+            _ => None,
+        }
+    }
+
+    /// The processor's products of bytes.
+    pub fn bytes(self) -> Option<Bytes> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 { bytes, .. } => bytes,
             _ => None,
         }
     }
