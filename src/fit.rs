@@ -475,7 +475,7 @@ impl SoftmaxRegression {
         factors: &[f64],
         mut past: Past,
         mut each: impl FnMut(usize, Fit, &Past) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Past> {
         let setting = |name, value: String, expected| Err(Error::Setting { name, value, expected });
         if let Some(factor) = factors.iter().find(|factor| !(**factor > 0.0 && factor.is_finite())) {
             return setting("a factor of the penalties", factor.to_string(), "a finite number above 0");
@@ -505,7 +505,7 @@ impl SoftmaxRegression {
             let fit = estimator.fit_after(&mut past, data, &mut |_| ControlFlow::Continue(()))?;
             each(index, fit, &past)?;
         }
-        Ok(())
+        Ok(past)
     }
 
     /// A fit after others on a path.

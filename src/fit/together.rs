@@ -8,6 +8,7 @@ use crate::data::Features;
 use crate::error::Result;
 
 /// What heads have in common.
+#[derive(Clone, Copy)]
 pub(super) struct Common<'a> {
     pub features: &'a Features<'a>,
     pub scale: f32,

@@ -199,7 +199,8 @@ impl Batch {
                 training: before + begin.elapsed(),
             });
         }
-        let start = past.start(shape.n_classes).or_else(|| start.as_ref().map(|start| objective.centred(start)));
+        let n_sparse = if penalty.has_l1() { shape.n_features * shape.n_classes } else { 0 };
+        let start = past.start(n_sparse).or_else(|| start.as_ref().map(|start| objective.centred(start)));
         let is_cold = start.is_none() && observer.solver_state().is_none();
         let parameters = start.unwrap_or_else(|| zero.clone());
         let cpu = Device::cpu();

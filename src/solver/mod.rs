@@ -27,7 +27,7 @@ pub(crate) use batch::{Batch, Stand, Task};
 pub use batch::{Lbfgs, NewtonCg};
 pub use certificate::Certificate;
 pub(crate) use minimum::{Learned, Numbers};
-pub(crate) use past::Past;
+pub(crate) use past::{Past, Trail};
 pub(crate) use scaling::Held;
 pub use schedule::{Schedule, Warmup};
 pub use sgd::Sgd;

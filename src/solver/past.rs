@@ -1,15 +1,25 @@
 //! What a fit knows of those before it on a path of penalties.
 
+use std::sync::Arc;
+
 use super::proximal::Inheritance;
 use crate::backend::cpu::Moments;
 
-/// The last solutions, in centred coordinates, and what was learned of the curvature.
+/// Solutions of a path in their order, in centred coordinates, each with its position: the logarithm of the penalty's factor.
+pub(crate) type Trail = Vec<(f64, Vec<f64>)>;
+
+/// The last solutions, and what was learned of the curvature.
 #[derive(Default)]
 pub(crate) struct Past {
-    /// The logarithm of the penalty's factor in the fit to come; nothing of a fit of its own.
+    /// Of the fit to come; nothing of a fit of its own.
     position: Option<f64>,
-    /// Positions and solutions, the older first; two at most.
-    solutions: Vec<(f64, Vec<f64>)>,
+    /// The last two, all where others are to follow.
+    solutions: Trail,
+    keeps_all: bool,
+    /// How many solutions there have been.
+    n_solutions: usize,
+    /// Of a path on nearly the same samples with nearly the same penalties, and how these change solutions.
+    guide: Option<Arc<Trail>>,
     /// Where there is an l1 penalty.
     pub(super) curvature: Option<Inheritance>,
     /// What the features are multiplied by, and their moments then, which are the same for all fits of a path.
@@ -31,6 +41,21 @@ impl Past {
     /// Of a path in search of the best.
     pub fn of_search() -> Self {
         Self { is_search: true, ..Self::default() }
+    }
+
+    /// The same, for others to follow.
+    pub fn ahead_of_others() -> Self {
+        Self { keeps_all: true, ..Self::of_search() }
+    }
+
+    /// The same, after another on nearly the same samples.
+    pub fn after(guide: Option<Arc<Trail>>) -> Self {
+        Self { guide, ..Self::of_search() }
+    }
+
+    /// All solutions of a path that is [ahead of others](Self::ahead_of_others).
+    pub fn into_trail(self) -> Option<Trail> {
+        self.keeps_all.then_some(self.solutions)
     }
 
     /// Of a fit of its own whose start is near the solution, where others had the Hessian class by class.
@@ -64,30 +89,47 @@ impl Past {
     /// Takes the solution of the present fit.
     pub fn keep(&mut self, solution: &[f64]) {
         let Some(position) = self.position else { return };
-        if self.solutions.len() == 2 {
+        if self.solutions.len() == 2 && !self.keeps_all {
             self.solutions.remove(0);
         }
         self.solutions.push((position, solution.to_vec()));
+        self.n_solutions += 1;
     }
 
-    /// Where the solution is expected: on the line through the last two, over the logarithm of the factor. A weight that is 0, or
-    /// would change its sign, is 0; the last `n_free` values are not penalised and may.
-    pub fn start(&self, n_free: usize) -> Option<Vec<f64>> {
-        let (last_position, last) = self.solutions.last()?;
-        let mut start = last.clone();
-        if let ([(position, solution), _], Some(next)) = (&self.solutions[..], self.position) {
-            let t = (next - last_position) / (last_position - position);
-            if t > 0.0 && t.is_finite() {
-                let t = t.min(FARTHEST);
-                let n_weights = start.len() - n_free;
-                for (i, (value, before)) in start.iter_mut().zip(solution).enumerate() {
-                    let next = *value + t * (*value - before);
-                    *value = if i < n_weights && *value * next <= 0.0 { 0.0 } else { next };
-                }
+    /// Where the solution is expected: on the line through the last two, over the logarithm of the factor, and as far from it as the guide's
+    /// was from its line: how a path bends depends little on which samples were left out. Of the first `n_sparse` values, weights with an l1
+    /// penalty, one that is 0, or would change its sign, is 0.
+    pub fn start(&self, n_sparse: usize) -> Option<Vec<f64>> {
+        let guide = self.guide.as_ref().and_then(|guide| guide.split_at_checked(self.n_solutions));
+        let guided = guide.and_then(|(before, after)| Some((before, after.first()?)));
+        let Some((_, last)) = self.solutions.last() else { return guided.map(|(_, (_, first))| first.clone()) };
+        let mut start = on_line(&self.solutions, self.position?)?;
+        for (value, &last) in start.iter_mut().zip(last).take(n_sparse) {
+            if *value * last <= 0.0 {
+                *value = 0.0;
             }
+        }
+        if let Some((before, (position, solution))) = guided {
+            let expected = on_line(before, *position)?;
+            let bend = solution.iter().zip(&expected).map(|(there, expected)| there - expected);
+            start.iter_mut().zip(bend).for_each(|(value, bend)| *value += bend);
         }
         Some(start)
     }
+}
+
+/// What is at `position` on the line through the last two of the solutions; the last where there is no other, or where it would be back.
+fn on_line(solutions: &[(f64, Vec<f64>)], position: f64) -> Option<Vec<f64>> {
+    let (last_position, last) = solutions.last()?;
+    let mut values = last.clone();
+    if let [.., (before_position, before), _] = solutions {
+        let t = (position - last_position) / (last_position - before_position);
+        if t > 0.0 && t.is_finite() {
+            let t = t.min(FARTHEST);
+            values.iter_mut().zip(before).for_each(|(value, before)| *value += t * (*value - before));
+        }
+    }
+    Some(values)
 }
 
 #[cfg(test)]
@@ -100,22 +142,47 @@ mod tests {
         past.keep(&[5.0]);
         assert!(past.is_empty() && !past.is_path());
         past.go_to(8.0);
-        assert_eq!(past.start(1), None);
+        assert_eq!(past.start(3), None);
         past.keep(&[9.0, 9.0, 9.0, 9.0]);
         past.go_to(4.0);
-        assert_eq!(past.start(1), Some(vec![9.0, 9.0, 9.0, 9.0]));
+        assert_eq!(past.start(3), Some(vec![9.0, 9.0, 9.0, 9.0]));
         past.keep(&[1.0, 3.0, 0.0, 1.0]);
         past.go_to(2.0);
         past.keep(&[2.0, 1.0, 0.0, -1.0]);
         past.go_to(1.0);
         // The second would change its sign, the third is 0, the last is free.
-        let start = past.start(1).unwrap();
+        let start = past.start(3).unwrap();
         assert!((start[0] - 3.0).abs() < 1e-12 && start[1..3] == [0.0, 0.0] && (start[3] + 3.0).abs() < 1e-12);
         // Back, or nowhere: the last one.
         past.go_to(4.0);
-        assert_eq!(past.start(1), Some(vec![2.0, 1.0, 0.0, -1.0]));
+        assert_eq!(past.start(3), Some(vec![2.0, 1.0, 0.0, -1.0]));
         // No further than twice as far.
         past.go_to(1e-9);
-        assert_eq!(past.start(1).unwrap()[0], 4.0);
+        assert_eq!(past.start(3).unwrap()[0], 4.0);
+    }
+    #[test]
+    fn a_path_bends_as_its_guide_did() {
+        // Solutions that lie on a parabola, and others beside it.
+        let at = |beside: f64, x: f64| vec![x * x + beside * x, 1.0 - x];
+        let mut ahead = Past::ahead_of_others();
+        for x in [3.0f64, 2.0, 1.0, 0.0] {
+            ahead.go_to(x.exp());
+            ahead.keep(&at(0.0, x));
+        }
+        let guide = Some(Arc::new(ahead.into_trail().unwrap()));
+        let mut past = Past::after(guide.clone());
+        for x in [3.0f64, 2.0, 1.0, 0.0] {
+            past.go_to(x.exp());
+            let (start, solution) = (past.start(0).unwrap(), at(0.1, x));
+            let off = start.iter().zip(&solution).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+            // The first is the guide's, the next as far from the last as its was; then what is beside the parabola is on a line.
+            let expected = [0.3, 0.1, 0.0, 0.0][3 - x as usize];
+            assert!((off - expected).abs() < 1e-12, "{x}: {off}");
+            past.keep(&solution);
+        }
+        // Past the guide's end, or without one, there is but the line.
+        past.go_to((-1.0f64).exp());
+        assert!((past.start(0).unwrap()[0] + 1.1).abs() < 1e-12);
+        assert!(Past::of_search().into_trail().is_none() && Past::after(guide).into_trail().is_none());
     }
 }

@@ -1,6 +1,8 @@
-//! The search of the batch solvers: the models of a fold are a path from the largest penalty to the smallest.
+//! The search of the batch solvers: the models of a fold are a path from the largest penalty to the smallest. The path of the first fold
+//! goes ahead: how it bends tells the others where their solutions will be.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::division::Division;
 use super::{Head, Sweep, total_weight};
@@ -9,7 +11,8 @@ use crate::error::Result;
 use crate::fit::SoftmaxRegression;
 use crate::fit::together::{Common, together};
 use crate::model::Model;
-use crate::solver::Past;
+use crate::solver::{Past, Trail};
+use crate::structure::Structure;
 
 /// What became of paths.
 #[derive(Default)]
@@ -32,6 +35,8 @@ pub(super) struct Solved {
 
 /// Weights and intercepts of all models of other folds than the first, 128 MiB.
 const MOST_VALUES: usize = 1 << 25;
+/// From so many folds on the first goes ahead of the others: with fewer, what two of them are trained on has less than half in common.
+const FOLLOWED: usize = 3;
 
 impl Solved {
     /// A model near that of all samples: the mean of those of the folds. What a fold left out moves a model away from that of all samples
@@ -66,22 +71,40 @@ impl Sweep {
         let n_folds = self.folds.n_folds();
         let paths: Vec<Path> =
             (0..self.l1_ratios.len()).flat_map(|ratio| (0..n_folds).map(move |fold| Path { fold, ratio })).collect();
-        let of_path = |path: &Path, device: &Device| {
-            self.fit_path(&SoftmaxRegression { device: device.clone(), ..estimator.clone() }, division, *path, tell)
-        };
         let data = division.data();
-        let common = Common {
-            features: data.features(),
-            scale: estimator.feature_scale.of(data.features())?,
-            shape: Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 },
-            memory: self.memory,
+        let shape = Shape { n_features: data.n_features(), n_classes: data.n_classes(), n_heads: 1 };
+        let scale = estimator.feature_scale.of(data.features())?;
+        let common = Common { features: data.features(), scale, shape, memory: self.memory };
+        let n_values = shape.n_parameters().saturating_mul(self.strengths.values().len());
+        let is_followed = |ratio: usize| {
+            let is_smooth = self.l1_ratios[ratio] == 0.0 && estimator.weights == Structure::Dense;
+            is_smooth && n_folds >= FOLLOWED && n_values <= MOST_VALUES / 2
         };
-        let work = |index: usize, device: &Device| of_path(&paths[index], device);
-        let (done, passes) = together(&estimator.device, common, paths.len(), work)?;
+        let leads = |&Path { fold, ratio }: &Path| fold == 0 && is_followed(ratio);
+        let (ahead, rest): (Vec<usize>, Vec<usize>) = (0..paths.len()).partition(|&index| leads(&paths[index]));
+        let mut guides: Vec<Option<Arc<Trail>>> = vec![None; self.l1_ratios.len()];
+        let mut done: Vec<_> = paths.iter().map(|_| None).collect();
+        let mut passes = Some(0);
+        for indices in [ahead, rest].into_iter().filter(|indices| !indices.is_empty()) {
+            let work = |index: usize, device: &Device| {
+                let path = paths[indices[index]];
+                let past = if leads(&path) { Past::ahead_of_others() } else { Past::after(guides[path.ratio].clone()) };
+                let estimator = SoftmaxRegression { device: device.clone(), ..estimator.clone() };
+                self.fit_path(&estimator, division, path, past, tell)
+            };
+            let (results, of_these) = together(&estimator.device, common, indices.len(), work)?;
+            passes = passes.zip(of_these).map(|(before, of_these)| before + of_these);
+            for (&index, result) in indices.iter().zip(results) {
+                let (heads, solved, past) = result?;
+                if let Some(trail) = past.into_trail() {
+                    guides[paths[index].ratio] = Some(Arc::new(trail));
+                }
+                done[index] = Some((heads, solved));
+            }
+        }
 
         let (mut heads, mut solved) = (Vec::with_capacity(self.n_heads()), Vec::<Solved>::new());
-        for (path, done) in paths.iter().zip(done) {
-            let (of_path, of_candidates) = done?;
+        for (path, (of_path, of_candidates)) in paths.iter().zip(done.into_iter().flatten()) {
             heads.extend(of_path);
             match path.fold {
                 0 => solved.extend(of_candidates),
@@ -97,14 +120,15 @@ impl Sweep {
         Ok(Paths { heads, solved, passes })
     }
 
-    /// The models of a path, and what is in them.
+    /// The models of a path, what is in them, and what it leaves.
     fn fit_path(
         &self,
         estimator: &SoftmaxRegression,
         division: &Division,
         Path { fold, ratio }: Path,
+        past: Past,
         tell: &dyn Fn(&Head),
-    ) -> Result<(Vec<Head>, Vec<Solved>)> {
+    ) -> Result<(Vec<Head>, Vec<Solved>, Past)> {
         let train = division.without(fold)?;
         let validation = division.of(fold)?;
         let l1_ratio = self.l1_ratios[ratio];
@@ -113,7 +137,7 @@ impl Sweep {
         let n_values = train.n_features().saturating_add(1).saturating_mul(train.n_classes());
         let is_kept = fold == 0 || self.n_heads().saturating_mul(n_values) <= MOST_VALUES;
         let (mut heads, mut solved) = (Vec::new(), Vec::new());
-        estimator.path_with(&train, &penalties, Past::of_search(), |index, fit, past| {
+        let past = estimator.path_with(&train, &penalties, past, |index, fit, past| {
             let penalty = penalties[index];
             let head = Head {
                 candidate: ratio * penalties.len() + index,
@@ -135,6 +159,6 @@ impl Sweep {
             solved.push(Solved { models, sharp: past.sharp });
             Ok(())
         })?;
-        Ok((heads, solved))
+        Ok((heads, solved, past))
     }
 }
