@@ -189,7 +189,7 @@ impl Batch {
             let mut method = Prepared::Factored(parametrisation, Box::new(of_factors));
             let (begin, before) = (Instant::now(), observer.elapsed());
             let minimum = self.minimise_in_legs(&mut method, &mut objective, start, n_samples, past, observer)?;
-            past.keep(&minimum.parameters);
+            past.keep(&minimum.parameters, None);
             return Ok(Found {
                 weights: check_finite(weights_of(&objective, Some(parametrisation), &minimum.parameters))?,
                 reason: minimum.reason,
@@ -222,26 +222,35 @@ impl Batch {
             Some(session) => Some(Objective::new(session.loss(shape)?, shape, penalty.clone(), mean.clone())),
             None => None,
         };
+        let mut is_lent = false;
         let mut method = match penalty.has_l1() {
             true => Prepared::Proximal(proximal::Prepared::new(curvature, shape, past)?),
             false => {
                 let uncentred = objective.uncentred(&parameters);
-                let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut past.gram, past.sharp)?;
-                match past.sharp {
-                    Some(_) => preconditioner.sharpen(&mut objective, &parameters)?,
-                    None => preconditioner.prepare(),
+                let sharp = past.sharp();
+                let mut preconditioner = Preconditioner::new(curvature, &uncentred, shape, &mut past.gram, sharp)?;
+                if !past.lent().is_some_and(|blocks| preconditioner.borrow(blocks)) {
+                    match sharp {
+                        Some(_) => preconditioner.sharpen(&mut objective, &parameters)?,
+                        None => preconditioner.prepare(),
+                    }
                 }
+                is_lent = preconditioner.is_lent();
                 Prepared::QuasiNewton(self.method, Box::new(preconditioner), sample.map(Box::new))
             }
         };
         let (begin, before) = (Instant::now(), observer.elapsed());
         let minimum = self.minimise_in_legs(&mut method, &mut objective, parameters, n_samples, past, observer)?;
-        if let Prepared::QuasiNewton(_, preconditioner, _) = &method {
-            past.sharp = preconditioner.sharp().filter(|_| past.is_path());
-        }
         let Minimum { mut parameters, reason, first_gradient, .. } = minimum;
         let (training, counts) = (before + begin.elapsed(), objective.counts());
-        past.keep(&parameters);
+        let mut sharp = None;
+        if let Prepared::QuasiNewton(_, preconditioner, _) = &method {
+            sharp = preconditioner.sharp();
+            if is_lent && preconditioner.price().is_none_or(|price| counts.evaluations() > price) {
+                past.lend_no_more();
+            }
+        }
+        past.keep(&parameters, sharp);
         if past.is_search() {
             let (weights, counts, certificate) = (objective.single(&parameters).into(), objective.counts(), None);
             return Ok(Found { weights, reason, counts, certificate, begin, training });

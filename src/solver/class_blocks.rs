@@ -23,7 +23,7 @@ const MOST_VALUES: usize = 64 << 20;
 /// In single precision no more than this share of a feature need be left by those before it, as [`super::preconditioner`] has it.
 const LEAST_PIVOT: f32 = 1e-6;
 
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     /// Of each class that of S·H_j·S, over the features that vary, in units S, and the intercept.
     roots: Vec<InverseRoot>,
     size: Vec<f64>,
@@ -55,7 +55,7 @@ pub(super) fn price(n: usize, n_classes: usize) -> Option<f64> {
 
 impl Blocks {
     /// At parameters that are not centred; nothing where they are past single precision.
-    pub fn new(sample: &ClassSample, parameters: &[f64], means: &Means) -> Result<Option<Self>> {
+    pub(super) fn new(sample: &ClassSample, parameters: &[f64], means: &Means) -> Result<Option<Self>> {
         let (_, p) = sample.probabilities(parameters)?;
         let gram = means.gram.mapv(|value| value as f32);
         let n = means.varying.len() + 1;
@@ -125,6 +125,17 @@ impl Blocks {
         let is_finite = roots.par_iter().all(InverseRoot::is_finite);
         let Means { size, varying, has_intercept, .. } = *means;
         Ok(is_finite.then(|| Self { roots, size: size.to_vec(), varying: varying.to_vec(), has_intercept }))
+    }
+
+    /// The features that vary.
+    pub fn vary(&self) -> &[usize] {
+        &self.varying
+    }
+
+    /// Values of all blocks, but for what fills up the rows of small ones.
+    pub fn n_values(&self) -> usize {
+        let n = self.varying.len() + 1;
+        n * (n + 1) / 2 * self.roots.len()
     }
 
     /// H_j⁻¹ times the gradient of each class, into the rows of `result`, (d + 1) × q, that vary.

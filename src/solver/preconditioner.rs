@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::linalg::general_mat_mul;
@@ -60,7 +61,9 @@ pub(super) struct Preconditioner<'a> {
     sample: Option<ClassSample<'a>>,
     curvature: Curvature<'a, 'a>,
     /// In the place of all that, once they are worth it.
-    blocks: Option<Blocks>,
+    blocks: Option<Arc<Blocks>>,
+    /// Whether these are of other samples.
+    are_lent: bool,
 }
 
 /// The rows that A is taken of, and their weights; Σ = 1.
@@ -132,7 +135,17 @@ impl<'a> Preconditioner<'a> {
         };
         let mean_curvature = classes.eigenvalues.iter().sum::<f64>() / classes.eigenvalues.len() as f64;
         let features = FeatureFactor::new(&curvature, mean_curvature, kept)?;
-        Ok(Self { shape, has_intercept, features, classes, mean_curvature, sample, curvature, blocks: None })
+        Ok(Self {
+            shape,
+            has_intercept,
+            features,
+            classes,
+            mean_curvature,
+            sample,
+            curvature,
+            blocks: None,
+            are_lent: false,
+        })
     }
 
     /// What [`Preconditioner::sharpen`] takes, in evaluations; nothing where it cannot be.
@@ -146,13 +159,13 @@ impl<'a> Preconditioner<'a> {
     pub fn sharpen(&mut self, objective: &mut Objective, parameters: &[f64]) -> Result<()> {
         let Curvature { features, scale, weights, .. } = self.curvature;
         // Those from before need not be kept beside.
-        self.blocks = None;
+        (self.blocks, self.are_lent) = (None, false);
         if let (Some(means), Some(price)) = (self.means(), self.price()) {
             let most = BLOCK_ROWS.min(BLOCK_PROBABILITIES / self.shape.n_classes).max(1);
             let sample = ClassSample::of(features, scale, weights, self.shape, most)?;
             let parameters = objective.uncentred(parameters);
             let blocks = objective.on_all_threads(|| Blocks::new(&sample, &parameters, &means));
-            self.blocks = blocks.transpose()?.flatten();
+            self.blocks = blocks.transpose()?.flatten().map(Arc::new);
             if self.blocks.is_none() && self.sample.is_none() {
                 self.refresh(&parameters)?;
             }
@@ -161,6 +174,13 @@ impl<'a> Preconditioner<'a> {
         // Where there are none, the product of means goes on.
         self.prepare();
         Ok(())
+    }
+
+    /// Takes the Hessian class by class of nearly the same samples, where the same features vary there; says whether it does.
+    pub fn borrow(&mut self, blocks: Arc<Blocks>) -> bool {
+        self.are_lent = blocks.vary() == self.features.varying;
+        self.blocks = Some(blocks).filter(|_| self.are_lent);
+        self.are_lent
     }
 
     /// Makes ready what [`Preconditioner::apply`] needs: the product of means, where there are no blocks.
@@ -181,9 +201,14 @@ impl<'a> Preconditioner<'a> {
         self.blocks.is_some()
     }
 
-    /// The mean curvature of the classes, where it has.
-    pub fn sharp(&self) -> Option<f64> {
-        self.is_sharp().then_some(self.mean_curvature)
+    /// Whether that is of other samples.
+    pub fn is_lent(&self) -> bool {
+        self.is_sharp() && self.are_lent
+    }
+
+    /// The mean curvature of the classes and the Hessian class by class, where it has taken it.
+    pub fn sharp(&self) -> Option<(f64, Arc<Blocks>)> {
+        Some((self.mean_curvature, self.blocks.clone()?))
     }
 
     fn means(&self) -> Option<Means<'_>> {

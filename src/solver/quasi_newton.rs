@@ -324,7 +324,7 @@ pub(super) fn minimise(
     let aims = objective.keeps_logits()
         && (objective.is_double() || n_samples.saturating_mul(parameters.len()) >= WORTH_A_READBACK);
     let mut sharpen_at = price;
-    if preconditioner.is_sharp() {
+    if preconditioner.is_sharp() && !preconditioner.is_lent() {
         sharpen_at = objective.counts().evaluations() + SHARPENED_AGAIN * price;
     }
     let mut is_draft = gain > 0.0 && is_large && objective.set_draft(true);

@@ -156,7 +156,7 @@ impl Sweep {
             tell(&head);
             heads.push(head);
             let models = if is_kept { vec![fit.model] } else { Vec::new() };
-            solved.push(Solved { models, sharp: past.sharp });
+            solved.push(Solved { models, sharp: past.ended_sharp() });
             Ok(())
         })?;
         Ok((heads, solved, past))
