@@ -170,7 +170,7 @@ impl Blocks {
 mod tests {
     use super::super::preconditioner::{Curvature, Preconditioner};
     use super::*;
-    use crate::backend::cpu::{Cpu, moments};
+    use crate::backend::cpu::{self, Cpu, moments};
     use crate::backend::{Backend, Shape};
     use crate::batch::Shuffle;
     use crate::data::{Features, Targets};
@@ -234,6 +234,19 @@ mod tests {
         preconditioner.sharpen(&mut objective, &parameters).unwrap();
         assert!(preconditioner.is_sharp() && objective.counts().products > products);
         assert!(preconditioner.apply(&vec![0.0; v.len()]).iter().all(|&x| x == 0.0));
+        // They may be lent, but not where other features vary.
+        let (mean_curvature, blocks) = preconditioner.sharp().unwrap();
+        assert!(!preconditioner.is_lent());
+        let borrow = |curvature| {
+            let mut other =
+                Preconditioner::new(curvature, &uncentred, shape, &mut None, Some(mean_curvature)).unwrap();
+            assert_eq!(other.borrow(blocks.clone()), other.is_lent());
+            other.is_lent().then(|| other.apply(&curved))
+        };
+        assert_eq!(borrow(curvature), Some(preconditioner.apply(&curved)));
+        let constant = Features::new(vec![1.0; n * d], n, d).unwrap();
+        let of_constant = cpu::moments(&constant, 1.0, Some(&weights)).unwrap();
+        assert_eq!(borrow(Curvature { features: &constant, moments: &of_constant, ..curvature }), None);
         [of_means, error(&preconditioner)]
     }
 

@@ -231,4 +231,19 @@ mod tests {
         assert!((past.start(0).unwrap()[0] + 1.1).abs() < 1e-12);
         assert!(Past::of_search().into_trail().is_none() && Past::after(guide).into_trail().is_none());
     }
+    #[test]
+    fn what_the_guide_had_at_a_place_is_taken_there() {
+        let guide = |sharp: [Option<f64>; 3]| {
+            let fit = |sharp| Waypoint { position: 0.0, solution: vec![0.0], sharp, blocks: None };
+            Past::after(Some(Arc::new(sharp.map(fit).into())))
+        };
+        let mut past = guide([None, Some(0.5), Some(0.25)]);
+        for expected in [None, Some(0.5), Some(0.25), None] {
+            past.go_to(1.0);
+            assert_eq!(past.sharp(), expected);
+            past.keep(&[0.0], None);
+            assert!(past.ended_sharp().is_none() && past.lent().is_none());
+        }
+        assert_eq!(Past::of_start(Some(0.1)).sharp(), Some(0.1));
+    }
 }

@@ -32,7 +32,7 @@ const CONFIRMED: f64 = 0.2;
 const CONFIRMED_WORTH: f64 = 2.0;
 /// The end may be near when no more than so many tolerances seem to be left: from there a solution of Newton's equations goes on for fewer
 /// evaluations than further steps and a confirmation after them.
-const NEAR: f64 = 3.0;
+const NEAR: f64 = 5.0;
 /// Pairs of a direction and its curvature that precondition the equations of the next step.
 pub(super) const MOST_PAIRS: usize = 10;
 /// The probabilities of the preconditioner are taken anew in each of the first iterations, then every few.
