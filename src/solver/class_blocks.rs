@@ -238,8 +238,7 @@ mod tests {
         let (mean_curvature, blocks) = preconditioner.sharp().unwrap();
         assert!(!preconditioner.is_lent());
         let borrow = |curvature| {
-            let mut other =
-                Preconditioner::new(curvature, &uncentred, shape, &mut None, Some(mean_curvature)).unwrap();
+            let mut other = Preconditioner::new(curvature, &uncentred, shape, &mut None, Some(mean_curvature)).unwrap();
             assert_eq!(other.borrow(blocks.clone()), other.is_lent());
             other.is_lent().then(|| other.apply(&curved))
         };
