@@ -220,7 +220,7 @@ fn weights_and_penalties_may_be_extreme() {
         let missing = fit.objective / exact.objective - 1.0;
         let what = format!("an outlier: {missing:e} {} {:?} of {:?}", fit.reason, fit.certificate, exact.certificate);
         println!("{what}");
-        // The gap says little of what the gradient says: the penalty is small beside the curvature of the outlier's column.
+        // Where a penalty is small beside the curvature of its weight, the gap says little of what the gradient says.
         let certificate = fit.certificate.unwrap();
         let is_certain = certificate.gap.unwrap() < 1e-5 * fit.objective || certificate.relative_gradient_norm <= 3e-6;
         assert!(missing.abs() < 2e-8 && is_certain, "{what}");

@@ -386,6 +386,30 @@ fn what_cannot_be_searched_is_an_error() {
     }
 }
 
+/// Each fold but the first takes fewer products than its path alone, which nothing tells how it will bend.
+#[test]
+fn folds_follow_the_first() {
+    let data = digits().unwrap();
+    let n_folds = 5;
+    let c = [1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0];
+    let sweep = Sweep::new(estimator()).tolerance(1e-5).c(c);
+    let folds = Folds::Stratified(n_folds).of(data.labels()).unwrap();
+    let (mut following, mut alone) = (0, 0);
+    let products = |heads: &[softreg::Head], fold| -> usize {
+        heads.iter().filter(|head| head.fold == fold).map(|head| head.products).sum()
+    };
+    let together = sweep.clone().folds(Folds::Stratified(n_folds)).fit(&data).unwrap();
+    for fold in 1..n_folds {
+        // Of two folds none follows; the second, the smaller group, has the samples of this one.
+        let groups = folds.iter().map(|&of| u32::from(of as usize == fold)).collect();
+        let by_itself = sweep.clone().folds(Folds::Grouped(2, groups)).fit(&data).unwrap();
+        following += products(&together.heads, fold);
+        alone += products(&by_itself.heads, 1);
+    }
+    println!("{following} products of {alone}");
+    assert!(20 * following < 19 * alone, "{following} of {alone}");
+}
+
 /// In whatever memory; the passes are in common where there is more than one path at a time.
 #[test]
 fn paths_side_by_side_are_those_of_one_at_a_time() {

@@ -163,6 +163,14 @@ impl Solver {
         self
     }
 
+    /// Its tolerance, where it has one.
+    pub(crate) fn tolerance(&self) -> Option<f64> {
+        match self {
+            Self::Lbfgs(Lbfgs { tolerance, .. }) | Self::NewtonCg(NewtonCg { tolerance, .. }) => Some(*tolerance),
+            Self::Auto | Self::Sgd(_) | Self::AdamW(_) => None,
+        }
+    }
+
     /// The same solver with another tolerance, where it has one.
     pub(crate) fn with_tolerance(mut self, of: impl Fn(f64) -> f64) -> Self {
         match &mut self {

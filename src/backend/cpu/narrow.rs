@@ -21,6 +21,9 @@ const LARGEST_GRADIENT: usize = 1 << 20;
 const LEAST_PART: usize = 64;
 /// At most so many parts.
 const MOST_PARTS: usize = 32;
+/// Weights are so large that digits of them all would leave more than this of a logit: a few hundred times features of 1. Those that are not
+/// the largest then keep their own precision, and bytes become numbers.
+const LARGEST_ERROR: f32 = 1e-2;
 /// Multiplications of a phase below which a second thread costs more than it brings.
 const PARALLEL: usize = 1 << 18;
 
@@ -36,7 +39,7 @@ struct Part {
     logits: Buffer,
     targets: TargetsOfTile,
     /// Where bytes are multiplied.
-    residual: Option<ResidualDigits>,
+    residual: ResidualDigits,
 }
 
 pub(super) struct Narrow {
@@ -86,7 +89,7 @@ impl Narrow {
                 losses: vec![0.0; shape.n_heads],
                 logits: Buffer::zeros(m, samples, "the logits")?,
                 targets: TargetsOfTile::new(data.targets, shape.n_classes)?,
-                residual: bytes.map(|_| ResidualDigits::new(shape)).transpose()?,
+                residual: ResidualDigits::new(shape)?,
             })
         };
         let of_bytes = bytes.map(|bytes| Ok((bytes, WeightDigits::new(shape)?))).transpose()?;
@@ -119,7 +122,9 @@ impl Narrow {
         if let Some((bytes, weights)) = &mut self.of_bytes {
             bytes.split_weights(&state.weights, weights);
         }
-        let of_bytes = self.of_bytes.as_ref();
+        // NaN is not small.
+        let is_small = |error: f32| error * data.scale.abs() <= LARGEST_ERROR;
+        let of_bytes = self.of_bytes.as_ref().filter(|(_, weights)| is_small(weights.error(data.x.d)));
         let run = |index: usize, part: &mut Part| {
             let end = rows.len().min((index + 1) * size);
             let of_part = &rows[index * size..end];
@@ -237,7 +242,7 @@ impl<'a, T: Element> PartKernel<'a, T> {
                 self.softmax(lanes, tile, rows);
             }
             let later = self.ahead((index + 1) * SAMPLES).get(TILE..).unwrap_or_default();
-            let Part { logits, residual: Some(residual), gradient, .. } = &mut *self.part else { continue };
+            let Part { logits, residual, gradient, .. } = &mut *self.part;
             bytes.split_residual(&logits[..samples.len().div_ceil(TILE) * m * TILE], residual);
             bytes.add_gradient(x, samples, residual, later, gradient, index > 0);
         }

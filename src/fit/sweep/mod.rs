@@ -24,7 +24,7 @@ use paths::Paths;
 /// other folds is fitted and evaluated on the fold; what does best, in the mean over the folds, is fitted on all samples.
 ///
 /// With a batch solver the models of a fold are a path from the largest penalty to the smallest ([`SoftmaxRegression::path`]). On the
-/// CPU all paths go on at once, and have their passes over dense features in common. The samples are copied once, in the order of their
+/// CPU paths go on at once, those of the other folds when that of the first has told them where theirs may lead, and have their passes over dense features in common. The samples are copied once, in the order of their
 /// folds, whose models differ in weights that are 0 for the fold left out. The fitted models do not depend on how many threads there are.
 ///
 /// With a stochastic solver all models of a fold are trained side by side in the same batches, so that the features are read once for
@@ -282,7 +282,7 @@ impl Sweep {
     /// Bytes that paths side by side may take beside the features: two numbers of 8 bytes for each sample and class of a path, and what a
     /// solver has of gradients and steps. No more go on at once. By default a quarter of the memory that is free. The fitted models are
     /// the same. It says nothing of a preconditioner, up to 128 MiB for a path, nor of paths that are not side by side, which are those
-    /// on a GPU, of sparse features and of those in a file.
+    /// on a GPU, of sparse features and of those in a file, nor of what the first fold leaves for the others, up to 256 MiB.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::fit::SoftmaxRegression;
 use crate::fit::together::{Common, together};
 use crate::model::Model;
-use crate::solver::{Past, Trail};
+use crate::solver::{Past, StopReason, Trail};
 use crate::structure::Structure;
 
 /// What became of paths.
@@ -35,8 +35,11 @@ pub(super) struct Solved {
 
 /// Weights and intercepts of all models of other folds than the first, 128 MiB.
 const MOST_VALUES: usize = 1 << 25;
-/// From so many folds on the first goes ahead of the others: with fewer, what two of them are trained on has less than half in common.
+/// From so many folds on the first goes ahead of the others: what two of two are trained on has nothing in common, of three a half. And to
+/// no looser tolerance: where fits end far from the minimum, the first fold's model, which has seen what the others are validated on, would
+/// be seen in theirs.
 const FOLLOWED: usize = 3;
+const FOLLOWED_TOLERANCE: f64 = 1e-4;
 
 impl Solved {
     /// A model near that of all samples: the mean of those of the folds. What a fold left out moves a model away from that of all samples
@@ -78,10 +81,12 @@ impl Sweep {
         let n_values = shape.n_parameters().saturating_mul(self.strengths.values().len());
         let is_followed = |ratio: usize| {
             let is_smooth = self.l1_ratios[ratio] == 0.0 && estimator.weights == Structure::Dense;
-            is_smooth && n_folds >= FOLLOWED && n_values <= MOST_VALUES / 2
+            let is_tight = estimator.solver.tolerance().is_some_and(|tolerance| tolerance <= FOLLOWED_TOLERANCE);
+            is_smooth && is_tight && n_folds >= FOLLOWED && n_values <= MOST_VALUES / 2
         };
         let leads = |&Path { fold, ratio }: &Path| fold == 0 && is_followed(ratio);
-        let (ahead, rest): (Vec<usize>, Vec<usize>) = (0..paths.len()).partition(|&index| leads(&paths[index]));
+        let follows = |&Path { fold, ratio }: &Path| fold > 0 && is_followed(ratio);
+        let (rest, ahead): (Vec<usize>, Vec<usize>) = (0..paths.len()).partition(|&index| follows(&paths[index]));
         let mut guides: Vec<Option<Arc<Trail>>> = vec![None; self.l1_ratios.len()];
         let mut done: Vec<_> = paths.iter().map(|_| None).collect();
         let mut passes = Some(0);
@@ -96,7 +101,8 @@ impl Sweep {
             passes = passes.zip(of_these).map(|(before, of_these)| before + of_these);
             for (&index, result) in indices.iter().zip(results) {
                 let (heads, solved, past) = result?;
-                if let Some(trail) = past.into_trail() {
+                if let Some(mut trail) = past.into_trail() {
+                    trail.truncate(heads.iter().take_while(|head| head.reason == StopReason::Converged).count());
                     guides[paths[index].ratio] = Some(Arc::new(trail));
                 }
                 done[index] = Some((heads, solved));
@@ -104,7 +110,8 @@ impl Sweep {
         }
 
         let (mut heads, mut solved) = (Vec::with_capacity(self.n_heads()), Vec::<Solved>::new());
-        for (path, (of_path, of_candidates)) in paths.iter().zip(done.into_iter().flatten()) {
+        for (path, done) in paths.iter().zip(done) {
+            let Some((of_path, of_candidates)) = done else { continue };
             heads.extend(of_path);
             match path.fold {
                 0 => solved.extend(of_candidates),

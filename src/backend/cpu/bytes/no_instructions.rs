@@ -1,11 +1,34 @@
 //! Processors without such instructions.
 
-use super::{ResidualDigits, WeightDigits};
+use crate::backend::Shape;
 use crate::backend::cpu::tiles::{Matrix, Weights};
+use crate::error::Result;
 
 /// There are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backend::cpu) enum Bytes {}
+
+#[derive(Debug)]
+pub(in crate::backend::cpu) struct WeightDigits;
+
+#[derive(Debug)]
+pub(in crate::backend::cpu) struct ResidualDigits;
+
+impl WeightDigits {
+    pub fn new(_: Shape) -> Result<Self> {
+        Ok(Self)
+    }
+
+    pub fn error(&self, _: usize) -> f32 {
+        0.0
+    }
+}
+
+impl ResidualDigits {
+    pub fn new(_: Shape) -> Result<Self> {
+        Ok(Self)
+    }
+}
 
 impl Bytes {
     pub fn split_weights(self, _: &Weights, _: &mut WeightDigits) {

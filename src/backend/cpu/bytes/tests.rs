@@ -1,4 +1,5 @@
-use super::{Bytes, LARGEST, ResidualDigits, SAMPLES, WeightDigits};
+use super::vnni::LARGEST;
+use super::{Bytes, ResidualDigits, SAMPLES, WeightDigits};
 use crate::backend::cpu::lanes::Instructions;
 use crate::backend::cpu::tests::values;
 use crate::backend::cpu::tiles::{Matrix, TILE, Weights};
@@ -32,7 +33,7 @@ fn features(n: usize, d: usize) -> Vec<u8> {
     (0..n * d).map(|i| [255, 0, (i % 251) as u8, 128][i / 3 % 4]).collect()
 }
 
-/// To half a unit a feature, and the rounding of a few sums; and no better, as an error of half a unit in one feature shows.
+/// To half a unit a feature, and the rounding of a few sums.
 #[test]
 fn logits_are_exact_to_the_unit() {
     let Some(bytes) = bytes() else { return };
@@ -169,5 +170,38 @@ fn what_is_not_finite_stays_so() {
         let mut gradient = vec![0.0; 2 * 3 * TILE];
         bytes.add_gradient(Matrix { x: &x, d: 40 }, &rows(8, 5), &digits, &[], &mut gradient, false);
         assert!(gradient[2 * TILE].is_nan() && gradient[TILE].is_finite(), "{bad}");
+    }
+}
+
+/// The largest sums there are: all bytes 255, all first and second digits −128, as many features and samples as are summed at once.
+#[test]
+fn sums_do_not_overflow() {
+    let Some(bytes) = bytes() else { return };
+    // Of a unit of 1, which the first number makes it.
+    let number = |i: usize| if i == 0 { LARGEST } else { (127 * 65_536 - 128 * 257) as f32 };
+    for sign in [1.0, -1.0] {
+        let (d, m) = (3 * 4096, 1);
+        let shape = Shape { n_features: d, n_classes: m, n_heads: 1 };
+        let values: Vec<f32> = (0..d).map(|k| sign * number(k)).chain([0.0]).collect();
+        let x = vec![255; SAMPLES * d];
+        let matrix = Matrix { x: &x[..], d };
+        let weights = Weights::new(Instructions::best(), &Parameters { shape, values }).unwrap();
+        let mut digits = WeightDigits::new(shape).unwrap();
+        bytes.split_weights(&weights, &mut digits);
+        assert_eq!(digits.error(d), 127.5 * d as f32);
+        let mut out = vec![0.0; TILE];
+        bytes.logits(matrix, &[0, 1, 2, 3], &digits, &[], &mut out);
+        let sum: f64 = (0..d).map(|k| 255.0 * f64::from(sign * number(k))).sum();
+        assert!((f64::from(out[3]) / sum - 1.0).abs() < 16.0 * UNIT_ROUNDOFF, "{} {sum}", out[3]);
+
+        let mut digits = ResidualDigits::new(shape).unwrap();
+        let residual: Vec<f32> = (0..SAMPLES).map(|i| sign * number(i)).collect();
+        bytes.split_residual(&residual, &mut digits);
+        let mut gradient = vec![0.0; d];
+        bytes.add_gradient(matrix, &rows(SAMPLES, SAMPLES), &digits, &[], &mut gradient, false);
+        let sum: f64 = residual.iter().map(|&r| 255.0 * f64::from(r)).sum();
+        for g in gradient {
+            assert!((f64::from(g) / sum - 1.0).abs() < 4.0 * UNIT_ROUNDOFF, "{g} {sum}");
+        }
     }
 }

@@ -6,14 +6,22 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::{GROUP, LARGEST, ResidualDigits, SAMPLES, SLAB, WeightDigits};
+use super::SAMPLES;
+use crate::backend::Shape;
 use crate::backend::cpu::lanes::sum4;
-use crate::backend::cpu::tiles::{Matrix, TILE, Weights, groups};
+use crate::backend::cpu::tiles::{Matrix, TILE, Weights, allocate, groups};
+use crate::error::Result;
 
 /// The proof that the processor has these instructions, and those of AVX-512 that the rest takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backend::cpu) struct Bytes(());
 
+/// Features of a vector.
+const SLAB: usize = 64;
+/// Samples whose bytes are multiplied and summed by one instruction.
+const GROUP: usize = 4;
+/// The largest multiple of a unit: 127 in all digits, less what rounding may add.
+pub(super) const LARGEST: f32 = (127 * (1 + (1 << 8) + (1 << 16)) - 3) as f32;
 /// Features of which the first two digits' sums stay below 2³¹ in each lane: 64·4·255·128·(1 + 2⁸) is just below.
 const BLOCK: usize = 64 * SLAB;
 /// Outputs whose sums fit into registers: of four samples, and of 16 features.
@@ -22,10 +30,77 @@ const OUTER: usize = 10;
 /// Vectors of 16 features in a slab.
 const QUARTERS: usize = SLAB / 16;
 
+/// A vector of digits.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy)]
+struct Vector([i8; SLAB]);
+
+/// W in digits.
+#[derive(Debug)]
+pub(in crate::backend::cpu) struct WeightDigits {
+    /// (⌈d/64⌉ × h·q × 3), zeros past d.
+    digits: Vec<Vector>,
+    /// The unit of each output.
+    units: Vec<f32>,
+}
+
+impl WeightDigits {
+    /// Of all weights 0.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn new(shape: Shape) -> Result<Self> {
+        let (m, what) = (shape.n_outputs(), "the digits of the weights");
+        let n_vectors = shape.n_features.div_ceil(SLAB).saturating_mul(m).saturating_mul(3);
+        Ok(Self { digits: allocate(Vector([0; SLAB]), n_vectors, what)?, units: allocate(0.0, m, what)? })
+    }
+
+    /// How far a logit without scale may be from what it is, at most: half a unit for each of `d` features of 255. NaN where W is not finite.
+    pub fn error(&self, d: usize) -> f32 {
+        self.units.iter().fold(0.0, |most: f32, &unit| if unit > most || unit.is_nan() { unit } else { most })
+            * 127.5
+            * d as f32
+    }
+}
+
+/// The digits of four samples: their first, their second, their third and nothing.
+#[repr(C, align(16))]
+#[derive(Debug, Clone, Copy)]
+struct OfGroup([[i8; GROUP]; 4]);
+
+/// The residual of up to 64 samples in digits.
+#[derive(Debug)]
+pub(in crate::backend::cpu) struct ResidualDigits {
+    /// (h·q × 16).
+    digits: Vec<OfGroup>,
+    /// The unit of each output.
+    units: Vec<f32>,
+    n_samples: usize,
+}
+
+impl ResidualDigits {
+    /// Of no samples.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn new(shape: Shape) -> Result<Self> {
+        let (m, what) = (shape.n_outputs(), "the digits of the residual");
+        let n_groups = m.saturating_mul(SAMPLES / GROUP);
+        Ok(Self {
+            digits: allocate(OfGroup([[0; GROUP]; 4]), n_groups, what)?,
+            units: allocate(0.0, m, what)?,
+            n_samples: 0,
+        })
+    }
+}
+
 impl Bytes {
-    /// Where this processor, which has AVX-512 with F, BW and VL, has them.
+    /// Where this processor has them.
     pub fn of_this_processor() -> Option<Self> {
-        is_x86_feature_detected!("avx512vnni").then_some(Self(()))
+        let has_vectors = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl");
+        (has_vectors && is_x86_feature_detected!("avx512vnni")).then_some(Self(()))
     }
 
     /// W in digits. What is not finite makes the unit of its output NaN.
@@ -78,7 +153,8 @@ impl Bytes {
         let m = to.units.len();
         assert!(residual.len() == m * TILE || residual.len() == m * SAMPLES);
         // SAFETY: the instructions are there; one or two tiles, and digits of m outputs.
-        unsafe { split_residual(residual, m, to) }
+        unsafe { split_residual(residual, m, to) };
+        to.n_samples = residual.len() / m;
     }
 
     /// Xᵀ·R of up to 64 `rows`, as many tiles as have been split, into `gradient`, (⌈d/32⌉ tiles of h·q × 32), where `adds` added to it;
@@ -93,7 +169,7 @@ impl Bytes {
         adds: bool,
     ) {
         let m = r.units.len();
-        assert!((1..=SAMPLES).contains(&rows.len()) && gradient.len() >= x.d.div_ceil(TILE) * m * TILE);
+        assert!((1..=r.n_samples).contains(&rows.len()) && gradient.len() >= x.d.div_ceil(TILE) * m * TILE);
         assert!(r.digits.len() >= m * (SAMPLES / GROUP));
         let mut pointers = [std::ptr::null(); SAMPLES];
         for (i, pointer) in pointers.iter_mut().take(rows.len().next_multiple_of(GROUP)).enumerate() {
