@@ -6,9 +6,9 @@
 //!
 //! w = u·(d₀ + 2⁸·d₁ + 2¹⁶·d₂) + e, −128 ≤ dᵢ ≤ 127, |e| ≤ u/2 + 2⁻²³·|w|
 //!
-//! e is about what single precision leaves of the largest, whatever the size of w: one that is below half a unit counts as 0. Products of bytes and digits are summed as whole numbers, without any
-//! error; the sums of the three digits are put together in single precision. So three products take the place of one, with a
-//! quarter of the work each, and no feature is converted.
+//! e is about what single precision leaves of the largest, whatever the size of w: one that is below half a unit counts as 0. Products of
+//! bytes and digits are summed as whole numbers, without any error; the sums of the three digits are put together in single precision. So
+//! three products take the place of one, with a quarter of the work each, and no feature is converted.
 
 use super::tiles::TILE;
 

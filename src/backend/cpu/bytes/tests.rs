@@ -20,6 +20,14 @@ fn columns(n: usize, m: usize, seed: u64) -> Vec<f32> {
     values(n * m, seed).into_iter().enumerate().map(|(i, x)| size(i) * x).collect()
 }
 
+/// W and b, of which b does not matter.
+fn digits_of(bytes: Bytes, shape: Shape, values: Vec<f32>) -> WeightDigits {
+    let weights = Weights::new(Instructions::best(), &Parameters { shape, values }).unwrap();
+    let mut digits = WeightDigits::new(shape).unwrap();
+    bytes.split_weights(&weights, &mut digits);
+    digits
+}
+
 fn unit(numbers: impl Iterator<Item = f32>) -> f64 {
     f64::from(numbers.fold(0.0f32, |most, x| most.max(x.abs()))) / f64::from(LARGEST)
 }
@@ -45,9 +53,7 @@ fn logits_are_exact_to_the_unit() {
             let shape = Shape { n_features: d, n_classes: m, n_heads: 1 };
             let mut start = columns(d, m, d as u64);
             start.extend(vec![0.0; m]);
-            let weights = Weights::new(Instructions::best(), &Parameters { shape, values: start.clone() }).unwrap();
-            let mut digits = WeightDigits::new(shape).unwrap();
-            bytes.split_weights(&weights, &mut digits);
+            let digits = digits_of(bytes, shape, start.clone());
             for n_rows in [1, 4, 7, TILE] {
                 let rows = rows(n_rows, n);
                 let mut out = vec![f32::NAN; m * TILE];
@@ -88,9 +94,7 @@ fn whole_multiples_are_exact() {
         let mut start: Vec<f32> = (0..d).map(|k| if k == 0 { LARGEST } else { whole(k) }).collect();
         start[77] += change;
         start.push(0.0);
-        let weights = Weights::new(Instructions::best(), &Parameters { shape, values: start }).unwrap();
-        let mut digits = WeightDigits::new(shape).unwrap();
-        bytes.split_weights(&weights, &mut digits);
+        let digits = digits_of(bytes, shape, start);
         let mut out = vec![0.0; TILE];
         bytes.logits(matrix, &[0], &digits, &[], &mut out);
         assert_eq!(out[0] == whole(77), change == 0.0, "{} {}", out[0], whole(77));
@@ -155,9 +159,7 @@ fn what_is_not_finite_stays_so() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut start = columns(41, 3, 1);
         start[3 * 20 + 1] = bad;
-        let weights = Weights::new(Instructions::best(), &Parameters { shape, values: start }).unwrap();
-        let mut digits = WeightDigits::new(shape).unwrap();
-        bytes.split_weights(&weights, &mut digits);
+        let digits = digits_of(bytes, shape, start);
         let mut out = vec![0.0; 3 * TILE];
         bytes.logits(Matrix { x: &x, d: 40 }, &[0, 1, 2, 3], &digits, &[], &mut out);
         for (j, out) in out.chunks_exact(TILE).enumerate() {
@@ -185,9 +187,7 @@ fn sums_do_not_overflow() {
         let values: Vec<f32> = (0..d).map(|k| sign * number(k)).chain([0.0]).collect();
         let x = vec![255; SAMPLES * d];
         let matrix = Matrix { x: &x[..], d };
-        let weights = Weights::new(Instructions::best(), &Parameters { shape, values }).unwrap();
-        let mut digits = WeightDigits::new(shape).unwrap();
-        bytes.split_weights(&weights, &mut digits);
+        let digits = digits_of(bytes, shape, values);
         assert_eq!(digits.error(d), 127.5 * d as f32);
         let mut out = vec![0.0; TILE];
         bytes.logits(matrix, &[0, 1, 2, 3], &digits, &[], &mut out);

@@ -1,7 +1,7 @@
 //! With AVX-512 and its instructions for bytes (VNNI): four products of unsigned and signed bytes, added to a whole number of 32 bits,
 //! in each of 16 lanes.
 
-#![allow(clippy::undocumented_unsafe_blocks, reason = "one comment, at the impl, says it for all")]
+#![allow(clippy::undocumented_unsafe_blocks, reason = "one comment, after the impl, says it for all functions")]
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
