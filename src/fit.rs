@@ -5,6 +5,7 @@ mod run;
 mod sweep;
 mod together;
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::data::{Dataset, Dtype, Features};
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::model::Model;
+use crate::objective::penalties_of_c;
 use crate::solver::{Certificate, Every, Lbfgs, Limits, Past, Progress, Solver, StopReason};
 use crate::structure::Structure;
 use crate::weighting::ClassWeight;
@@ -104,6 +106,8 @@ impl From<Arc<Dataset<'static>>> for Validation {
 pub struct SoftmaxRegression {
     solver: Solver,
     l2: f64,
+    /// In the place of l2.
+    c: Option<f64>,
     l1: f64,
     weights: Structure,
     seed: u64,
@@ -181,6 +185,7 @@ impl SoftmaxRegression {
         Self {
             solver: Solver::default(),
             l2: 1e-5,
+            c: None,
             l1: 0.0,
             weights: Structure::Dense,
             seed: 0,
@@ -209,17 +214,25 @@ impl SoftmaxRegression {
     }
 
     /// The penalty's factor: the objective is the **mean** loss + (l2/2)·‖W‖², W that of the scaled features, the
-    /// intercept not penalised. scikit-learn's C corresponds to l2 = 1/(C·n_samples), with weights of samples or classes to 1 over C
-    /// times their sum.
+    /// intercept not penalised. At least 0; takes the place of [`SoftmaxRegression::c`].
     #[must_use]
     pub fn l2(mut self, l2: f64) -> Self {
-        self.l2 = l2;
+        (self.l2, self.c) = (l2, None);
+        self
+    }
+
+    /// The inverse strength of the penalty as scikit-learn has it, in the place of [`SoftmaxRegression::l2`]: l2 = 1/(C·n), n the samples
+    /// that are trained on, with weights of samples or classes their sum; for two classes 2/(C·n), since scikit-learn penalises the
+    /// difference of their weights. Above 0.
+    #[must_use]
+    pub fn c(mut self, c: f64) -> Self {
+        self.c = Some(c);
         self
     }
 
     /// The factor of an l1 penalty, l1·‖W‖₁ beside that of l2, W that of the scaled features, the intercept not penalised. Weights
-    /// that are not worth it become exactly 0. scikit-learn's C and l1_ratio correspond to l1 = l1_ratio/(C·n_samples) and
-    /// l2 = (1 − l1_ratio)/(C·n_samples), with weights as for [`SoftmaxRegression::l2`]. For batch solvers.
+    /// that are not worth it become exactly 0. scikit-learn's C and l1_ratio correspond to l1 = l1_ratio/(C·n) and
+    /// l2 = (1 − l1_ratio)/(C·n), for two classes twice that, n as for [`SoftmaxRegression::c`]. For batch solvers.
     #[must_use]
     pub fn l1(mut self, l1: f64) -> Self {
         self.l1 = l1;
@@ -501,7 +514,8 @@ impl SoftmaxRegression {
         }
         for (index, &factor) in factors.iter().enumerate() {
             past.go_to(factor);
-            (estimator.l1, estimator.l2) = (factor * self.l1, factor * self.l2);
+            (estimator.l1, estimator.l2, estimator.c) =
+                (factor * self.l1, factor * self.l2, self.c.map(|c| c / factor));
             let fit = estimator.fit_after(&mut past, data, &mut |_| ControlFlow::Continue(()))?;
             each(index, fit, &past)?;
         }
@@ -552,9 +566,13 @@ impl SoftmaxRegression {
                 return Err(Error::Setting { name: "a penalty factor", value: factor.to_string(), expected });
             }
         }
+        let mut fit = |data: &_, validation| {
+            let estimator = self.with_l2_of_c(data)?;
+            run::fit(&estimator, data, validation, begin, past, on_epoch)
+        };
         match &self.validation {
-            None => run::fit(self, data, None, begin, past, on_epoch),
-            Some(Validation::Data(validation)) => run::fit(self, data, Some(validation), begin, past, on_epoch),
+            None => fit(data, None),
+            Some(Validation::Data(validation)) => fit(data, Some(validation)),
             Some(Validation::Fraction(fraction)) => {
                 let (data, validation) = data.split(*fraction, self.seed).map_err(|error| match error {
                     Error::Setting { value, expected, .. } => {
@@ -562,9 +580,20 @@ impl SoftmaxRegression {
                     }
                     other => other,
                 })?;
-                run::fit(self, &data, Some(&validation), begin, past, on_epoch)
+                fit(&data, Some(&validation))
             }
         }
+    }
+
+    /// With the l2 that C comes to on this data, where C is given.
+    fn with_l2_of_c(&self, data: &Dataset) -> Result<Cow<'_, Self>> {
+        let Some(c) = self.c else { return Ok(Cow::Borrowed(self)) };
+        let (l2, _) = penalties_of_c(1.0 / (c * self.class_weight.total(data)), 0.0, data.n_classes());
+        if !(c > 0.0 && l2 > 0.0 && l2.is_finite()) {
+            let expected = "a number above 0, with 1/(C·n) in range";
+            return Err(Error::Setting { name: "C", value: c.to_string(), expected });
+        }
+        Ok(Cow::Owned(self.clone().l2(l2)))
     }
 
     /// The solver that [`SoftmaxRegression::fit`] takes for this data: the one that was set, or what [`Solver::Auto`] comes to.

@@ -1,7 +1,8 @@
 //! What training minimises: J = L + Σ_k (l2_k/2)·‖W_k‖² + Σ_k l1_k·‖W_k‖₁, L the weighted mean of the loss.
 //!
 //! The loss of a sample is ℓ = log Σ_k exp(o_k) − Σ_j y_j·o_j (cross-entropy, in nats). W_k is the row of W of feature k; the
-//! intercept is never penalised. scikit-learn's C corresponds to l2 = 1/(C·n_samples), with weights to 1 over C times their sum.
+//! intercept is never penalised. scikit-learn's C and l1_ratio r correspond to l2 = (1 − r)/(C·n), for two classes twice that, and
+//! l1 = r/(C·n), n the samples, with weights their sum.
 //!
 //! [`Objective`] is what batch solvers minimise: loss and penalty, on the host in `f64`, in coordinates in which the features
 //! have mean 0. The features themselves are never changed: with X̃ − 1·μᵀ in the place of X̃ the logits are the same for the
@@ -9,6 +10,13 @@
 
 use crate::backend::{Evaluation, Loss, Parameters, Point, Shape};
 use crate::error::Result;
+
+/// l2 and l1 of a penalty of this strength λ = 1/(C·n) and share of l1 as scikit-learn has them. For two classes it has one column v
+/// in the place of W = (−v/2, v/2), and ‖v‖² is 2·‖W‖².
+pub(crate) fn penalties_of_c(strength: f64, l1_ratio: f64, n_classes: usize) -> (f64, f64) {
+    let n_columns = if n_classes == 2 { 2.0 } else { 1.0 };
+    (n_columns * (1.0 - l1_ratio) * strength, l1_ratio * strength)
+}
 
 /// The penalty of the weights of each feature of X̃.
 #[derive(Debug, Clone, PartialEq)]

@@ -36,6 +36,20 @@ impl ClassWeight {
         }
     }
 
+    /// The number of samples, or the sum of their weights with those of the classes.
+    pub(crate) fn total(&self, data: &Dataset) -> f64 {
+        let totals = data.class_totals();
+        match self {
+            // Balanced weights keep the sum.
+            Self::None | Self::Balanced => totals.iter().sum(),
+            Self::Map(weights) => {
+                let of =
+                    |class: &String| weights.iter().find(|(name, _)| name == class).map_or(1.0, |(_, weight)| *weight);
+                data.classes().iter().zip(totals).map(|(class, total)| of(class) * total).sum()
+            }
+        }
+    }
+
     /// c, (n_classes); none when all are 1.
     fn of(&self, data: &Dataset) -> Result<Option<Vec<f64>>> {
         match self {

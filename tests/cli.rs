@@ -222,7 +222,11 @@ fn a_learning_curve_reports_each_size() {
         let shown = format!("{:.4} ± {:.4}", number(point, in_json[0]), number(point, in_json[1]));
         assert!(run.stdout.contains(&shown) && number(point, in_json[1]) > 0.0, "{shown}: {}", run.stdout);
     }
-    assert!(run.stdout.contains("C = 1, l2 = 1/(C·n)") && run.stdout.contains("seeds 5 to 7"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("C = 1, so that l2 goes with 1/n") && run.stdout.contains("seeds 5 to 7"),
+        "{}",
+        run.stdout
+    );
 
     // All samples are those of `softreg train`, whose penalty is that of a curve unless one is given.
     let (record, csv, run) = of(&["--fractions", "0.05,1", "--seeds", "2"]);
@@ -507,6 +511,8 @@ fn usage_errors_have_status_2_and_name_the_flag() {
         (&["train", "--momentum", "1"], "--momentum"),
         (&["train", "--l2", "-0.1"], "--l2"),
         (&["train", "--l2", "inf"], "--l2"),
+        (&["train", "--c", "0"], "--c"),
+        (&["train", "--c", "1", "--l2", "1"], "cannot be used with"),
         (&["train", "--test-split", "1"], "--test-split"),
         (&["train", "--feature-scale", "0"], "--feature-scale"),
         (&["train", "--solver", "magic"], "--solver"),
@@ -949,4 +955,19 @@ fn a_column_of_text_becomes_features_on_request() {
     let parts = ["other.csv, row 2", "column 2 (color)", "\"blue\"", "\"green\", \"red\"", "--ignore-unknown"];
     assert!(parts.iter().all(|part| unknown.stderr.contains(part)), "{}", unknown.stderr);
     assert_eq!(folder.softreg(predict.iter().chain(&["--ignore-unknown"])).ok().stdout.lines().count(), 2);
+}
+
+#[test]
+fn c_is_a_penalty_by_the_samples_trained_on() {
+    let folder = Folder::new();
+    let of = |split: &str| {
+        let options = ["--c", "2", "--validation-split", split, "--max-iterations", "2", "--json", "-"];
+        let run = folder.softreg([&["train", "--device", "cpu", "--test-split", "0.1"][..], &options].concat()).ok();
+        assert!(run.stderr.contains("C 2, l2 "), "{}", run.stderr);
+        let record = run.json();
+        assert!((number(&record, "l2") * 2.0 * number(&record, "n_samples") - 1.0).abs() < 1e-12, "{record}");
+        assert_eq!(number(&record, "c"), 2.0);
+        number(&record, "n_samples")
+    };
+    assert!(of("0.5") < of("0.1"));
 }

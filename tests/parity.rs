@@ -7,7 +7,10 @@ use serde_json::Value;
 #[cfg(feature = "gpu")]
 use softreg::Device;
 use softreg::data::{self, Source, Values};
-use softreg::{ClassWeight, Dataset, FeatureScale, Fit, Lbfgs, NewtonCg, SoftmaxRegression, Solver, StopReason};
+use softreg::{
+    Candidate, ClassWeight, Dataset, FeatureScale, Fit, Folds, Lbfgs, NewtonCg, SoftmaxRegression, Solver, StopReason,
+    Sweep,
+};
 
 /// A case of `golden.json`.
 struct Case {
@@ -295,6 +298,33 @@ fn a_minimum_that_is_not_reached_is_noticed() {
             let (missing, gap) = (certificate.objective - case.objective(), certificate.gap.unwrap());
             assert!(missing <= gap * (1.0 + 1e-9) + 1e-12 * case.objective(), "{}: {missing:e} {gap:e}", case.name);
         }
+    }
+}
+
+/// C and l1_ratio of scikit-learn's are the same penalties: of weighted samples and classes, and of two classes, for which it has one
+/// column of weights.
+#[test]
+fn c_is_that_of_scikit_learn() {
+    let is_near = |found: f64, expected: f64| (found - expected).abs() <= 1e-12 * expected;
+    for case in ["iris", "wine", "breast_cancer", "digits"].into_iter().flat_map(cases) {
+        let totals = case.data.class_totals();
+        let rarest = totals.iter().copied().fold(f64::INFINITY, f64::min);
+        // Its weights were divided by the largest.
+        let largest = match (&case.value["sample_weight"], &case.value["class_weight"]) {
+            (Value::String(_), _) => 4.0,
+            (_, Value::String(_)) => totals.iter().sum::<f64>() / (totals.len() as f64 * rarest),
+            _ => 1.0,
+        };
+        let number = |key: &str| case.value["scikit_learn"][key].as_f64().unwrap();
+        let (c, l1_ratio) = (number("C") / largest, number("l1_ratio"));
+        let estimator = case.estimator(Lbfgs { max_iterations: 1, ..Lbfgs::default() });
+        if !case.has_l1() {
+            let l2 = estimator.clone().c(c).fit(&case.data).unwrap().model.training()["l2"].as_f64().unwrap();
+            assert!(is_near(l2, case.number("l2")), "{}: {l2}", case.name);
+        }
+        let swept = Sweep::new(estimator).c([c]).l1_ratios([l1_ratio]).folds(Folds::Stratified(2)).fit(&case.data);
+        let Candidate { l2, l1, .. } = swept.unwrap().candidates[0];
+        assert!(is_near(l2, case.number("l2")) && is_near(l1, case.number("l1")), "{}: {l2} {l1}", case.name);
     }
 }
 

@@ -152,7 +152,9 @@ impl Run<'_> {
         }
         let name = if search.l1_ratio.iter().any(|&ratio| ratio > 0.0) { "l2 + l1" } else { "l2" };
         match (&search.c, &search.l2) {
-            (Some(Grid(values)), _) => format!("C = {}, {name} = 1/(C·n), n the samples of a subset", span(values)),
+            (Some(Grid(values)), _) => {
+                format!("C = {}, so that {name} goes with 1/n, n the samples of a subset", span(values))
+            }
             (None, Some(Grid(values))) => format!("{name} = {}, whatever the size", span(values)),
             (None, None) => String::new(),
         }

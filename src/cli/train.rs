@@ -66,6 +66,9 @@ pub fn run(args: &args::Train, start: Instant) -> Result<()> {
         .label_smoothing(args.data.label_smoothing)
         .intercept(!args.no_intercept)
         .device(&device);
+    if let Some(c) = args.c {
+        estimator = estimator.c(c);
+    }
     if let Some(model) = &init {
         estimator = estimator.init(model);
     }
@@ -241,6 +244,11 @@ impl Run<'_> {
         self.fit.model.training()["n_samples"].as_u64().unwrap_or_default()
     }
 
+    /// What --l2 says, or --c comes to.
+    fn l2(&self) -> f64 {
+        self.fit.model.training()["l2"].as_f64().unwrap_or_default()
+    }
+
     fn is_batch(&self) -> bool {
         self.fit.learning_rate.is_none()
     }
@@ -287,7 +295,8 @@ impl Run<'_> {
                 &format!(", {} epochs{}, batch size {batch_size}{momentum}", self.fit.epochs.len(), chosen(automatic));
         }
         writeln!(out, "solver     {name}")?;
-        let mut settings = vec![format!("l2 {}", rounded(args.l2))];
+        let mut settings = Vec::from_iter(args.c.map(|c| format!("C {}", rounded(c))));
+        settings.push(format!("l2 {}", rounded(self.l2())));
         if args.l1 > 0.0 {
             settings.push(format!("l1 {}", rounded(args.l1)));
         }
@@ -399,7 +408,7 @@ impl Run<'_> {
             "time_limit": args.time_limit,
             "batch_size": sgd.map(|sgd| sgd.batch_size).or(adamw.map(|adamw| adamw.batch_size)),
             "lr": fit.learning_rate,
-            "l2": args.l2,
+            "l2": self.l2(),
             "l1": args.l1,
             "standardize": args.standardize,
             "penalty_factors": path(&args.penalty_factors),
@@ -419,6 +428,7 @@ impl Run<'_> {
             "samples_per_second": self.samples_per_second(),
         });
         let settings = json!({
+            "c": args.c,
             "density": report::density(train.features()),
             "schedule": (!self.is_batch()).then(|| args.solver.schedule.unwrap_or_default().to_string()),
             "warmup": (!self.is_batch()).then(|| args.solver.warmup.unwrap_or_default()),

@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use softreg::{FeatureScale, Schedule, Structure};
 
-use super::{
-    Device, Of, SolverName, SolverOptions, TrainingData, count, feature_scale, fraction, not_negative, number_that,
-    positive, share,
-};
+use super::values::{count, feature_scale, fraction, not_negative, number_that, positive, share};
+use super::{Device, Of, SolverName, SolverOptions, TrainingData};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -24,12 +22,13 @@ Examples:
       --shots 1,2,4,8,16 --seeds 5 --json curve.json
 
 With lbfgs (which auto is here) and newton-cg a model is fitted for each penalty
-and each fold, to the minimum (in the search to 1e-5 unless --tolerance is given);
-those of a fold one after the other, from the largest penalty to the smallest,
-each from where those before it lead to. On the CPU all folds go on at once and
-share each pass over the data. With sgd and adamw all models of a fold, of each
-learning rate and penalty, are trained side by side in the same batches. What does
-best on the folds left out is fitted on all samples, and that is the model.
+and each fold, to the minimum (in the search to 1e-5, on a GPU to 1e-6, unless
+--tolerance is given); those of a fold one after the other, from the largest
+penalty to the smallest, each from where those before it lead to. On the CPU all
+folds go on at once and share each pass over the data. With sgd and adamw all
+models of a fold, of each learning rate and penalty, are trained side by side in
+the same batches. What does best on the folds left out is fitted on all samples,
+and that is the model.
 
 With --fractions or --shots the sweep is a learning curve: for each size and seed a
 subset of each class is drawn, a model fitted on it, and evaluated on the test data
@@ -109,8 +108,8 @@ pub struct Search {
     #[arg(long, value_name = "K,…", value_delimiter = ',', value_parser = count, allow_negative_numbers = true)]
     pub shots: Vec<usize>,
 
-    /// Inverse strengths of the penalty as scikit-learn has them, from LO to HI in equal ratios, or a list: l2 = (1 - r)/(C·n) and l1
-    /// = r/(C·n), r of --l1-ratio, n the samples trained on, with weights their sum. Default: 1e-4:1e4:10; with sgd, adamw
+    /// Inverse strengths of the penalty as scikit-learn has them, from LO to HI in equal ratios, or a list: l2 = (1 - r)/(C·n), for two
+    /// classes twice that, and l1 = r/(C·n), r of --l1-ratio, n the samples trained on, with weights their sum. Default: 1e-4:1e4:10; with sgd, adamw
     /// and a learning curve --l2 1e-5
     #[arg(long, value_name = "LO:HI:COUNT|C,…", value_parser = grid, conflicts_with = "l2")]
     pub c: Option<Grid>,
@@ -385,7 +384,7 @@ fn grid_of(text: &str, number: impl Fn(&str) -> Result<f64, String>) -> Result<G
         [values] => values.split(',').map(number).collect::<Result<_, _>>()?,
         [low, high, count] => {
             let (low, high) = (positive(low)?, positive(high)?);
-            let count = super::count(count)?;
+            let count = super::values::count(count)?;
             let position = |i: usize| i as f64 / (count - 1).max(1) as f64;
             (0..count).map(|i| low * (high / low).powf(position(i))).collect()
         }

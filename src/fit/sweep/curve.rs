@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::{Candidate, Strengths, Sweep, mean_and_error, total_weight};
+use super::{Candidate, Strengths, Sweep, mean_and_error};
 use crate::backend::DeviceKind;
 use crate::batch::Shuffle;
 use crate::data::Dataset;
@@ -21,7 +21,7 @@ use crate::solver::{Lbfgs, Solver, StopReason};
 ///
 /// Where the sweep has one penalty and one learning rate, a model is the fit of the subset. Of several a model has what does best in the
 /// cross-validation of its subset alone, as [`Sweep::fit`] chooses it: neither test data nor samples that were not drawn have a say.
-/// With [`Sweep::c`] the penalty is 1/(C·n), n the samples of the subset, with weights their sum.
+/// With [`Sweep::c`] the penalty is that of the samples of the subset.
 ///
 /// ```
 /// use softreg::{LearningCurve, SoftmaxRegression, Sweep, data};
@@ -408,14 +408,14 @@ fn fit_rows(sweep: &Sweep, train: &Dataset, test: &Dataset, rows: &[u32], seed: 
     let train = if rows.len() == train.n_samples() { train.rows(0..rows.len())? } else { train.select(rows)? };
     let estimator = sweep.estimator.clone().seed(seed);
     let device = estimator.device.clone();
-    let total = total_weight(&train);
+    let total = estimator.class_weight.total(&train);
     let (c, l2, l1, of_search, fit) = if sweep.is_search() {
         let swept = Sweep { estimator, ..sweep.clone() }.search(&train, &|_| {}, |_| {})?;
         let Candidate { c, l2, l1, .. } = swept.candidates[swept.chosen];
         (c, l2, l1, swept.heads.iter().map(|head| head.products).sum(), swept.fit)
     } else {
         let (penalty, l1_ratio) = (sweep.penalties_for(total)[0], sweep.l1_ratios[0]);
-        let (l2, l1) = ((1.0 - l1_ratio) * penalty, l1_ratio * penalty);
+        let (l2, l1) = sweep.l2_and_l1(penalty, l1_ratio, train.n_classes());
         let mut estimator = estimator.l2(l2).l1(l1);
         if let Some(rate) = sweep.rates()[0] {
             estimator.solver = estimator.solver.with_learning_rate(rate);

@@ -15,6 +15,7 @@ use crate::backend::DeviceKind;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
+use crate::objective::penalties_of_c;
 use crate::solver::{Lbfgs, Past, Progress, Solver, StopReason};
 use crate::structure::Structure;
 pub use curve::{Curve, CurvePoint, Draw, LearningCurve, SubsetSize};
@@ -183,10 +184,11 @@ impl Sweep {
     /// A sweep that fits as `estimator` does, but for its penalties and its learning rate. [`Solver::Auto`] is L-BFGS here, whatever the
     /// size of the data.
     pub fn new(estimator: SoftmaxRegression) -> Self {
-        let strengths = match estimator.solver.is_stochastic() {
-            true => Strengths::Penalty(vec![estimator.l2]),
+        let strengths = match (estimator.solver.is_stochastic(), estimator.c) {
+            (true, None) => Strengths::Penalty(vec![estimator.l2]),
+            (true, Some(c)) => Strengths::C(vec![c]),
             // Those of scikit-learn's LogisticRegressionCV.
-            false => Strengths::C((0..10).map(|i| 10f64.powf(-4.0 + 8.0 * f64::from(i) / 9.0)).collect()),
+            (false, _) => Strengths::C((0..10).map(|i| 10f64.powf(-4.0 + 8.0 * f64::from(i) / 9.0)).collect()),
         };
         Self {
             estimator,
@@ -203,9 +205,9 @@ impl Sweep {
         }
     }
 
-    /// The inverse strengths of the penalty, as scikit-learn has them: l2 = (1 − l1_ratio)/(C·n) and l1 = l1_ratio/(C·n), n the
-    /// samples of the training at hand, with weights their sum. Unless it is called, 10 from 1e-4 to 1e4; of a stochastic solver
-    /// the estimator's l2 alone.
+    /// The inverse strengths of the penalty, as scikit-learn has them: l2 = (1 − l1_ratio)/(C·n), for two classes twice that, and
+    /// l1 = l1_ratio/(C·n), n the samples of the training at hand, with weights of samples or classes their sum. Unless it is called, 10 from 1e-4 to 1e4; of a stochastic solver
+    /// the estimator's penalty alone.
     #[must_use]
     pub fn c(mut self, values: impl Into<Vec<f64>>) -> Self {
         self.strengths = Strengths::C(values.into());
@@ -339,17 +341,16 @@ impl Sweep {
                 on_head(head);
             }
         };
-        let total = total_weight(data);
         let (whole, Paths { mut heads, solved, passes }) = if solver.is_stochastic() {
             let heads = self.fit_side_by_side(&estimator, data, &division, &tell)?;
             (self.clone(), Paths { heads, ..Paths::default() })
         } else {
             // That of a fold, whose largest byte may be another, would be another penalty.
             estimator.feature_scale = FeatureScale::Factor(estimator.feature_scale.of(data.features())?.into());
-            self.fit_refined(&estimator, &division, total, &tell)?
+            self.fit_refined(&estimator, data, &division, &tell)?
         };
         heads.sort_by_key(|head| (head.fold, head.candidate, head.seed));
-        let candidates = whole.candidates(&heads, total);
+        let candidates = whole.candidates(&heads, data);
         let chosen = whole.choose(&candidates);
         let search = begin.elapsed();
         let Candidate { l2, l1, learning_rate, log_loss, .. } = candidates[chosen];
@@ -357,7 +358,7 @@ impl Sweep {
             let learning_rate = head.learning_rate.unwrap_or_default();
             return Err(Error::Diverged { epoch: head.n_iterations, learning_rate });
         }
-        (estimator.l2, estimator.l1) = (l2, l1);
+        estimator = estimator.l2(l2).l1(l1);
         estimator.solver = match learning_rate {
             Some(rate) => solver.with_learning_rate(rate),
             None => solver,
@@ -475,8 +476,17 @@ impl Sweep {
         penalties
     }
 
-    /// What the heads say of each penalty; the weights of all samples sum to `total`.
-    fn candidates(&self, heads: &[Head], total: f64) -> Vec<Candidate> {
+    /// l2 and l1 of a penalty λ and a share of l1.
+    fn l2_and_l1(&self, penalty: f64, l1_ratio: f64, n_classes: usize) -> (f64, f64) {
+        match self.strengths {
+            Strengths::C(_) => penalties_of_c(penalty, l1_ratio, n_classes),
+            Strengths::Penalty(_) => ((1.0 - l1_ratio) * penalty, l1_ratio * penalty),
+        }
+    }
+
+    /// What the heads say of each penalty, in training on all data.
+    fn candidates(&self, heads: &[Head], data: &Dataset) -> Vec<Candidate> {
+        let total = self.estimator.class_weight.total(data);
         let (penalties, rates) = (self.penalties_for(total), self.rates());
         let of_rates = |ratio| rates.iter().map(move |&rate| (ratio, rate));
         let of_grid = self.l1_ratios.iter().flat_map(|&ratio| of_rates(ratio));
@@ -487,11 +497,12 @@ impl Sweep {
         let candidate = |(index, (l1_ratio, learning_rate, penalty)): (usize, (f64, Option<f64>, f64))| {
             let (log_loss, log_loss_error) = figures(index, |evaluation| evaluation.log_loss);
             let (accuracy, accuracy_error) = figures(index, |evaluation| evaluation.accuracy);
+            let (l2, l1) = self.l2_and_l1(penalty, l1_ratio, data.n_classes());
             Candidate {
                 c: matches!(self.strengths, Strengths::C(_)).then(|| 1.0 / (penalty * total)),
                 l1_ratio,
-                l2: (1.0 - l1_ratio) * penalty,
-                l1: l1_ratio * penalty,
+                l2,
+                l1,
                 learning_rate,
                 log_loss,
                 log_loss_error,
@@ -543,14 +554,6 @@ impl Strengths {
         match self {
             Self::C(values) | Self::Penalty(values) => values,
         }
-    }
-}
-
-/// The number of samples, or the sum of their weights.
-fn total_weight(data: &Dataset) -> f64 {
-    match data.weights() {
-        Some(weights) => weights.iter().map(|&weight| f64::from(weight)).sum(),
-        None => data.n_samples() as f64,
     }
 }
 

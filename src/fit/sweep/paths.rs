@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::division::Division;
-use super::{Head, Sweep, total_weight};
+use super::{Head, Sweep};
 use crate::backend::{Device, Shape};
 use crate::error::Result;
 use crate::fit::SoftmaxRegression;
@@ -139,8 +139,9 @@ impl Sweep {
         let train = division.without(fold)?;
         let validation = division.of(fold)?;
         let l1_ratio = self.l1_ratios[ratio];
-        let estimator = estimator.clone().l2(1.0 - l1_ratio).l1(l1_ratio);
-        let penalties = self.penalties_for(total_weight(&train));
+        let (l2, l1) = self.l2_and_l1(1.0, l1_ratio, train.n_classes());
+        let estimator = estimator.clone().l2(l2).l1(l1);
+        let penalties = self.penalties_for(estimator.class_weight.total(&train));
         let n_values = train.n_features().saturating_add(1).saturating_mul(train.n_classes());
         let is_kept = fold == 0 || self.n_heads().saturating_mul(n_values) <= MOST_VALUES;
         let (mut heads, mut solved) = (Vec::new(), Vec::new());
@@ -149,8 +150,8 @@ impl Sweep {
             let head = Head {
                 candidate: ratio * penalties.len() + index,
                 fold,
-                l2: (1.0 - l1_ratio) * penalty,
-                l1: l1_ratio * penalty,
+                l2: l2 * penalty,
+                l1: l1 * penalty,
                 learning_rate: None,
                 seed: estimator.seed,
                 validation: fit.model.on(&estimator.device).evaluate(&validation)?,

@@ -3,6 +3,7 @@
 use super::division::Division;
 use super::paths::{Paths, Solved};
 use super::{Head, Strengths, Sweep};
+use crate::data::Dataset;
 use crate::error::Result;
 use crate::fit::SoftmaxRegression;
 
@@ -12,8 +13,8 @@ impl Sweep {
     pub(super) fn fit_refined(
         &self,
         estimator: &SoftmaxRegression,
+        data: &Dataset,
         division: &Division,
-        total: f64,
         tell: &(dyn Fn(&Head) + Sync),
     ) -> Result<(Self, Paths)> {
         let mut whole = self.clone();
@@ -23,7 +24,7 @@ impl Sweep {
         }
         let mut all = whole.fit_paths(estimator, division, tell)?;
         loop {
-            let best = whole.best(&whole.candidates(&all.heads, total));
+            let best = whole.best(&whole.candidates(&all.heads, data));
             let between = whole.around(best);
             if between.is_empty() {
                 return Ok((whole, all));

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::division::Division;
-use super::{Head, Sweep, total_weight};
+use super::{Head, Sweep};
 use crate::backend::{self, Parameters, Session, Shape};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -78,10 +78,11 @@ impl Sweep {
 
     /// The models to train on this data, in the order of their candidates.
     fn models(&self, common: &Common, train: &Dataset, weighting: &Weighting) -> Result<Vec<Model>> {
-        let penalties = self.penalties_for(total_weight(train));
+        let penalties = self.penalties_for(common.estimator.class_weight.total(train));
         let mut models = Vec::new();
         for rate in self.rates() {
-            for &l2 in &penalties {
+            for &penalty in &penalties {
+                let (l2, _) = self.l2_and_l1(penalty, 0.0, train.n_classes());
                 let solver = match rate {
                     Some(rate) => common.estimator.solver.clone().with_learning_rate(rate),
                     None => common.estimator.solver.clone(),
