@@ -75,12 +75,32 @@ impl Rows {
         width_of(self.width, first, self.n)
     }
 
+    /// Four rows at a time, the last ones filled up with rows of zeros.
+    fn fours(&self) -> impl Iterator<Item = Four<'_>> {
+        let mut rest = &self.values[..];
+        (0..self.n).step_by(ROWS).zip(self.scales.chunks_exact(ROWS)).map(move |(first, scales)| {
+            let width = self.width(first);
+            let (values, others) = rest.split_at(ROWS * width);
+            rest = others;
+            Four { first, n: ROWS.min(self.n - first), width, values, scales }
+        })
+    }
+
     fn is_finite(&self) -> bool {
         self.scales.iter().all(|scale| scale.is_finite())
     }
 }
 
-/// The same, of n rows.
+/// Four rows from `first` on, of which the matrix has n.
+struct Four<'a> {
+    first: usize,
+    n: usize,
+    width: usize,
+    values: &'a [f16],
+    scales: &'a [f32],
+}
+
+/// The same as [`Rows::width`], of n rows.
 fn width_of(of_all: Option<usize>, first: usize, n: usize) -> usize {
     of_all.unwrap_or_else(|| (first + ROWS).min(n).next_multiple_of(WIDTH))
 }
@@ -115,61 +135,65 @@ struct Solve<'a> {
     x: &'a mut [f32],
 }
 
-/// The products of four rows with a vector.
-///
-/// # Safety
-/// Four rows of `width` values, which whole vectors fill, and as many values of g.
-#[inline(always)]
-unsafe fn products<L: Lanes>(lanes: L, rows: *const f16, width: usize, g: *const f32) -> [f32; ROWS] {
-    let mut sums = [lanes.splat(0.0); ROWS];
-    for k in (0..width).step_by(L::N) {
-        // SAFETY: the caller's promise; what is asked for ahead need not be there.
-        unsafe {
-            let g = lanes.load(g.add(k));
-            for row in 0..ROWS {
-                let at = rows.add(row * width + k);
-                lanes.prefetch(at.wrapping_add(AHEAD).cast());
-                sums[row] = lanes.mul_add(lanes.load_f16(at), g, sums[row]);
+impl Four<'_> {
+    /// The products of the rows, but for their scales, with a vector.
+    ///
+    /// # Safety
+    /// The vector has as many values as a row.
+    #[inline(always)]
+    unsafe fn products<L: Lanes>(&self, lanes: L, g: *const f32) -> [f32; ROWS] {
+        let mut sums = [lanes.splat(0.0); ROWS];
+        let rows = self.values.as_ptr();
+        for k in (0..self.width).step_by(L::N) {
+            // SAFETY: whole vectors fill the four rows; the caller's promise; what is asked for ahead need not be there.
+            unsafe {
+                let g = lanes.load(g.add(k));
+                for row in 0..ROWS {
+                    let at = rows.add(row * self.width + k);
+                    lanes.prefetch(at.wrapping_add(AHEAD).cast());
+                    sums[row] = lanes.mul_add(lanes.load_f16(at), g, sums[row]);
+                }
+            }
+        }
+        lanes.sum4(sums)
+    }
+
+    /// x += Σ_r factor_r·row_r, rows without their scales.
+    ///
+    /// # Safety
+    /// As of [`Four::products`].
+    #[inline(always)]
+    unsafe fn add<L: Lanes>(&self, lanes: L, factors: [f32; ROWS], x: *mut f32) {
+        let mut vectors = [lanes.splat(0.0); ROWS];
+        for row in 0..ROWS {
+            vectors[row] = lanes.splat(factors[row]);
+        }
+        let rows = self.values.as_ptr();
+        for k in (0..self.width).step_by(L::N) {
+            // SAFETY: whole vectors fill the four rows; the caller's promise.
+            unsafe {
+                let mut sum = lanes.load(x.add(k));
+                for row in 0..ROWS {
+                    sum = lanes.mul_add(lanes.load_f16(rows.add(row * self.width + k)), vectors[row], sum);
+                }
+                lanes.store(x.add(k), sum);
             }
         }
     }
-    lanes.sum4(sums)
-}
 
-/// x += Σ_r factor_r·row_r
-///
-/// # Safety
-/// As of [`products`].
-#[inline(always)]
-unsafe fn add<L: Lanes>(lanes: L, rows: *const f16, width: usize, factors: [f32; ROWS], x: *mut f32) {
-    let mut vectors = [lanes.splat(0.0); ROWS];
-    for row in 0..ROWS {
-        vectors[row] = lanes.splat(factors[row]);
-    }
-    for k in (0..width).step_by(L::N) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut sum = lanes.load(x.add(k));
-            for row in 0..ROWS {
-                sum = lanes.mul_add(lanes.load_f16(rows.add(row * width + k)), vectors[row], sum);
-            }
-            lanes.store(x.add(k), sum);
+    /// Those of a vector's numbers that stand at these rows, times their scales.
+    ///
+    /// # Safety
+    /// The vector has a number for each row of the matrix.
+    #[inline(always)]
+    unsafe fn scaled(&self, numbers: *const f32) -> [f32; ROWS] {
+        let mut factors = [0.0; ROWS];
+        for row in 0..self.n {
+            // SAFETY: the caller's promise.
+            factors[row] = unsafe { *numbers.add(self.first + row) } * self.scales[row];
         }
+        factors
     }
-}
-
-/// Four of n numbers from `first` on, times those of `scales`; 0 where there are none.
-///
-/// # Safety
-/// There are n numbers.
-#[inline(always)]
-unsafe fn scaled(numbers: *const f32, n: usize, first: usize, scales: &[f32]) -> [f32; ROWS] {
-    let mut factors = [0.0; ROWS];
-    for row in 0..ROWS.min(n - first) {
-        // SAFETY: the caller's promise.
-        factors[row] = unsafe { *numbers.add(first + row) } * scales[row];
-    }
-    factors
 }
 
 impl Kernel for Solve<'_> {
@@ -186,58 +210,38 @@ impl Kernel for Solve<'_> {
         // Where the halves are no multiple of the width, rows of the first reach into the second, with zeros.
         let (g1, x1) = (g.as_mut_ptr(), x.as_mut_ptr());
         let (g2, x2) = (g1.wrapping_add(half), x1.wrapping_add(half));
-        // SAFETY: rows of `width` values; g and x have as many from 0 on, for the halves' rows, and from `half` on, for the second's.
+        // SAFETY: g and x have the values of a row from 0 on, for the halves' rows, and from `half` on, for the second's.
         unsafe {
             // y₁
-            let mut rows = f.values.as_ptr();
-            for (first, scales) in (0..f.n).step_by(ROWS).zip(f.scales.chunks_exact(ROWS)) {
-                let width = f.width(first);
-                let sums = products(lanes, rows, width, g1);
-                for row in 0..ROWS.min(f.n - first) {
-                    *x1.add(first + row) = sums[row] * scales[row];
+            for rows in f.fours() {
+                let sums = rows.products(lanes, g1);
+                for row in 0..rows.n {
+                    *x1.add(rows.first + row) = sums[row] * rows.scales[row];
                 }
-                rows = rows.add(ROWS * width);
             }
             // g₂ − B·y₁
-            let mut rows = b.values.as_ptr();
-            for (first, scales) in (0..b.n).step_by(ROWS).zip(b.scales.chunks_exact(ROWS)) {
-                let width = b.width(first);
-                let sums = products(lanes, rows, width, x1);
-                for row in 0..ROWS.min(b.n - first) {
-                    *g2.add(first + row) -= sums[row] * scales[row];
+            for rows in b.fours() {
+                let sums = rows.products(lanes, x1);
+                for row in 0..rows.n {
+                    *g2.add(rows.first + row) -= sums[row] * rows.scales[row];
                 }
-                rows = rows.add(ROWS * width);
             }
             // x₂, row by row: what is in y₂ of a row goes into x₂ at once.
-            let mut rows = s.values.as_ptr();
-            for (first, scales) in (0..s.n).step_by(ROWS).zip(s.scales.chunks_exact(ROWS)) {
-                let width = s.width(first);
-                let sums = products(lanes, rows, width, g2);
-                let mut factors = [0.0; ROWS];
+            for rows in s.fours() {
+                let mut factors = rows.products(lanes, g2);
                 for row in 0..ROWS {
-                    factors[row] = sums[row] * scales[row] * scales[row];
+                    factors[row] = factors[row] * rows.scales[row] * rows.scales[row];
                 }
-                add(lanes, rows, width, factors, x2);
-                rows = rows.add(ROWS * width);
+                rows.add(lanes, factors, x2);
             }
             // y₁ − Bᵀ·x₂
-            let mut rows = b.values.as_ptr();
-            for (first, scales) in (0..b.n).step_by(ROWS).zip(b.scales.chunks_exact(ROWS)) {
-                let width = b.width(first);
-                let mut factors = scaled(x2, b.n, first, scales);
-                for factor in &mut factors {
-                    *factor = -*factor;
-                }
-                add(lanes, rows, width, factors, x1);
-                rows = rows.add(ROWS * width);
+            for rows in b.fours() {
+                rows.add(lanes, rows.scaled(x2).map(|factor| -factor), x1);
             }
             // x₁
             g1.write_bytes(0, half);
-            let mut rows = f.values.as_ptr();
-            for (first, scales) in (0..f.n).step_by(ROWS).zip(f.scales.chunks_exact(ROWS)) {
-                let width = f.width(first);
-                add(lanes, rows, width, scaled(x1, half, first, scales), g1);
-                rows = rows.add(ROWS * width);
+            for rows in f.fours() {
+                rows.add(lanes, rows.scaled(x1), g1);
             }
             std::ptr::copy_nonoverlapping(g1, x1, half);
         }

@@ -110,9 +110,6 @@ impl<'a> SparseLoss<'a> {
                 Product::None => {}
                 Product::Point(parameters) => shared.logits(parameters, first, z),
                 Product::Direction(parameters) => shared.logits(parameters, first, direction),
-                Product::Vector(_) => {}
-            }
-            match product {
                 Product::Vector(parameters) => {
                     let mut v = vec![0.0; ROWS * m];
                     let blocks = z.chunks(ROWS * m).zip(residual.chunks_mut(ROWS * m));
@@ -121,9 +118,10 @@ impl<'a> SparseLoss<'a> {
                         shared.logits(parameters, first, v);
                         shared.curvature(first, z, v, residual, &mut sums.bias_gradient);
                     }
+                    return;
                 }
-                _ => shared.residual(first, t, z, direction, residual, sums.totals()),
             }
+            shared.residual(first, t, z, direction, residual, sums.totals());
         });
         Ok(Evaluation { point: Sums::point(self.parts.iter(), n_heads), gradient: self.features_gradient()? })
     }
