@@ -4,13 +4,15 @@
 //! logits, softmax, residual, and the part's own gradient while the samples are in the cache. Then the gradients of the
 //! parts are summed in their order. So the result does not depend on the number of threads.
 
+use std::mem;
+
 use super::bytes::{Bytes, ResidualDigits, SAMPLES, WeightDigits};
 use super::lanes::{Element, Instructions, Kernel, Lanes};
 use super::product::Outer;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
 use super::stepper::{Data, Step, Tiled};
 use super::team::Team;
-use super::tiles::{Buffer, DotTile, Matrix, TILE, groups};
+use super::tiles::{Buffer, DotTile, Matrix, TILE, Weights, groups};
 use super::update::{update_bias, update_tile};
 use crate::backend::{Head, Shape, StepFactors};
 use crate::error::Result;
@@ -42,10 +44,30 @@ struct Part {
     residual: ResidualDigits,
 }
 
+/// What a thread needs for itself: another's digits would have to come from its cache, and those of the last step go there.
+struct Scratch {
+    /// W in digits, where features are multiplied as bytes.
+    weights: Option<WeightDigits>,
+    /// The step whose W that is.
+    step: u64,
+}
+
+impl Scratch {
+    /// W in digits, from the first part of a step on that this thread takes.
+    fn digits(&mut self, bytes: Bytes, step: u64, weights: &Weights) -> Option<&WeightDigits> {
+        if mem::replace(&mut self.step, step) != step {
+            bytes.split_weights(weights, self.weights.as_mut()?);
+        }
+        self.weights.as_ref()
+    }
+}
+
 pub(super) struct Narrow {
     parts: Vec<Part>,
+    scratch: Vec<Scratch>,
     /// Where the features are bytes, and multiplied as such.
-    of_bytes: Option<(Bytes, WeightDigits)>,
+    bytes: Option<Bytes>,
+    n_steps: u64,
 }
 
 /// How many parts a batch has, and how many samples a part.
@@ -92,8 +114,13 @@ impl Narrow {
                 residual: ResidualDigits::new(shape)?,
             })
         };
-        let of_bytes = bytes.map(|bytes| Ok((bytes, WeightDigits::new(shape)?))).transpose()?;
-        Ok(Self { parts: (0..n_parts).map(|_| part()).collect::<Result<_>>()?, of_bytes })
+        let scratch = || Ok(Scratch { weights: bytes.map(|_| WeightDigits::new(shape)).transpose()?, step: 0 });
+        Ok(Self {
+            parts: (0..n_parts).map(|_| part()).collect::<Result<_>>()?,
+            scratch: (0..rayon::current_num_threads().min(n_parts)).map(|_| scratch()).collect::<Result<_>>()?,
+            bytes,
+            n_steps: 0,
+        })
     }
 
     /// How many threads have something to do in some phase of steps with that many samples.
@@ -115,17 +142,17 @@ impl Narrow {
         let shape = state.weights.shape;
         let (n_parts, size) = parts(rows.len());
         let parts = &mut self.parts[..n_parts];
-        let mut threads = vec![(); team.n_threads()];
         let is_parallel = is_gradient_parallel(rows.len(), shape);
-        let turns = if is_parallel { threads.len() } else { 1 };
+        let scratch = if is_parallel { &mut self.scratch[..] } else { &mut self.scratch[..1] };
+        let turns = scratch.len().min(team.n_threads());
         let share = 1.0 / rows.len() as f32;
-        if let Some((bytes, weights)) = &mut self.of_bytes {
-            bytes.split_weights(&state.weights, weights);
-        }
+        self.n_steps += 1;
+        let (bytes, step) = (self.bytes, self.n_steps);
         // NaN is not small.
-        let is_small = |error: f32| error * data.scale.abs() <= LARGEST_ERROR;
-        let of_bytes = self.of_bytes.as_ref().filter(|(_, weights)| is_small(weights.error(data.x.d)));
-        let run = |index: usize, part: &mut Part| {
+        let is_small = |digits: &WeightDigits| digits.error(data.x.d) * data.scale.abs() <= LARGEST_ERROR;
+        let run = |scratch: &mut Scratch, (index, part): (usize, &mut Part)| {
+            let digits = bytes.and_then(|bytes| scratch.digits(bytes, step, &state.weights));
+            let of_bytes = bytes.zip(digits.filter(|digits| is_small(digits)));
             let end = rows.len().min((index + 1) * size);
             let of_part = &rows[index * size..end];
             // The part that this thread takes next, when all take turns.
@@ -137,10 +164,10 @@ impl Narrow {
             };
             instructions.run(PartKernel { data, state, of_bytes, rows: of_part, ahead, share, part });
         };
-        if is_parallel {
-            team.each(&mut threads, parts.iter_mut().enumerate(), |(), (index, part)| run(index, part));
-        } else {
-            parts.iter_mut().enumerate().for_each(|(index, part)| run(index, part));
+        let tasks = parts.iter_mut().enumerate();
+        match scratch {
+            [scratch] => tasks.for_each(|task| run(scratch, task)),
+            _ => team.each(scratch, tasks, run),
         }
 
         let Some((first, others)) = parts.split_first_mut() else { return };
@@ -173,6 +200,7 @@ impl Narrow {
             let chunk = UPDATE_TILES * size;
             let chunks =
                 w.chunks_mut(chunk).zip(moments.chunks_mut(n_moments * chunk)).zip(g.chunks_mut(chunk)).enumerate();
+            let mut threads = vec![(); team.n_threads()];
             team.each(&mut threads, chunks, |(), (index, ((w, moments), g))| tiles(w, moments, g, index * chunk));
         } else {
             tiles(w, moments, g, 0);
@@ -184,7 +212,7 @@ impl Narrow {
 struct PartKernel<'a, T> {
     data: &'a Data<'a, T>,
     state: &'a Tiled,
-    of_bytes: Option<&'a (Bytes, WeightDigits)>,
+    of_bytes: Option<(Bytes, &'a WeightDigits)>,
     rows: &'a [u32],
     ahead: &'a [u32],
     share: f32,
@@ -199,7 +227,7 @@ impl<T: Element> Kernel for PartKernel<'_, T> {
         self.part.bias_gradient.fill(0.0);
         self.part.losses.fill(0.0);
         match T::as_bytes(self.data.x.x).zip(self.of_bytes) {
-            Some((x, (bytes, weights))) => self.run_bytes(lanes, x, *bytes, weights),
+            Some((x, (bytes, weights))) => self.run_bytes(lanes, x, bytes, weights),
             None => self.run_floats(lanes),
         }
     }

@@ -31,7 +31,8 @@ const LOOKS: u32 = 1000;
 const IDLE: Duration = Duration::from_micros(200);
 const TURN: Duration = Duration::from_millis(5);
 
-type Work<'w> = &'w (dyn Fn() + Sync);
+/// What is done in a phase, by the leader or not.
+type Work<'w> = &'w (dyn Fn(bool) + Sync);
 
 /// The thread that leads, and who helps it.
 pub(super) struct Team<'a, 's> {
@@ -72,7 +73,8 @@ impl Team<'_, '_> {
         1 + self.n_helpers
     }
 
-    /// Runs `work` for each task, on up to as many threads as there are scratches. Whoever is free takes the next task.
+    /// Runs `work` for each task, on up to as many threads as there are scratches. Whoever is free takes the next task. The leader has the
+    /// first scratch as long as it comes before the last helper, and so finds it in its cache.
     pub fn each<S: Send, T>(
         &mut self,
         scratch: &mut [S],
@@ -80,9 +82,10 @@ impl Team<'_, '_> {
         work: impl Fn(&mut S, T) + Sync,
     ) {
         let (tasks, scratch) = (Mutex::new(tasks), Mutex::new(scratch.iter_mut()));
-        self.phase(&|| {
+        self.phase(&|is_leader| {
             // No lock is held while a task is worked at, so that none is poisoned by it.
-            let Some(scratch) = scratch.lock().ok().and_then(|mut scratch| scratch.next()) else { return };
+            let of_this = scratch.lock().ok().and_then(|mut all| if is_leader { all.next() } else { all.next_back() });
+            let Some(scratch) = of_this else { return };
             while let Some(task) = tasks.lock().ok().and_then(|mut tasks| tasks.next()) {
                 work(scratch, task);
             }
@@ -91,7 +94,7 @@ impl Team<'_, '_> {
 
     /// Runs `work` on this thread, and on those that come to help meanwhile.
     fn phase(&mut self, work: Work) {
-        let Some((shared, scope)) = self.helpers else { return work() };
+        let Some((shared, scope)) = self.helpers else { return work(true) };
         // SAFETY: only the lifetime changes. Who helps has joined while the phase was open, and nobody leaves this
         // function before all have finished.
         let mut work: Work<'static> = unsafe { std::mem::transmute::<Work, Work<'static>>(work) };
@@ -109,7 +112,7 @@ impl Team<'_, '_> {
                 shared.n_helpers.fetch_add(1, Ordering::Relaxed);
                 scope.spawn(|_| shared.help());
             }
-            work();
+            work(true);
         }
         if shared.state.load(Ordering::Relaxed) & PANICKED != 0 {
             resume_unwind(Box::new("a task has panicked on another thread"));
@@ -152,7 +155,7 @@ impl Shared {
                 // SAFETY: it is the work of this phase: had the leader stored another since, it would have closed this
                 // phase first and opened one of another number, and the exchange would have failed. The leader waits until
                 // this thread no longer counts.
-                unsafe { (*work)() };
+                unsafe { (*work)(false) };
             }
             last = state / PHASE;
             if begin.elapsed() >= TURN {

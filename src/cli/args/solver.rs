@@ -62,7 +62,7 @@ pub struct SolverOptions {
     pub max_iterations: Option<usize>,
 
     /// lbfgs, newton-cg: end when the objective is estimated to be within this share of its minimum. Default: 1e-8,
-    /// in the search of a sweep 1e-5, on a GPU 1e-6
+    /// in the search of a sweep 1e-5, on a GPU 5e-7
     #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
     pub tolerance: Option<f64>,
 

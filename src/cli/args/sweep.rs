@@ -22,7 +22,7 @@ Examples:
       --shots 1,2,4,8,16 --seeds 5 --json curve.json
 
 With lbfgs (which auto is here) and newton-cg a model is fitted for each penalty
-and each fold, to the minimum (in the search to 1e-5, on a GPU to 1e-6, unless
+and each fold, to the minimum (in the search to 1e-5, on a GPU to 5e-7, unless
 --tolerance is given); those of a fold one after the other, from the largest
 penalty to the smallest, each from where those before it lead to. On the CPU all
 folds go on at once and share each pass over the data. With sgd and adamw all

@@ -71,7 +71,7 @@ pub struct Sweep {
 /// The tolerance of a search, unless it or the estimator has another.
 const SEARCHED: f64 = 1e-5;
 /// On a GPU, where no Hessian class by class makes the last bit of the way as short as it seems.
-const SEARCHED_ON_GPU: f64 = 1e-6;
+const SEARCHED_ON_GPU: f64 = 5e-7;
 
 /// How strong the penalties are.
 #[derive(Debug, Clone)]

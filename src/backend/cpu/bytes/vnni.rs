@@ -222,14 +222,13 @@ fn unit(largest: __m512, nothing: __m512) -> (f32, f32) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn split_weights(weights: &Weights, m: usize, to: &mut WeightDigits) {
     let n_tiles = weights.w.len() / (m * TILE);
-    let size = _mm512_set1_ps(-0.0);
     for c in 0..m {
         unsafe {
             let (mut largest, mut nothing) = (_mm512_setzero_ps(), _mm512_setzero_ps());
             for tile in 0..n_tiles {
                 for lane in [0, 16] {
                     let w = _mm512_loadu_ps(weights.w.as_ptr().add((tile * m + c) * TILE + lane));
-                    largest = _mm512_max_ps(_mm512_andnot_ps(size, w), largest);
+                    largest = _mm512_max_ps(_mm512_abs_ps(w), largest);
                     nothing = _mm512_fmadd_ps(w, _mm512_setzero_ps(), nothing);
                 }
             }
@@ -256,7 +255,6 @@ unsafe fn split_weights(weights: &Weights, m: usize, to: &mut WeightDigits) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn split_residual(residual: &[f32], m: usize, to: &mut ResidualDigits) {
     let n_tiles = residual.len() / (m * TILE);
-    let size = _mm512_set1_ps(-0.0);
     // First digits of the four lanes of a quarter, then their second, their third and what is 0.
     let by_digit = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     for c in 0..m {
@@ -266,7 +264,7 @@ unsafe fn split_residual(residual: &[f32], m: usize, to: &mut ResidualDigits) {
             for i in 0..2 * n_tiles {
                 let r = _mm512_loadu_ps(residual.as_ptr().add((i / 2 * m + c) * TILE + i % 2 * 16));
                 values[i] = r;
-                largest = _mm512_max_ps(_mm512_andnot_ps(size, r), largest);
+                largest = _mm512_max_ps(_mm512_abs_ps(r), largest);
                 nothing = _mm512_fmadd_ps(r, _mm512_setzero_ps(), nothing);
             }
             let (unit, per_unit) = unit(largest, nothing);
