@@ -16,7 +16,7 @@ use crate::data::{Dataset, Dtype, Features};
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::model::Model;
-use crate::objective::penalties_of_c;
+use crate::objective::TrainingSize;
 use crate::solver::{Certificate, Every, Lbfgs, Limits, Past, Progress, Solver, StopReason};
 use crate::structure::Structure;
 use crate::weighting::ClassWeight;
@@ -223,7 +223,7 @@ impl SoftmaxRegression {
 
     /// The inverse strength of the penalty as scikit-learn has it, in the place of [`SoftmaxRegression::l2`]: l2 = 1/(C·n), n the samples
     /// that are trained on, with weights of samples or classes their sum; for two classes 2/(C·n), since scikit-learn penalises the
-    /// difference of their weights. Above 0.
+    /// difference of their weights. Above 0. Its l1_ratio is 0 then; see [`SoftmaxRegression::l1`].
     #[must_use]
     pub fn c(mut self, c: f64) -> Self {
         self.c = Some(c);
@@ -588,12 +588,23 @@ impl SoftmaxRegression {
     /// With the l2 that C comes to on this data, where C is given.
     fn with_l2_of_c(&self, data: &Dataset) -> Result<Cow<'_, Self>> {
         let Some(c) = self.c else { return Ok(Cow::Borrowed(self)) };
-        let (l2, _) = penalties_of_c(1.0 / (c * self.class_weight.total(data)), 0.0, data.n_classes());
+        let size = self.size(data)?;
+        let (l2, _) = size.penalties(1.0 / (c * size.n), 0.0);
         if !(c > 0.0 && l2 > 0.0 && l2.is_finite()) {
             let expected = "a number above 0, with 1/(C·n) in range";
             return Err(Error::Setting { name: "C", value: c.to_string(), expected });
         }
         Ok(Cow::Owned(self.clone().l2(l2)))
+    }
+
+    /// Of training on this data, with the classes that the model comes to have.
+    fn size(&self, data: &Dataset) -> Result<TrainingSize> {
+        let classes = self.init.as_deref().map(|model| model.classes_with(data.classes()));
+        let data = match &classes {
+            Some(classes) => run::in_classes(data, classes)?,
+            None => Cow::Borrowed(data),
+        };
+        Ok(TrainingSize { n: self.class_weight.total(&data)?, n_classes: data.n_classes() })
     }
 
     /// The solver that [`SoftmaxRegression::fit`] takes for this data: the one that was set, or what [`Solver::Auto`] comes to.

@@ -11,11 +11,20 @@
 use crate::backend::{Evaluation, Loss, Parameters, Point, Shape};
 use crate::error::Result;
 
-/// l2 and l1 of a penalty of this strength λ = 1/(C·n) and share of l1 as scikit-learn has them. For two classes it has one column v
-/// in the place of W = (−v/2, v/2), and ‖v‖² is 2·‖W‖².
-pub(crate) fn penalties_of_c(strength: f64, l1_ratio: f64, n_classes: usize) -> (f64, f64) {
-    let n_columns = if n_classes == 2 { 2.0 } else { 1.0 };
-    (n_columns * (1.0 - l1_ratio) * strength, l1_ratio * strength)
+/// What scikit-learn's C makes penalties of: n, the samples trained on or the sum of their weights, and the classes of the model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TrainingSize {
+    pub n: f64,
+    pub n_classes: usize,
+}
+
+impl TrainingSize {
+    /// l2 and l1 of a penalty of this strength λ = 1/(C·n) and share of l1 as scikit-learn has them. For two classes it has one column v in
+    /// the place of W = (−v/2, v/2), and ‖v‖² is 2·‖W‖².
+    pub fn penalties(self, strength: f64, l1_ratio: f64) -> (f64, f64) {
+        let n_columns = if self.n_classes == 2 { 2.0 } else { 1.0 };
+        (n_columns * (1.0 - l1_ratio) * strength, l1_ratio * strength)
+    }
 }
 
 /// The penalty of the weights of each feature of X̃.

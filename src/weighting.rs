@@ -37,17 +37,20 @@ impl ClassWeight {
     }
 
     /// The number of samples, or the sum of their weights with those of the classes.
-    pub(crate) fn total(&self, data: &Dataset) -> f64 {
-        let totals = data.class_totals();
-        match self {
-            // Balanced weights keep the sum.
-            Self::None | Self::Balanced => totals.iter().sum(),
-            Self::Map(weights) => {
-                let of =
-                    |class: &String| weights.iter().find(|(name, _)| name == class).map_or(1.0, |(_, weight)| *weight);
-                data.classes().iter().zip(totals).map(|(class, total)| of(class) * total).sum()
+    ///
+    /// # Errors
+    /// [`Error::ClassWeight`]; [`Error::Weight`] where the sum is 0 or too large.
+    pub(crate) fn total(&self, data: &Dataset) -> Result<f64> {
+        let total = match (self, data.weights()) {
+            (Self::Map(_), _) => {
+                let weights = self.of(data)?.unwrap_or_default();
+                data.class_totals().iter().zip(weights).map(|(total, weight)| total * weight).sum()
             }
-        }
+            // Balanced weights keep the sum.
+            (_, Some(weights)) => weights.iter().map(|&weight| f64::from(weight)).sum(),
+            (_, None) => data.n_samples() as f64,
+        };
+        if total > 0.0 && total.is_finite() { Ok(total) } else { Err(no_sum()) }
     }
 
     /// c, (n_classes); none when all are 1.
@@ -147,11 +150,15 @@ fn effective(data: &Dataset, class_weights: Option<&[f64]>) -> Result<Option<Vec
     // Relative to the largest, so that no sum overflows.
     let mean = all.iter().map(|weight| weight / largest).sum::<f64>() / n as f64;
     if !(largest > 0.0 && largest.is_finite() && mean > 0.0) {
-        let problem = "those of samples and classes together are all 0, or too large";
-        return Err(Error::Weight { place: Place::default(), problem: problem.to_owned() });
+        return Err(no_sum());
     }
     let weights: Vec<f32> = all.iter().map(|weight| (weight / largest / mean) as f32).collect();
     Ok(weights.iter().any(|weight| *weight != weights[0]).then_some(weights))
+}
+
+fn no_sum() -> Error {
+    let problem = "those of samples and classes together are all 0, or too large";
+    Error::Weight { place: Place::default(), problem: problem.to_owned() }
 }
 
 /// Y ← (1 − ε)·Y + ε/q.

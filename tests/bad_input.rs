@@ -341,11 +341,14 @@ fn class_weights_that_make_no_sense() {
     let folder = Folder::new();
     folder.write("data.csv", points(30));
     let train = |weights: &str, parts: &[&str]| {
-        let train = ["train", "data.csv", "--label-column", "species", "--device", "cpu", "--class-weight", weights];
-        fails(&folder, &train, parts);
+        for command in [&["train"][..], &["train", "--c", "1"], &["sweep"]] {
+            let options = ["data.csv", "--label-column", "species", "--device", "cpu", "--class-weight", weights];
+            fails(&folder, &[command, &options].concat(), parts);
+        }
     };
     train("cat=2", &["\"cat\"", "no such class", "\"Ärmel\"", "\"七\""]);
     train("七=-1", &["\"七\"", "it is -1"]);
+    train("七=-9,Ärmel=1", &["\"七\"", "it is -9"]);
     train("七=1,七=2", &["\"七\"", "given twice"]);
     train("七=0,Ärmel=0,long, comma=0", &["all 0"]);
     for (flag, value, expected) in [

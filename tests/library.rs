@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use half::f16;
 use ndarray::{Array2, Axis};
 use softreg::{
-    AdamW, Dataset, Device, Error, FeatureScale, Features, Labels, Lbfgs, Model, NewtonCg, Schedule, Sgd,
-    SoftmaxRegression, Solver, StopReason, Warmup, data,
+    AdamW, Candidate, ClassWeight, Dataset, Device, Error, FeatureScale, Features, Labels, Lbfgs, LearningCurve, Model,
+    NewtonCg, Schedule, Sgd, SoftmaxRegression, Solver, StopReason, Sweep, Warmup, data,
 };
 
 #[path = "common/counted.rs"]
@@ -219,6 +219,49 @@ fn every_penalty_trains() {
     assert!((fits[5].train.log_loss - entropy).abs() < 1e-3, "{} and {entropy}", fits[5].train.log_loss);
 }
 
+/// C counts the weights of samples and classes, and the classes of the model, of which two share a column of scikit-learn's weights.
+#[test]
+fn c_is_a_penalty_of_what_is_trained_on() {
+    let digits = data::digits().unwrap();
+    let n = digits.n_samples() as f64;
+    let brief = || SoftmaxRegression::new().solver(Lbfgs { max_iterations: 2, ..Lbfgs::default() });
+    let l2_of = |model: &Model| model.training()["l2"].as_f64().unwrap();
+    let is_near = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-9;
+    let l2 = |estimator: &SoftmaxRegression, data: &Dataset| l2_of(&estimator.fit(data).unwrap().model);
+    assert!(is_near(l2(&brief().c(4.0), &digits), 1.0 / (4.0 * n)));
+    // What is said last counts.
+    assert_eq!(l2(&brief().c(4.0).l2(0.5), &digits), 0.5);
+    assert!(is_near(l2(&brief().l2(0.5).c(4.0), &digits), 1.0 / (4.0 * n)));
+    let path = brief().c(4.0).path(&digits, &[1.0, 0.5]).unwrap();
+    assert!(path.iter().zip([4.0, 8.0]).all(|(fit, c)| is_near(l2_of(&fit.model), 1.0 / (c * n))));
+    let of_two = ClassWeight::Map(vec![("1".to_owned(), 3.0), ("2".to_owned(), 0.0)]);
+    let totals = digits.class_totals();
+    let weighted = brief().c(4.0).class_weight(of_two.clone());
+    assert!(is_near(l2(&weighted, &digits), 1.0 / (4.0 * (n + 2.0 * totals[1] - totals[2]))));
+    let unknown = brief().c(4.0).class_weight(ClassWeight::Map(vec![("10".to_owned(), 1.0)]));
+    assert!(matches!(unknown.fit(&digits), Err(Error::ClassWeight { .. })));
+    let nothing = digits.classes().iter().map(|name| (name.clone(), 0.0)).collect();
+    let nothing = brief().c(4.0).class_weight(ClassWeight::Map(nothing));
+    assert!(matches!(nothing.fit(&digits), Err(Error::Weight { .. })));
+    assert!(matches!(Sweep::new(nothing).fit(&digits), Err(Error::Weight { .. })));
+
+    // Two classes, and two more of a model that has eight already.
+    let [others, two] = by_class(&digits, |class| class != 3 && class != 8);
+    let n = two.n_samples() as f64;
+    assert!(is_near(l2(&brief().c(4.0), &two), 2.0 / (4.0 * n)));
+    let first = brief().fit(&others).unwrap().model;
+    assert!(is_near(l2_of(&brief().c(4.0).partial_fit(&first, &two).unwrap()), 1.0 / (4.0 * n)));
+    let weighted = brief().c(4.0).class_weight(of_two).partial_fit(&first, &two).unwrap();
+    assert!(is_near(l2_of(&weighted), 1.0 / (4.0 * n)));
+    // Of a sweep with a stochastic solver it is the one penalty, unless others are given; and of a learning curve.
+    let sgd = SoftmaxRegression::new().solver(Sgd { epochs: Some(1), ..Sgd::default() });
+    let swept = Sweep::new(sgd.c(4.0)).fit(&two).unwrap();
+    let [Candidate { c: Some(c), l2, .. }] = swept.candidates[..] else { panic!("{:?}", swept.candidates) };
+    assert!(is_near(c, 4.0) && is_near(l2, 2.0 / (4.0 * n)));
+    let curve = LearningCurve::new(Sweep::new(brief()).c([4.0])).shots([5]).seeds(1).fit(&two, &two).unwrap();
+    assert!(is_near(curve.points[0].draws[0].l2, 2.0 / (4.0 * 10.0)));
+}
+
 #[test]
 fn what_is_far_outside_the_training_data_is_an_error_not_nan() {
     let (model, _) = digits_model();
@@ -245,6 +288,11 @@ fn settings_that_make_no_sense_are_errors() {
     for wrong in [
         estimator().l2(-1.0),
         estimator().l2(f64::NAN),
+        estimator().c(0.0),
+        estimator().c(-1.0),
+        estimator().c(f64::NAN),
+        estimator().c(f64::INFINITY),
+        estimator().c(1e-320),
         estimator().l1(-1.0),
         estimator().l1(f64::INFINITY),
         estimator().solver(Sgd::default()).l1(0.1),

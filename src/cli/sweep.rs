@@ -284,7 +284,8 @@ impl Run<'_> {
             }
         };
         let of_rate = end("learning rate", |of| of.learning_rate.unwrap_or_default());
-        of_rate.into_iter().chain(end("penalty", |of| of.l2 + of.l1)).collect()
+        let strength = |of: &Candidate| of.c.map_or(of.l2 + of.l1, |c| 1.0 / c);
+        of_rate.into_iter().chain(end("penalty", strength)).collect()
     }
 
     /// A line for each candidate.

@@ -619,7 +619,7 @@ impl Run<'_> {
 }
 
 /// The same data with these classes.
-fn in_classes<'d>(data: &'d Dataset<'d>, classes: &[String]) -> Result<Cow<'d, Dataset<'d>>> {
+pub(super) fn in_classes<'d>(data: &'d Dataset<'d>, classes: &[String]) -> Result<Cow<'d, Dataset<'d>>> {
     if data.classes() == classes { Ok(Cow::Borrowed(data)) } else { data.with_classes(classes).map(Cow::Owned) }
 }
 

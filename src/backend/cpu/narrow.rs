@@ -44,7 +44,9 @@ struct Part {
     residual: ResidualDigits,
 }
 
-/// What a thread needs for itself: another's digits would have to come from its cache, and those of the last step go there.
+/// What a thread needs for itself: another's digits would have to come from its cache, and those of the last step go there. No
+/// two share a line of the cache.
+#[repr(align(64))]
 struct Scratch {
     /// W in digits, where features are multiplied as bytes.
     weights: Option<WeightDigits>,

@@ -280,8 +280,10 @@ const LARGE: [(usize, usize, usize, usize, usize); 6] = [
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     for (index, sizes) in LARGE.into_iter().enumerate() {
-        let case = Case::new(sizes, Dtype::F32, index % 2 == 0);
-        for cpu in Cpu::all() {
+        for (dtype, cpu) in
+            [Dtype::F32, Dtype::U8].into_iter().flat_map(|dtype| Cpu::all().into_iter().map(move |cpu| (dtype, cpu)))
+        {
+            let case = Case::new(sizes, dtype, index % 2 == 0);
             let with = |n_threads: usize, seed: u64| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
                 let trained = pool.install(|| case.train_in_order(&cpu, seed));

@@ -34,7 +34,7 @@ With --fractions or --shots the sweep is a learning curve: for each size and see
 subset of each class is drawn, a model fitted on it, and evaluated on the test data
 (--test or --test-split); what a seed draws is part of what it draws for a larger
 size. The report has mean and standard deviation over the seeds. The penalty is
-1/(C·n) of --c, n the samples of the subset, or --l2 whatever their number (1e-5, as
+that of --c with n the samples of the subset, or --l2 whatever their number (1e-5, as
 of softreg train, unless one is given). Of several, and of several --lr, each subset
 chooses by cross-validation of its own samples (--cv, --holdout, …), for which 1 shot
 is too few. No model is saved.

@@ -96,8 +96,8 @@ pub struct Train {
     pub l2: f64,
 
     /// Inverse strength of the penalty as scikit-learn has it, in the place of --l2: l2 = 1/(C·n), n the samples trained on, with
-    /// weights their sum; for two classes 2/(C·n)
-    #[arg(long, value_name = "C", value_parser = positive, allow_negative_numbers = true, conflicts_with = "l2")]
+    /// weights their sum; for two classes 2/(C·n). Of an l1_ratio other than 0 give --l2 and --l1
+    #[arg(long, value_name = "C", value_parser = positive, allow_negative_numbers = true, conflicts_with_all = ["l2", "l1"])]
     pub c: Option<f64>,
 
     /// Penalty l1·‖W‖₁ beside that of --l2, with exact zeros. scikit-learn's l1_ratio r and C are l1 = r/(C·n) and l2 = (1 - r)/(C·n),

@@ -408,19 +408,19 @@ fn fit_rows(sweep: &Sweep, train: &Dataset, test: &Dataset, rows: &[u32], seed: 
     let train = if rows.len() == train.n_samples() { train.rows(0..rows.len())? } else { train.select(rows)? };
     let estimator = sweep.estimator.clone().seed(seed);
     let device = estimator.device.clone();
-    let total = estimator.class_weight.total(&train);
+    let size = estimator.size(&train)?;
     let (c, l2, l1, of_search, fit) = if sweep.is_search() {
         let swept = Sweep { estimator, ..sweep.clone() }.search(&train, &|_| {}, |_| {})?;
         let Candidate { c, l2, l1, .. } = swept.candidates[swept.chosen];
         (c, l2, l1, swept.heads.iter().map(|head| head.products).sum(), swept.fit)
     } else {
-        let (penalty, l1_ratio) = (sweep.penalties_for(total)[0], sweep.l1_ratios[0]);
-        let (l2, l1) = sweep.l2_and_l1(penalty, l1_ratio, train.n_classes());
+        let (penalty, l1_ratio) = (sweep.penalties_for(size)[0], sweep.l1_ratios[0]);
+        let (l2, l1) = sweep.l2_and_l1(size, penalty, l1_ratio);
         let mut estimator = estimator.l2(l2).l1(l1);
         if let Some(rate) = sweep.rates()[0] {
             estimator.solver = estimator.solver.with_learning_rate(rate);
         }
-        let c = matches!(sweep.strengths, Strengths::C(_)).then(|| 1.0 / (penalty * total));
+        let c = matches!(sweep.strengths, Strengths::C(_)).then(|| 1.0 / (penalty * size.n));
         (c, l2, l1, 0, estimator.fit(&train)?)
     };
     let training = begin.elapsed();

@@ -15,7 +15,7 @@ use crate::backend::DeviceKind;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
-use crate::objective::penalties_of_c;
+use crate::objective::TrainingSize;
 use crate::solver::{Lbfgs, Past, Progress, Solver, StopReason};
 use crate::structure::Structure;
 pub use curve::{Curve, CurvePoint, Draw, LearningCurve, SubsetSize};
@@ -276,7 +276,7 @@ impl Sweep {
     }
 
     /// The tolerance of the solver in the search, in the place of the estimator's, which is that of the last fit. Unless it is called,
-    /// 1e-5, on a GPU 1e-6, or the estimator's where that is larger: on Banking77 no validation loss is then 1e-4 from that at the minimum, far less than
+    /// 1e-5, on a GPU 5e-7, or the estimator's where that is larger: on Banking77 no validation loss is then 1e-4 from that at the minimum, far less than
     /// tells penalties apart.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
@@ -341,16 +341,17 @@ impl Sweep {
                 on_head(head);
             }
         };
+        let size = estimator.size(data)?;
         let (whole, Paths { mut heads, solved, passes }) = if solver.is_stochastic() {
             let heads = self.fit_side_by_side(&estimator, data, &division, &tell)?;
             (self.clone(), Paths { heads, ..Paths::default() })
         } else {
             // That of a fold, whose largest byte may be another, would be another penalty.
             estimator.feature_scale = FeatureScale::Factor(estimator.feature_scale.of(data.features())?.into());
-            self.fit_refined(&estimator, data, &division, &tell)?
+            self.fit_refined(&estimator, size, &division, &tell)?
         };
         heads.sort_by_key(|head| (head.fold, head.candidate, head.seed));
-        let candidates = whole.candidates(&heads, data);
+        let candidates = whole.candidates(&heads, size);
         let chosen = whole.choose(&candidates);
         let search = begin.elapsed();
         let Candidate { l2, l1, learning_rate, log_loss, .. } = candidates[chosen];
@@ -466,10 +467,10 @@ impl Sweep {
         }
     }
 
-    /// λ of each strength where the weights sum to `total`, the largest first.
-    fn penalties_for(&self, total: f64) -> Vec<f64> {
+    /// λ of each strength, the largest first.
+    fn penalties_for(&self, size: TrainingSize) -> Vec<f64> {
         let mut penalties: Vec<f64> = match &self.strengths {
-            Strengths::C(values) => values.iter().map(|c| 1.0 / (c * total)).collect(),
+            Strengths::C(values) => values.iter().map(|c| 1.0 / (c * size.n)).collect(),
             Strengths::Penalty(values) => values.clone(),
         };
         penalties.sort_by(|a, b| b.total_cmp(a));
@@ -477,17 +478,16 @@ impl Sweep {
     }
 
     /// l2 and l1 of a penalty λ and a share of l1.
-    fn l2_and_l1(&self, penalty: f64, l1_ratio: f64, n_classes: usize) -> (f64, f64) {
+    fn l2_and_l1(&self, size: TrainingSize, penalty: f64, l1_ratio: f64) -> (f64, f64) {
         match self.strengths {
-            Strengths::C(_) => penalties_of_c(penalty, l1_ratio, n_classes),
+            Strengths::C(_) => size.penalties(penalty, l1_ratio),
             Strengths::Penalty(_) => ((1.0 - l1_ratio) * penalty, l1_ratio * penalty),
         }
     }
 
-    /// What the heads say of each penalty, in training on all data.
-    fn candidates(&self, heads: &[Head], data: &Dataset) -> Vec<Candidate> {
-        let total = self.estimator.class_weight.total(data);
-        let (penalties, rates) = (self.penalties_for(total), self.rates());
+    /// What the heads say of each penalty; the size is that of all data.
+    fn candidates(&self, heads: &[Head], size: TrainingSize) -> Vec<Candidate> {
+        let (penalties, rates) = (self.penalties_for(size), self.rates());
         let of_rates = |ratio| rates.iter().map(move |&rate| (ratio, rate));
         let of_grid = self.l1_ratios.iter().flat_map(|&ratio| of_rates(ratio));
         let of_grid = of_grid.flat_map(|(ratio, rate)| penalties.iter().map(move |&penalty| (ratio, rate, penalty)));
@@ -497,9 +497,9 @@ impl Sweep {
         let candidate = |(index, (l1_ratio, learning_rate, penalty)): (usize, (f64, Option<f64>, f64))| {
             let (log_loss, log_loss_error) = figures(index, |evaluation| evaluation.log_loss);
             let (accuracy, accuracy_error) = figures(index, |evaluation| evaluation.accuracy);
-            let (l2, l1) = self.l2_and_l1(penalty, l1_ratio, data.n_classes());
+            let (l2, l1) = self.l2_and_l1(size, penalty, l1_ratio);
             Candidate {
-                c: matches!(self.strengths, Strengths::C(_)).then(|| 1.0 / (penalty * total)),
+                c: matches!(self.strengths, Strengths::C(_)).then(|| 1.0 / (penalty * size.n)),
                 l1_ratio,
                 l2,
                 l1,

@@ -139,9 +139,10 @@ impl Sweep {
         let train = division.without(fold)?;
         let validation = division.of(fold)?;
         let l1_ratio = self.l1_ratios[ratio];
-        let (l2, l1) = self.l2_and_l1(1.0, l1_ratio, train.n_classes());
+        let size = estimator.size(&train)?;
+        let (l2, l1) = self.l2_and_l1(size, 1.0, l1_ratio);
         let estimator = estimator.clone().l2(l2).l1(l1);
-        let penalties = self.penalties_for(estimator.class_weight.total(&train));
+        let penalties = self.penalties_for(size);
         let n_values = train.n_features().saturating_add(1).saturating_mul(train.n_classes());
         let is_kept = fold == 0 || self.n_heads().saturating_mul(n_values) <= MOST_VALUES;
         let (mut heads, mut solved) = (Vec::new(), Vec::new());

@@ -3,9 +3,9 @@
 use super::division::Division;
 use super::paths::{Paths, Solved};
 use super::{Head, Strengths, Sweep};
-use crate::data::Dataset;
 use crate::error::Result;
 use crate::fit::SoftmaxRegression;
+use crate::objective::TrainingSize;
 
 impl Sweep {
     /// The paths of the grid and, where the sweep is refined, of the penalties around the best: the sweep with all penalties, and what became
@@ -13,7 +13,7 @@ impl Sweep {
     pub(super) fn fit_refined(
         &self,
         estimator: &SoftmaxRegression,
-        data: &Dataset,
+        size: TrainingSize,
         division: &Division,
         tell: &(dyn Fn(&Head) + Sync),
     ) -> Result<(Self, Paths)> {
@@ -24,7 +24,7 @@ impl Sweep {
         }
         let mut all = whole.fit_paths(estimator, division, tell)?;
         loop {
-            let best = whole.best(&whole.candidates(&all.heads, data));
+            let best = whole.best(&whole.candidates(&all.heads, size));
             let between = whole.around(best);
             if between.is_empty() {
                 return Ok((whole, all));

@@ -78,11 +78,12 @@ impl Sweep {
 
     /// The models to train on this data, in the order of their candidates.
     fn models(&self, common: &Common, train: &Dataset, weighting: &Weighting) -> Result<Vec<Model>> {
-        let penalties = self.penalties_for(common.estimator.class_weight.total(train));
+        let size = common.estimator.size(train)?;
+        let penalties = self.penalties_for(size);
         let mut models = Vec::new();
         for rate in self.rates() {
             for &penalty in &penalties {
-                let (l2, _) = self.l2_and_l1(penalty, 0.0, train.n_classes());
+                let (l2, _) = self.l2_and_l1(size, penalty, 0.0);
                 let solver = match rate {
                     Some(rate) => common.estimator.solver.clone().with_learning_rate(rate),
                     None => common.estimator.solver.clone(),
