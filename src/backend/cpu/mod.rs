@@ -1,7 +1,7 @@
 //! The CPU backend: every core, with the vector instructions that the processor has.
 //!
-//! Fast, not the reference. Few outputs take one fused pass over each batch (`narrow`), many take two tiled products
-//! (`wide`); how many are few depends on the instruction set. Features stay in the precision they came in; they become
+//! Fast, not the reference. Few outputs take one fused pass over each batch (`narrow`), or where batches are short two by portions of the
+//! features (`short`); many take two tiled products (`wide`); how many are few depends on the instruction set. Features stay in the precision they came in; they become
 //! `f32` in registers, or a tile at a time. Results do not depend on the number of threads. They do depend, in their last
 //! bits, on the instruction set.
 
@@ -26,6 +26,7 @@ mod real;
 mod residual;
 mod root;
 mod row;
+mod short;
 mod softmax;
 mod sparse;
 mod stepper;
@@ -315,7 +316,7 @@ impl<T: Element> CpuSession<'_, T> {
                     let (rows, ahead) = numbers.split_at(out.len() / m);
                     let Scratch { columns, tile, .. } = scratch;
                     if is_narrow {
-                        instructions.run(DotTile { x, rows, weights, ahead, out: tile });
+                        instructions.run(DotTile { x, features: 0..d, rows, weights, ahead, out: tile });
                     } else {
                         instructions.run(wide::ProductTile { x, rows, weights, columns, out: tile });
                     }

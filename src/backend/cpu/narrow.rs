@@ -5,6 +5,7 @@
 //! parts are summed in their order. So the result does not depend on the number of threads.
 
 use std::mem;
+use std::ops::Range;
 
 use super::bytes::{Bytes, ResidualDigits, SAMPLES, WeightDigits};
 use super::lanes::{Element, Instructions, Kernel, Lanes};
@@ -27,7 +28,7 @@ const MOST_PARTS: usize = 32;
 /// the largest then keep their own precision, and bytes become numbers.
 const LARGEST_ERROR: f32 = 1e-2;
 /// Multiplications of a phase below which a second thread costs more than it brings.
-const PARALLEL: usize = 1 << 18;
+pub(super) const PARALLEL: usize = 1 << 18;
 
 /// Tiles of W that a thread takes at a time to update.
 const UPDATE_TILES: usize = 2;
@@ -58,7 +59,7 @@ impl Scratch {
     /// W in digits, from the first part of a step on that this thread takes.
     fn digits(&mut self, bytes: Bytes, step: u64, weights: &Weights) -> Option<&WeightDigits> {
         if mem::replace(&mut self.step, step) != step {
-            bytes.split_weights(weights, self.weights.as_mut()?);
+            bytes.split_weights(&weights.w, weights.bias.len(), self.weights.as_mut()?);
         }
         self.weights.as_ref()
     }
@@ -87,6 +88,12 @@ fn is_gradient_parallel(batch_len: usize, shape: Shape) -> bool {
 /// Whether threads are worth it for the sum of the parts' gradients and the update.
 fn is_update_parallel(n_parts: usize, shape: Shape) -> bool {
     n_parts * shape.n_parameters() >= PARALLEL
+}
+
+/// Whether digits leave next to nothing of a logit of `d` features times `scale`.
+pub(super) fn are_digits_exact(digits: &WeightDigits, d: usize, scale: f32) -> bool {
+    // NaN is not small.
+    digits.error(d) * scale.abs() <= LARGEST_ERROR
 }
 
 impl Narrow {
@@ -150,11 +157,9 @@ impl Narrow {
         let share = 1.0 / rows.len() as f32;
         self.n_steps += 1;
         let (bytes, step) = (self.bytes, self.n_steps);
-        // NaN is not small.
-        let is_small = |digits: &WeightDigits| digits.error(data.x.d) * data.scale.abs() <= LARGEST_ERROR;
         let run = |scratch: &mut Scratch, (index, part): (usize, &mut Part)| {
             let digits = bytes.and_then(|bytes| scratch.digits(bytes, step, &state.weights));
-            let of_bytes = bytes.zip(digits.filter(|digits| is_small(digits)));
+            let of_bytes = bytes.zip(digits.filter(|digits| are_digits_exact(digits, data.x.d, data.scale)));
             let end = rows.len().min((index + 1) * size);
             let of_part = &rows[index * size..end];
             // The part that this thread takes next, when all take turns.
@@ -268,13 +273,13 @@ impl<'a, T: Element> PartKernel<'a, T> {
         for (index, samples) in self.rows.chunks(SAMPLES).enumerate() {
             for (tile, rows) in samples.chunks(TILE).enumerate() {
                 let next = self.ahead(index * SAMPLES + (tile + 1) * TILE);
-                bytes.logits(x, rows, weights, next, &mut self.part.logits[tile * m * TILE..]);
+                bytes.logits(x, 0..x.d, rows, weights, next, &mut self.part.logits[tile * m * TILE..]);
                 self.softmax(lanes, tile, rows);
             }
             let later = self.ahead((index + 1) * SAMPLES).get(TILE..).unwrap_or_default();
             let Part { logits, residual, gradient, .. } = &mut *self.part;
             bytes.split_residual(&logits[..samples.len().div_ceil(TILE) * m * TILE], residual);
-            bytes.add_gradient(x, samples, residual, later, gradient, index > 0);
+            bytes.add_gradient(x, 0..x.d, samples, residual, later, gradient, index > 0);
         }
     }
 
@@ -287,37 +292,54 @@ impl<'a, T: Element> PartKernel<'a, T> {
             let half = DotTile::<T>::most_ahead::<L>(m).min(TILE / 2);
             let ahead = self.ahead((index + 1) * TILE);
             let (ahead, later) = ahead[..ahead.len().min(TILE)].split_at(ahead.len().min(half));
-            let logits = DotTile { x, rows: tile, weights, ahead, out: &mut self.part.logits };
+            let logits = DotTile { x, features: 0..x.d, rows: tile, weights, ahead, out: &mut self.part.logits };
             logits.run(lanes);
             self.softmax(lanes, 0, tile);
-            let mut rows_of_x = [std::ptr::null(); TILE];
-            for (pointer, &row) in rows_of_x.iter_mut().zip(tile) {
-                *pointer = x.row(row).as_ptr();
-            }
             let Part { gradient, logits, .. } = &mut *self.part;
-            for (slab, gradient) in gradient.chunks_exact_mut(m * TILE).take(x.d.div_ceil(TILE)).enumerate() {
-                // Once for each line of the cache.
-                let is_new_line = (slab * TILE * size_of::<T>()).is_multiple_of(64);
-                for &row in later.iter().filter(|_| is_new_line) {
-                    let at = x.start_of(row).wrapping_add(slab * TILE).cast::<u8>();
-                    lanes.prefetch(at);
-                    if size_of::<T>() > 2 {
-                        lanes.prefetch(at.wrapping_add(64));
-                    }
-                }
-                for (j, n) in groups(m, L::TILE) {
-                    let outer = Outer {
-                        rows: &rows_of_x[..tile.len()],
-                        first: slab * TILE,
-                        n: TILE.min(x.d - slab * TILE),
-                        b: logits[j * TILE..].as_ptr(),
-                        out: gradient[j * TILE..].as_mut_ptr(),
-                        add: index > 0,
-                    };
-                    // SAFETY: the rows have d features, logits and gradient m rows.
-                    unsafe { lanes.outer(n, &outer) }
-                }
+            add_gradient(lanes, x, 0..x.d, tile, logits, later, gradient, index > 0);
+        }
+    }
+}
+
+/// Xᵀ·R of some features, from a multiple of 32 on, and up to 32 `rows`, whose residual is (h·q × 32), into `gradient`, tile after tile of the features
+/// (h·q × 32), where `adds` added to it; rows `ahead` are brought into the cache meanwhile.
+#[inline(always)]
+pub(super) fn add_gradient<L: Lanes, T: Element>(
+    lanes: L,
+    x: Matrix<T>,
+    features: Range<usize>,
+    rows: &[u32],
+    residual: &[f32],
+    ahead: &[u32],
+    gradient: &mut [f32],
+    adds: bool,
+) {
+    let m = residual.len() / TILE;
+    let mut rows_of_x = [std::ptr::null(); TILE];
+    for (pointer, &row) in rows_of_x.iter_mut().zip(rows) {
+        *pointer = x.row(row).as_ptr();
+    }
+    for (first, gradient) in features.clone().step_by(TILE).zip(gradient.chunks_exact_mut(m * TILE)) {
+        // Once for each line of the cache.
+        let is_new_line = (first * size_of::<T>()).is_multiple_of(64);
+        for &row in ahead.iter().filter(|_| is_new_line) {
+            let at = x.start_of(row).wrapping_add(first).cast::<u8>();
+            lanes.prefetch(at);
+            if size_of::<T>() > 2 {
+                lanes.prefetch(at.wrapping_add(64));
             }
+        }
+        for (j, n) in groups(m, L::TILE) {
+            let outer = Outer {
+                rows: &rows_of_x[..rows.len().min(TILE)],
+                first,
+                n: TILE.min(features.end - first),
+                b: residual[j * TILE..].as_ptr(),
+                out: gradient[j * TILE..].as_mut_ptr(),
+                add: adds,
+            };
+            // SAFETY: the rows have the features, residual and gradient m rows.
+            unsafe { lanes.outer(n, &outer) }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::factored::Factored;
 use super::lanes::{Element, Instructions};
 use super::narrow::Narrow;
+use super::short::Short;
 use super::softmax::TileWeights;
 use super::team::{self, Team};
 use super::tiles::{Buffer, Matrix, TILE, Weights, allocate, from_tiles, into_tiles};
@@ -84,6 +85,7 @@ pub(super) struct Step<'a> {
 const PORTION: usize = 1 << 13;
 
 enum Way {
+    Short(Short),
     Narrow(Narrow),
     Wide(Wide),
 }
@@ -135,7 +137,9 @@ impl<'a, T: Element> CpuStepper<'a, T> {
         if factored.is_none() {
             tiled.set_moments(instructions, &start.moments);
         }
-        let way = if Narrow::suits(instructions, shape) {
+        let way = if Short::suits::<T>(instructions, shape, batch_size) {
+            Way::Short(Short::new(instructions, &data, shape, batch_size)?)
+        } else if Narrow::suits(instructions, shape) {
             Way::Narrow(Narrow::new(instructions, &data, shape, batch_size)?)
         } else {
             Way::Wide(Wide::new(&data, shape, batch_size)?)
@@ -164,6 +168,7 @@ impl<'a, T: Element> CpuStepper<'a, T> {
             let factors = StepFactors::new(rate, &tiled.heads, *n_steps);
             let step = Step { rows: rows(step), ahead: rows(step + 1), factors };
             match way {
+                Way::Short(short) => short.step(team, *instructions, data, tiled, step),
                 Way::Narrow(narrow) => narrow.step(team, *instructions, data, tiled, step),
                 Way::Wide(wide) => wide.step(team, *instructions, data, tiled, step),
             }
@@ -188,6 +193,7 @@ impl<T: Element> Stepper for CpuStepper<'_, T> {
     fn run(&mut self, plan: &Plan, rates: &[f32]) -> Result<Vec<f64>> {
         check::plan(plan, rates, std::slice::from_ref(&self.rows), self.batch_size)?;
         let n_threads = match &self.way {
+            Way::Short(short) => short.n_threads(),
             Way::Narrow(narrow) => narrow.n_threads(self.batch_size, self.tiled.weights.shape),
             Way::Wide(wide) => wide.n_threads(),
         };

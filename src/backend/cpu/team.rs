@@ -81,12 +81,32 @@ impl Team<'_, '_> {
         tasks: impl Iterator<Item = T> + Send,
         work: impl Fn(&mut S, T) + Sync,
     ) {
+        self.take(scratch, tasks, |tasks, _| tasks.next(), work);
+    }
+
+    /// The same, but helpers begin with the last task, so that the leader, and a helper that is alone, have those that they had before.
+    pub fn each_from_both_ends<S: Send, T>(
+        &mut self,
+        scratch: &mut [S],
+        tasks: impl DoubleEndedIterator<Item = T> + Send,
+        work: impl Fn(&mut S, T) + Sync,
+    ) {
+        self.take(scratch, tasks, |tasks, is_leader| if is_leader { tasks.next() } else { tasks.next_back() }, work);
+    }
+
+    fn take<S: Send, I: Send, T>(
+        &mut self,
+        scratch: &mut [S],
+        tasks: I,
+        next: impl Fn(&mut I, bool) -> Option<T> + Sync,
+        work: impl Fn(&mut S, T) + Sync,
+    ) {
         let (tasks, scratch) = (Mutex::new(tasks), Mutex::new(scratch.iter_mut()));
         self.phase(&|is_leader| {
             // No lock is held while a task is worked at, so that none is poisoned by it.
             let of_this = scratch.lock().ok().and_then(|mut all| if is_leader { all.next() } else { all.next_back() });
             let Some(scratch) = of_this else { return };
-            while let Some(task) = tasks.lock().ok().and_then(|mut tasks| tasks.next()) {
+            while let Some(task) = tasks.lock().ok().and_then(|mut tasks| next(&mut tasks, is_leader)) {
                 work(scratch, task);
             }
         });

@@ -267,14 +267,16 @@ fn probabilities_of_a_row_are_those_of_the_reference() {
 }
 
 /// One pass with several parts, an update by several threads, most parts; two products with several groups, with more
-/// samples than the depth of a product, with heads.
-const LARGE: [(usize, usize, usize, usize, usize); 6] = [
+/// samples than the depth of a product, with heads; portions of the features, four and two.
+const LARGE: [(usize, usize, usize, usize, usize); 8] = [
     (1501, 200, 10, 1, 700),
     (2110, 1501, 4, 2, 2100),
     (4099, 33, 4, 1, 4099),
     (601, 100, 200, 1, 300),
     (2200, 31, 101, 1, 2150),
     (331, 65, 30, 7, 129),
+    (330, 1600, 10, 1, 70),
+    (203, 769, 4, 3, 100),
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 //! - Weights W, (d × h·q): tile s holds features 32·s.., as (h·q × 32), zeros past d.
 //! - Logits and residual of a batch, (n × h·q): tile s holds samples 32·s.., as (h·q × 32).
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 use bytemuck::Zeroable;
 use bytemuck::allocation::try_zeroed_vec;
@@ -309,6 +309,8 @@ pub(super) fn groups(m: usize, largest: usize) -> impl Iterator<Item = (usize, u
 /// few outputs: X is read as it lies.
 pub(super) struct DotTile<'a, T> {
     pub x: Matrix<'a, T>,
+    /// Those that are summed over, from a multiple of 32 on.
+    pub features: Range<usize>,
     pub rows: &'a [u32],
     pub weights: &'a Weights,
     /// Rows to bring into the cache meanwhile, one with each product of four samples and a group of outputs, so that
@@ -329,21 +331,22 @@ impl<T: Element> Kernel for DotTile<'_, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { x, rows, weights, ahead, out } = self;
+        let Self { x, features, rows, weights, ahead, out } = self;
         let m = weights.bias.len();
-        let n_tiles = x.d.div_ceil(TILE);
+        let n_tiles = features.end.div_ceil(TILE);
         assert!(rows.len() <= TILE && out.len() >= m * TILE && weights.w.len() >= n_tiles * m * TILE);
+        assert!(features.start.is_multiple_of(TILE) && features.end <= x.d);
         let mut ahead = ahead.iter();
         for (group, four) in rows.chunks(4).enumerate() {
             // Past the end the last row stands again; nobody reads its result.
-            let row = |i: usize| x.row(four[i.min(four.len() - 1)]).as_ptr();
+            let row = |i: usize| x.row(four[i.min(four.len() - 1)])[features.start..].as_ptr();
             let four = [row(0), row(1), row(2), row(3)];
             for (j, n) in groups(m, L::DOT) {
                 let dot = Dot {
                     x: four,
-                    ahead: ahead.next().map_or(four[0], |&row| x.start_of(row)),
-                    d: x.d,
-                    w: weights.w[j * TILE..].as_ptr(),
+                    ahead: ahead.next().map_or(four[0], |&row| x.start_of(row).wrapping_add(features.start)),
+                    d: features.len(),
+                    w: weights.w[features.start * m + j * TILE..].as_ptr(),
                     w_stride: m * TILE,
                     out: out[j * TILE + group * 4..].as_mut_ptr(),
                 };

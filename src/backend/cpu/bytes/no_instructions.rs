@@ -1,7 +1,9 @@
 //! Processors without such instructions.
 
+use std::ops::Range;
+
 use crate::backend::Shape;
-use crate::backend::cpu::tiles::{Matrix, Weights};
+use crate::backend::cpu::tiles::Matrix;
 use crate::error::Result;
 
 /// There are none.
@@ -31,11 +33,11 @@ impl ResidualDigits {
 }
 
 impl Bytes {
-    pub fn split_weights(self, _: &Weights, _: &mut WeightDigits) {
+    pub fn split_weights(self, _: &[f32], _: usize, _: &mut WeightDigits) {
         match self {}
     }
 
-    pub fn logits(self, _: Matrix<u8>, _: &[u32], _: &WeightDigits, _: &[u32], _: &mut [f32]) {
+    pub fn logits(self, _: Matrix<u8>, _: Range<usize>, _: &[u32], _: &WeightDigits, _: &[u32], _: &mut [f32]) {
         match self {}
     }
 
@@ -43,7 +45,16 @@ impl Bytes {
         match self {}
     }
 
-    pub fn add_gradient(self, _: Matrix<u8>, _: &[u32], _: &ResidualDigits, _: &[u32], _: &mut [f32], _: bool) {
+    pub fn add_gradient(
+        self,
+        _: Matrix<u8>,
+        _: Range<usize>,
+        _: &[u32],
+        _: &ResidualDigits,
+        _: &[u32],
+        _: &mut [f32],
+        _: bool,
+    ) {
         match self {}
     }
 }

@@ -5,11 +5,12 @@
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::SAMPLES;
 use crate::backend::Shape;
 use crate::backend::cpu::lanes::sum4;
-use crate::backend::cpu::tiles::{Matrix, TILE, Weights, allocate, groups};
+use crate::backend::cpu::tiles::{Matrix, TILE, allocate, groups};
 use crate::error::Result;
 
 /// The proof that the processor has these instructions, and those of AVX-512 that the rest takes.
@@ -103,26 +104,34 @@ impl Bytes {
         (has_vectors && is_x86_feature_detected!("avx512vnni")).then_some(Self(()))
     }
 
-    /// W in digits. What is not finite makes the unit of its output NaN.
-    pub fn split_weights(self, weights: &Weights, to: &mut WeightDigits) {
-        let m = weights.bias.len();
-        assert!(to.units.len() == m && to.digits.len() >= weights.w.len().div_ceil(m * SLAB) * m * 3);
+    /// W, tiles of (`m` = h·q × 32), in digits. What is not finite makes the unit of its output NaN.
+    pub fn split_weights(self, weights: &[f32], m: usize, to: &mut WeightDigits) {
+        assert!(to.units.len() == m && to.digits.len() >= weights.len().div_ceil(m * SLAB) * m * 3);
         // SAFETY: the instructions are there; the digits of as many slabs as the weights have.
         unsafe { split_weights(weights, m, to) }
     }
 
-    /// Sums of X·W over the features, without scale and intercept, of up to 32 `rows`, into the tile `out` (h·q × 32); the first of the `next`
-    /// rows are brought into the cache meanwhile.
-    pub fn logits(self, x: Matrix<u8>, rows: &[u32], w: &WeightDigits, next: &[u32], out: &mut [f32]) {
+    /// Sums of X·W over some features, whose digits `w` has, without scale and intercept, of up to 32 `rows`, into the tile `out`
+    /// (h·q × 32); the first of the `next` rows are brought into the cache meanwhile.
+    pub fn logits(
+        self,
+        x: Matrix<u8>,
+        features: Range<usize>,
+        rows: &[u32],
+        w: &WeightDigits,
+        next: &[u32],
+        out: &mut [f32],
+    ) {
         let m = w.units.len();
-        assert!(rows.len() <= TILE && out.len() >= m * TILE && w.digits.len() >= x.d.div_ceil(SLAB) * m * 3);
+        assert!(rows.len() <= TILE && out.len() >= m * TILE && w.digits.len() >= features.len().div_ceil(SLAB) * m * 3);
         // The group after the present one, a row or more with each product, so that memory is asked evenly; from further away it is asked for
         // with the gradient, but what is asked for in such numbers does not all come.
-        let mut ahead = rows[rows.len().min(GROUP)..].iter().chain(next).map(|&row| x.start_of(row));
+        let start_of = |&row: &u32| x.start_of(row).wrapping_add(features.start);
+        let mut ahead = rows[rows.len().min(GROUP)..].iter().chain(next).map(start_of);
         let n_ahead = GROUP.div_ceil(m.div_ceil(DOT));
         for (index, four) in rows.chunks(GROUP).enumerate() {
             // Past the end the last row stands again; nobody reads its result.
-            let row = |i: usize| x.row(four[i.min(four.len() - 1)]).as_ptr();
+            let row = |i: usize| x.row(four[i.min(four.len() - 1)])[features.clone()].as_ptr();
             let four = [row(0), row(1), row(2), row(3)];
             let mut of_group = ahead.by_ref().take(GROUP);
             for (j, n) in groups(m, DOT) {
@@ -131,7 +140,7 @@ impl Bytes {
                 let dot = Dot {
                     x: four,
                     ahead: &asked[..n_ahead],
-                    d: x.d,
+                    d: features.len(),
                     w: w.digits[j * 3..].as_ptr().cast(),
                     w_stride: m * 3,
                     units: &w.units[j..j + n],
@@ -157,11 +166,12 @@ impl Bytes {
         to.n_samples = residual.len() / m;
     }
 
-    /// Xᵀ·R of up to 64 `rows`, as many tiles as have been split, into `gradient`, (⌈d/32⌉ tiles of h·q × 32), where `adds` added to it;
-    /// rows `ahead`, up to 32, are brought into the cache meanwhile.
+    /// Xᵀ·R of some features and up to 64 `rows`, as many tiles as have been split, into `gradient`, tile after tile of the features
+    /// (h·q × 32), where `adds` added to it; rows `ahead`, up to 32, are brought into the cache meanwhile.
     pub fn add_gradient(
         self,
         x: Matrix<u8>,
+        features: Range<usize>,
         rows: &[u32],
         r: &ResidualDigits,
         ahead: &[u32],
@@ -169,20 +179,20 @@ impl Bytes {
         adds: bool,
     ) {
         let m = r.units.len();
-        assert!((1..=r.n_samples).contains(&rows.len()) && gradient.len() >= x.d.div_ceil(TILE) * m * TILE);
+        assert!((1..=r.n_samples).contains(&rows.len()) && gradient.len() >= features.len().div_ceil(TILE) * m * TILE);
         assert!(r.digits.len() >= m * (SAMPLES / GROUP));
         let mut pointers = [std::ptr::null(); SAMPLES];
         for (i, pointer) in pointers.iter_mut().take(rows.len().next_multiple_of(GROUP)).enumerate() {
             // Past the end the last row stands again, with residuals of 0.
-            *pointer = x.row(rows[i.min(rows.len() - 1)]).as_ptr();
+            *pointer = x.row(rows[i.min(rows.len() - 1)])[features.clone()].as_ptr();
         }
         let pointers = &pointers[..rows.len().next_multiple_of(GROUP)];
         let mut ahead_of = [pointers[0]; TILE];
         for (to, &row) in ahead_of.iter_mut().zip(ahead) {
-            *to = x.start_of(row);
+            *to = x.start_of(row).wrapping_add(features.start);
         }
-        for (slab, gradient) in gradient.chunks_mut(2 * m * TILE).take(x.d.div_ceil(SLAB)).enumerate() {
-            let n = SLAB.min(x.d - slab * SLAB);
+        for (slab, gradient) in gradient.chunks_mut(2 * m * TILE).take(features.len().div_ceil(SLAB)).enumerate() {
+            let n = SLAB.min(features.len() - slab * SLAB);
             // SAFETY: the instructions are there; the rows have n bytes from there on, and the gradient tiles for them.
             unsafe { gradient_of_slab((pointers, &ahead_of), slab * SLAB, n, r, m, gradient, adds) };
         }
@@ -220,14 +230,14 @@ fn unit(largest: __m512, nothing: __m512) -> (f32, f32) {
 /// # Safety
 /// `to` has digits for all slabs of the weights, of `m` outputs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn split_weights(weights: &Weights, m: usize, to: &mut WeightDigits) {
-    let n_tiles = weights.w.len() / (m * TILE);
+unsafe fn split_weights(weights: &[f32], m: usize, to: &mut WeightDigits) {
+    let n_tiles = weights.len() / (m * TILE);
     for c in 0..m {
         unsafe {
             let (mut largest, mut nothing) = (_mm512_setzero_ps(), _mm512_setzero_ps());
             for tile in 0..n_tiles {
                 for lane in [0, 16] {
-                    let w = _mm512_loadu_ps(weights.w.as_ptr().add((tile * m + c) * TILE + lane));
+                    let w = _mm512_loadu_ps(weights.as_ptr().add((tile * m + c) * TILE + lane));
                     largest = _mm512_max_ps(_mm512_abs_ps(w), largest);
                     nothing = _mm512_fmadd_ps(w, _mm512_setzero_ps(), nothing);
                 }
@@ -238,7 +248,7 @@ unsafe fn split_weights(weights: &Weights, m: usize, to: &mut WeightDigits) {
             for tile in 0..n_tiles {
                 let vectors = to.digits.as_mut_ptr().add((tile / 2 * m + c) * 3).cast::<i8>();
                 for lane in [0, 16] {
-                    let w = _mm512_loadu_ps(weights.w.as_ptr().add((tile * m + c) * TILE + lane));
+                    let w = _mm512_loadu_ps(weights.as_ptr().add((tile * m + c) * TILE + lane));
                     let digits = digits(w, per_unit);
                     let at = vectors.add(tile % 2 * TILE + lane);
                     _mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(digits));
