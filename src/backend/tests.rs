@@ -91,7 +91,7 @@ type Sizes = (usize, usize, usize, usize, usize);
 /// Odd and even tiles, several heads, few and many outputs; an epoch of more steps than a submission has; the CPU's way
 /// for few outputs with several parts and an update by several threads, that for many with more samples than its product
 /// is deep; a last batch that has more parts than the longer ones on a GPU; the CPU's way with portions of the features.
-const CASES: [Sizes; 24] = [
+const CASES: [Sizes; 25] = [
     (2, 1, 2, 1, 1),
     (5, 3, 3, 1, 2),
     (33, 16, 4, 1, 16),
@@ -117,6 +117,7 @@ const CASES: [Sizes; 24] = [
     (65_537, 63, 2, 1, 32_769),
     (330, 800, 10, 1, 130),
     (203, 769, 4, 3, 100),
+    (80, 840, 7, 1, 70),
 ];
 
 #[derive(Clone)]
@@ -132,7 +133,7 @@ pub(super) struct Case {
     y: Vec<f64>,
     weights: Option<Vec<f32>>,
     pub start: Parameters,
-    heads: Vec<Head>,
+    pub heads: Vec<Head>,
 }
 
 /// What a backend made of a case.
@@ -945,7 +946,7 @@ impl Case {
 fn losses_are_those_of_the_reference() {
     let backends = backends();
     // Beside the bounds of so many features nothing is left of slopes in a direction at random.
-    for sizes in CASES.into_iter().filter(|sizes| sizes.1 < 768 || sizes.0 > 1000) {
+    for &sizes in &CASES[..CASES.len() - 3] {
         let mut kinds = vec![(Dtype::F32, false), (Dtype::F16, true), (Dtype::U8, false), (Dtype::F32, true)];
         // The reference takes its time.
         kinds.truncate(if sizes.0 > 1000 { 2 } else { 4 });

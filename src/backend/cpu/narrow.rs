@@ -277,6 +277,7 @@ impl<'a, T: Element> PartKernel<'a, T> {
                 self.softmax(lanes, tile, rows);
             }
             let later = self.ahead((index + 1) * SAMPLES).get(TILE..).unwrap_or_default();
+            let later = &later[..later.len().min(TILE)];
             let Part { logits, residual, gradient, .. } = &mut *self.part;
             bytes.split_residual(&logits[..samples.len().div_ceil(TILE) * m * TILE], residual);
             bytes.add_gradient(x, 0..x.d, samples, residual, later, gradient, index > 0);
@@ -296,7 +297,7 @@ impl<'a, T: Element> PartKernel<'a, T> {
             logits.run(lanes);
             self.softmax(lanes, 0, tile);
             let Part { gradient, logits, .. } = &mut *self.part;
-            add_gradient(lanes, x, 0..x.d, tile, logits, later, gradient, index > 0);
+            add_gradient(lanes, x, 0..x.d, tile, &logits[..m * TILE], later, gradient, index > 0);
         }
     }
 }
@@ -315,6 +316,8 @@ pub(super) fn add_gradient<L: Lanes, T: Element>(
     adds: bool,
 ) {
     let m = residual.len() / TILE;
+    assert!(features.start.is_multiple_of(TILE) && features.end <= x.d && rows.len() <= TILE);
+    assert!(gradient.len() >= features.len().div_ceil(TILE) * m * TILE);
     let mut rows_of_x = [std::ptr::null(); TILE];
     for (pointer, &row) in rows_of_x.iter_mut().zip(rows) {
         *pointer = x.row(row).as_ptr();
@@ -331,7 +334,7 @@ pub(super) fn add_gradient<L: Lanes, T: Element>(
         }
         for (j, n) in groups(m, L::TILE) {
             let outer = Outer {
-                rows: &rows_of_x[..rows.len().min(TILE)],
+                rows: &rows_of_x[..rows.len()],
                 first,
                 n: TILE.min(features.end - first),
                 b: residual[j * TILE..].as_ptr(),

@@ -25,7 +25,7 @@ use crate::error::Result;
 const CACHED: usize = 1 << 19;
 /// Samples of a batch: longer ones take as long as threads that divide them, or longer.
 const LONGEST: usize = 256;
-/// Multiplications of a step below which a second thread may cost more than it brings: two thirds of those of 64 × 784 × 10 samples, features and outputs.
+/// Multiplications of a step below which a second thread may cost more than it brings: four fifths of those of 64 × 784 × 10 samples, features and outputs.
 const LEAST: usize = 3 * PARALLEL;
 /// Features of two portions at least: with fewer, the sums over the lanes would take as long as the products.
 const LEAST_FEATURES: usize = 768;
@@ -41,9 +41,10 @@ struct Portion {
     weights: Option<WeightDigits>,
 }
 
-/// What a thread needs for itself.
+/// What a thread needs for itself. No two share a line of the cache.
+#[repr(align(64))]
 struct Scratch {
-    /// The step that the rest is of.
+    /// The step that residual, gradient of the intercept and losses are of.
     step: u64,
     /// Tile after tile of the samples, (h·q × 32).
     residual: Buffer,
@@ -159,7 +160,7 @@ impl Short {
 }
 
 /// The rows of the next batch that are brought into the cache with the first product of the tile that begins with that sample, and
-/// those with the second.
+/// those with the second. Of bytes all are with the second.
 fn ahead_of(ahead: &[u32], first: usize, n_first: usize) -> (&[u32], &[u32]) {
     let of_tile = ahead.get(first..).unwrap_or_default();
     let of_tile = &of_tile[..of_tile.len().min(TILE)];
@@ -285,6 +286,11 @@ impl<T: Element> Kernel for UpdateKernel<'_, T> {
         let Scratch { residual, digits, gradient, .. } = scratch;
         let size = w.len() / features.len().div_ceil(TILE).max(1);
         let gradient = &mut gradient[..w.len()];
+        if !features.len().is_multiple_of(TILE) {
+            // Past d nothing is written, where another portion's gradient may be: W is 0 there.
+            gradient[w.len() - size..].fill(0.0);
+        }
+        // Digits of the residual are exact enough, whatever W is.
         if let Some((x, bytes)) = T::as_bytes(data.x.x).zip(bytes) {
             let x = Matrix { x, d: data.x.d };
             for ((index, rows), digits) in rows.chunks(SAMPLES).enumerate().zip(digits) {

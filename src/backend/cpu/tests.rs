@@ -10,14 +10,15 @@ use half::f16;
 
 use super::lanes::{Element, Instructions, Kernel, Lanes};
 use super::row::{RowKernel, SoftmaxRowKernel, logits_of_row};
+use super::short::Short;
 use super::softmax::exp;
-use super::stepper::Data;
+use super::stepper::{Data, Step, Tiled};
 use super::team;
-use super::tiles::{Buffer, Matrix};
+use super::tiles::{Buffer, Matrix, TILE, Weights};
 use super::wide::Wide;
 use super::{Backend, Cpu, Parameters, moments, second_moments};
 use crate::backend::tests::Case;
-use crate::backend::{Shape, Supervision};
+use crate::backend::{Shape, StepFactors, Supervision};
 use crate::batch::Shuffle;
 use crate::data::{Dtype, Features, Targets, Values};
 use crate::error::Error;
@@ -309,10 +310,14 @@ fn each_task_of_each_phase_is_done_once() {
             team::lead(n_threads, |team| {
                 let (mut scratch, mut tasks) = (vec![0; n_threads], [0; 5]);
                 for phase in 1..=2000 {
-                    team.each(&mut scratch, tasks.iter_mut(), |done, task| {
+                    let work = |done: &mut usize, task: &mut usize| {
                         *done += 1;
                         *task += 1;
-                    });
+                    };
+                    match phase % 2 {
+                        0 => team.each(&mut scratch, tasks.iter_mut(), work),
+                        _ => team.each_from_both_ends(&mut scratch, tasks.iter_mut(), work),
+                    }
                     assert_eq!(tasks, [phase; 5]);
                     assert_eq!(scratch.iter().sum::<usize>(), 5 * phase);
                 }
@@ -414,6 +419,82 @@ fn what_is_not_finite_is_seen_in_the_loss() {
             }
         }
     }
+}
+
+/// Bytes whose weights are too large for digits train as the same features in single precision, also where only the weights of a
+/// part of the features are.
+#[test]
+fn bytes_of_large_weights_train_as_numbers() {
+    for sizes in [(330, 200, 10, 1, 130), (330, 800, 10, 1, 130)] {
+        let mut bytes = Case::new(sizes, Dtype::U8, false);
+        let (n, d, m, ..) = sizes;
+        let Values::U8(x) = bytes.features.values() else { panic!("not u8") };
+        // The large ones are those of a feature that is always 0.
+        let x: Vec<u8> = x.iter().enumerate().map(|(i, &x)| if i % d == 0 { 0 } else { x }).collect();
+        let mut floats = bytes.clone();
+        floats.features = Features::new(x.iter().map(|&x| f32::from(x)).collect::<Vec<_>>(), n, d).unwrap();
+        bytes.features = Features::new(x, n, d).unwrap();
+        for case in [&mut bytes, &mut floats] {
+            case.start.values[..m].fill(1e6);
+        }
+        for cpu in Cpu::all() {
+            let changes = |case: &Case, seed: u64| -> Vec<f32> {
+                let trained = case.train_in_order(&cpu, seed).parameters;
+                trained.iter().zip(&case.start.values).map(|(after, before)| after - before).collect()
+            };
+            let expected = changes(&floats, 3);
+            let size = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            let off =
+                |found: Vec<f32>| found.iter().zip(&expected).map(|(a, b)| (a - b).abs() / size).fold(0.0, f32::max);
+            let (found, other) = (off(changes(&bytes, 3)), off(changes(&bytes, 4)));
+            assert!(found < 1e-4 && other > 1e-2, "{sizes:?}, {}: {found:e} {other:e}", cpu.info().driver);
+        }
+    }
+}
+
+/// Weights past the features stay 0, whatever a thread has summed before.
+#[test]
+fn weights_past_the_features_stay_zero() {
+    let (d, m) = (840, 7);
+    for dtype in [Dtype::F32, Dtype::U8] {
+        let case = Case::new((140, d, m, 1, 70), dtype, false);
+        let rows: Vec<u32> = (0..140).collect();
+        for instructions in Instructions::all() {
+            let mut state = Tiled {
+                weights: Weights::new(instructions, &case.start).unwrap(),
+                n_moments: 1,
+                moments: Buffer::zeros(d.next_multiple_of(TILE), m, "moments").unwrap(),
+                bias_moments: vec![0.0; m],
+                heads: case.heads.clone(),
+                losses: vec![0.0],
+            };
+            let mut steps = |rows: &[u32], ahead: &[u32]| {
+                let factors = StepFactors::new(1.0, &case.heads, 1);
+                let step = Step { rows, ahead, factors };
+                match case.features.values() {
+                    Values::F32(x) => short_step(instructions, &case, x, &mut state, step),
+                    Values::U8(x) => short_step(instructions, &case, x, &mut state, step),
+                    _ => panic!("another type"),
+                }
+            };
+            steps(&rows[..70], &rows[70..]);
+            steps(&rows[70..], &[]);
+            let last = &state.weights.w[d / TILE * TILE * m..][..m * TILE];
+            for (j, values) in last.chunks_exact(TILE).enumerate() {
+                let (of_features, past) = values.split_at(d % TILE);
+                assert!(past.iter().all(|&w| w == 0.0), "{}, {dtype}, output {j}: {past:?}", instructions.name());
+                assert!(of_features.iter().all(|&w| w != 0.0));
+            }
+        }
+    }
+}
+
+/// A step by one thread, which has all portions one after the other.
+fn short_step<T: Element>(instructions: Instructions, case: &Case, x: &[T], state: &mut Tiled, step: Step) {
+    let x = Matrix { x, d: case.shape.n_features };
+    let data = Data { x, scale: 1.0, targets: &case.targets, weights: None };
+    let mut short = Short::new(instructions, &data, case.shape, case.batch_size).unwrap();
+    team::lead(1, |team| short.step(team, instructions, &data, state, step));
 }
 
 #[test]

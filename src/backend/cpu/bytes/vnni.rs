@@ -167,7 +167,7 @@ impl Bytes {
     }
 
     /// Xᵀ·R of some features and up to 64 `rows`, as many tiles as have been split, into `gradient`, tile after tile of the features
-    /// (h·q × 32), where `adds` added to it; rows `ahead`, up to 32, are brought into the cache meanwhile.
+    /// (h·q × 32), where `adds` added to it; rows `ahead`, up to 64, are brought into the cache meanwhile.
     pub fn add_gradient(
         self,
         x: Matrix<u8>,
@@ -187,14 +187,16 @@ impl Bytes {
             *pointer = x.row(rows[i.min(rows.len() - 1)])[features.clone()].as_ptr();
         }
         let pointers = &pointers[..rows.len().next_multiple_of(GROUP)];
-        let mut ahead_of = [pointers[0]; TILE];
-        for (to, &row) in ahead_of.iter_mut().zip(ahead) {
-            *to = x.start_of(row).wrapping_add(features.start);
+        let mut starts = [std::ptr::null(); SAMPLES];
+        let ahead = &ahead[..ahead.len().min(SAMPLES)];
+        for (start, &row) in starts.iter_mut().zip(ahead) {
+            *start = x.start_of(row).wrapping_add(features.start);
         }
+        let ahead = &starts[..ahead.len()];
         for (slab, gradient) in gradient.chunks_mut(2 * m * TILE).take(features.len().div_ceil(SLAB)).enumerate() {
             let n = SLAB.min(features.len() - slab * SLAB);
             // SAFETY: the instructions are there; the rows have n bytes from there on, and the gradient tiles for them.
-            unsafe { gradient_of_slab((pointers, &ahead_of), slab * SLAB, n, r, m, gradient, adds) };
+            unsafe { gradient_of_slab((pointers, ahead), slab * SLAB, n, r, m, gradient, adds) };
         }
     }
 }
@@ -351,7 +353,7 @@ unsafe fn dot_of<const C: usize>(dot: &Dot) {
 /// The `rows`, up to 64 and a multiple of four, have as many bytes from there on; `r` has m outputs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn gradient_of_slab(
-    (rows, ahead): (&[*const u8], &[*const u8; TILE]),
+    (rows, ahead): (&[*const u8], &[*const u8]),
     first_feature: usize,
     n: usize,
     r: &ResidualDigits,
@@ -365,8 +367,9 @@ unsafe fn gradient_of_slab(
         let mask = first(n);
         // So that the unpacked lanes are features in their order: quarter v takes lane v of each.
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        for ((rows, ahead), x) in rows.chunks_exact(GROUP).zip(ahead.chunks_exact(2)).zip(&mut x) {
-            for row in ahead {
+        let n_ahead = ahead.len().div_ceil(SAMPLES / GROUP);
+        for ((group, rows), x) in rows.chunks_exact(GROUP).enumerate().zip(&mut x) {
+            for row in ahead.iter().skip(group * n_ahead).take(n_ahead) {
                 _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(first_feature).cast());
             }
             let mut bytes = [_mm512_setzero_si512(); GROUP];
