@@ -5,15 +5,13 @@
 //! parts are summed in their order. So the result does not depend on the number of threads.
 
 use std::mem;
-use std::ops::Range;
 
 use super::bytes::{Bytes, ResidualDigits, SAMPLES, WeightDigits};
 use super::lanes::{Element, Instructions, Kernel, Lanes};
-use super::product::Outer;
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
 use super::stepper::{Data, Step, Tiled};
 use super::team::Team;
-use super::tiles::{Buffer, DotTile, Matrix, TILE, Weights, groups};
+use super::tiles::{Buffer, DotTile, Matrix, OuterTile, TILE, Weights};
 use super::update::{update_bias, update_tile};
 use crate::backend::{Head, Shape, StepFactors};
 use crate::error::Result;
@@ -273,14 +271,14 @@ impl<'a, T: Element> PartKernel<'a, T> {
         for (index, samples) in self.rows.chunks(SAMPLES).enumerate() {
             for (tile, rows) in samples.chunks(TILE).enumerate() {
                 let next = self.ahead(index * SAMPLES + (tile + 1) * TILE);
-                bytes.logits(x, 0..x.d, rows, weights, next, &mut self.part.logits[tile * m * TILE..]);
+                bytes.logits((x, 0..x.d), rows, weights, next, &mut self.part.logits[tile * m * TILE..]);
                 self.softmax(lanes, tile, rows);
             }
             let later = self.ahead((index + 1) * SAMPLES).get(TILE..).unwrap_or_default();
             let later = &later[..later.len().min(TILE)];
             let Part { logits, residual, gradient, .. } = &mut *self.part;
             bytes.split_residual(&logits[..samples.len().div_ceil(TILE) * m * TILE], residual);
-            bytes.add_gradient(x, 0..x.d, samples, residual, later, gradient, index > 0);
+            bytes.add_gradient((x, 0..x.d), samples, residual, later, gradient, index > 0);
         }
     }
 
@@ -297,52 +295,9 @@ impl<'a, T: Element> PartKernel<'a, T> {
             logits.run(lanes);
             self.softmax(lanes, 0, tile);
             let Part { gradient, logits, .. } = &mut *self.part;
-            add_gradient(lanes, x, 0..x.d, tile, &logits[..m * TILE], later, gradient, index > 0);
-        }
-    }
-}
-
-/// Xᵀ·R of some features, from a multiple of 32 on, and up to 32 `rows`, whose residual is (h·q × 32), into `gradient`, tile after tile of the features
-/// (h·q × 32), where `adds` added to it; rows `ahead` are brought into the cache meanwhile.
-#[inline(always)]
-pub(super) fn add_gradient<L: Lanes, T: Element>(
-    lanes: L,
-    x: Matrix<T>,
-    features: Range<usize>,
-    rows: &[u32],
-    residual: &[f32],
-    ahead: &[u32],
-    gradient: &mut [f32],
-    adds: bool,
-) {
-    let m = residual.len() / TILE;
-    assert!(features.start.is_multiple_of(TILE) && features.end <= x.d && rows.len() <= TILE);
-    assert!(gradient.len() >= features.len().div_ceil(TILE) * m * TILE);
-    let mut rows_of_x = [std::ptr::null(); TILE];
-    for (pointer, &row) in rows_of_x.iter_mut().zip(rows) {
-        *pointer = x.row(row).as_ptr();
-    }
-    for (first, gradient) in features.clone().step_by(TILE).zip(gradient.chunks_exact_mut(m * TILE)) {
-        // Once for each line of the cache.
-        let is_new_line = (first * size_of::<T>()).is_multiple_of(64);
-        for &row in ahead.iter().filter(|_| is_new_line) {
-            let at = x.start_of(row).wrapping_add(first).cast::<u8>();
-            lanes.prefetch(at);
-            if size_of::<T>() > 2 {
-                lanes.prefetch(at.wrapping_add(64));
-            }
-        }
-        for (j, n) in groups(m, L::TILE) {
-            let outer = Outer {
-                rows: &rows_of_x[..rows.len()],
-                first,
-                n: TILE.min(features.end - first),
-                b: residual[j * TILE..].as_ptr(),
-                out: gradient[j * TILE..].as_mut_ptr(),
-                add: adds,
-            };
-            // SAFETY: the rows have the features, residual and gradient m rows.
-            unsafe { lanes.outer(n, &outer) }
+            let residual = &logits[..m * TILE];
+            let features = 0..x.d;
+            OuterTile { x, features, rows: tile, residual, ahead: later, out: gradient, add: index > 0 }.run(lanes);
         }
     }
 }

@@ -12,11 +12,11 @@ use std::ops::Range;
 
 use super::bytes::{Bytes, ResidualDigits, SAMPLES, WeightDigits};
 use super::lanes::{Element, Instructions, Kernel, Lanes};
-use super::narrow::{Narrow, PARALLEL, add_gradient, are_digits_exact};
+use super::narrow::{Narrow, PARALLEL, are_digits_exact};
 use super::softmax::{SoftmaxTile, TargetsOfTile, softmax};
 use super::stepper::{Data, Step, Tiled};
 use super::team::Team;
-use super::tiles::{Buffer, DotTile, Matrix, TILE, Weights};
+use super::tiles::{Buffer, DotTile, Matrix, OuterTile, TILE, Weights};
 use super::update::{update_bias, update_tile};
 use crate::backend::{Head, Shape, StepFactors};
 use crate::error::Result;
@@ -196,7 +196,7 @@ impl<T: Element> Kernel for LogitsKernel<'_, T> {
             if are_digits_exact(digits, data.x.d, data.scale) {
                 let x = Matrix { x, d: data.x.d };
                 for ((of_tile, out), first) in tiles {
-                    bytes.logits(x, features.clone(), of_tile, digits, &rows[first + of_tile.len()..], out);
+                    bytes.logits((x, features.clone()), of_tile, digits, &rows[first + of_tile.len()..], out);
                 }
                 return;
             }
@@ -295,12 +295,13 @@ impl<T: Element> Kernel for UpdateKernel<'_, T> {
             let x = Matrix { x, d: data.x.d };
             for ((index, rows), digits) in rows.chunks(SAMPLES).enumerate().zip(digits) {
                 let ahead = ahead.get(index * SAMPLES..).unwrap_or_default();
-                bytes.add_gradient(x, features.clone(), rows, digits, ahead, gradient, index > 0);
+                bytes.add_gradient((x, features.clone()), rows, digits, ahead, gradient, index > 0);
             }
         } else {
             for ((index, rows), residual) in rows.chunks(TILE).enumerate().zip(residual.chunks_exact(size)) {
                 let (_, later) = ahead_of(ahead, index * TILE, n_ahead::<L, T>(size / TILE));
-                add_gradient(lanes, data.x, features.clone(), rows, residual, later, gradient, index > 0);
+                let (x, features, out) = (data.x, features.clone(), &mut *gradient);
+                OuterTile { x, features, rows, residual, ahead: later, out, add: index > 0 }.run(lanes);
             }
         }
         let moments = moments.chunks_exact_mut(moments.len() / w.len().max(1) * size);

@@ -10,6 +10,7 @@ use bytemuck::allocation::try_zeroed_vec;
 
 use super::dot::Dot;
 use super::lanes::{Element, Instructions, Kernel, Lanes};
+use super::product::Outer;
 use crate::backend::{Parameters, Shape};
 use crate::error::{Error, Result};
 
@@ -352,6 +353,61 @@ impl<T: Element> Kernel for DotTile<'_, T> {
                 };
                 // SAFETY: four rows of d values, tiles of W for d features, out is 4·group into a tile of m rows.
                 unsafe { lanes.dot(n, &dot) }
+            }
+        }
+    }
+}
+
+/// Xᵀ·R of up to 32 `rows`, into tile after tile of the features, (h·q × 32) each. For few outputs: X is read as it lies.
+pub(super) struct OuterTile<'a, T> {
+    pub x: Matrix<'a, T>,
+    /// From a multiple of 32 on.
+    pub features: Range<usize>,
+    pub rows: &'a [u32],
+    /// R, (h·q × 32).
+    pub residual: &'a [f32],
+    /// Rows to bring into the cache meanwhile.
+    pub ahead: &'a [u32],
+    /// Lanes past the features stay as they are.
+    pub out: &'a mut [f32],
+    /// Whether to add to `out`; otherwise it is overwritten.
+    pub add: bool,
+}
+
+impl<T: Element> Kernel for OuterTile<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { x, features, rows, residual, ahead, out, add } = self;
+        let m = residual.len() / TILE;
+        assert!(features.start.is_multiple_of(TILE) && features.end <= x.d && rows.len() <= TILE);
+        assert!(out.len() >= features.len().div_ceil(TILE) * m * TILE);
+        let mut rows_of_x = [std::ptr::null(); TILE];
+        for (pointer, &row) in rows_of_x.iter_mut().zip(rows) {
+            *pointer = x.row(row).as_ptr();
+        }
+        for (first, out) in features.clone().step_by(TILE).zip(out.chunks_exact_mut(m * TILE)) {
+            // Once for each line of the cache.
+            let is_new_line = (first * size_of::<T>()).is_multiple_of(64);
+            for &row in ahead.iter().filter(|_| is_new_line) {
+                let at = x.start_of(row).wrapping_add(first).cast::<u8>();
+                lanes.prefetch(at);
+                if size_of::<T>() > 2 {
+                    lanes.prefetch(at.wrapping_add(64));
+                }
+            }
+            for (j, n) in groups(m, L::TILE) {
+                let outer = Outer {
+                    rows: &rows_of_x[..rows.len()],
+                    first,
+                    n: TILE.min(features.end - first),
+                    b: residual[j * TILE..].as_ptr(),
+                    out: out[j * TILE..].as_mut_ptr(),
+                    add,
+                };
+                // SAFETY: the rows have the features, residual and out m rows.
+                unsafe { lanes.outer(n, &outer) }
             }
         }
     }

@@ -47,8 +47,7 @@ impl Bytes {
 
     pub fn add_gradient(
         self,
-        _: Matrix<u8>,
-        _: Range<usize>,
+        _: (Matrix<u8>, Range<usize>),
         _: &[u32],
         _: &ResidualDigits,
         _: &[u32],

@@ -57,7 +57,7 @@ fn logits_are_exact_to_the_unit() {
             for n_rows in [1, 4, 7, TILE] {
                 let rows = rows(n_rows, n);
                 let mut out = vec![f32::NAN; m * TILE];
-                bytes.logits(matrix, 0..d, &rows, &digits, &[0, u32::MAX], &mut out);
+                bytes.logits((matrix, 0..d), &rows, &digits, &[0, u32::MAX], &mut out);
                 for j in 0..m {
                     let column = || (0..d).map(|k| start[k * m + j]);
                     let unit = unit(column());
@@ -96,7 +96,7 @@ fn whole_multiples_are_exact() {
         start.push(0.0);
         let digits = digits_of(bytes, shape, start);
         let mut out = vec![0.0; TILE];
-        bytes.logits(matrix, 0..d, &[0], &digits, &[], &mut out);
+        bytes.logits((matrix, 0..d), &[0], &digits, &[], &mut out);
         assert_eq!(out[0] == whole(77), change == 0.0, "{} {}", out[0], whole(77));
     }
 }
@@ -122,9 +122,9 @@ fn gradients_are_exact_to_the_unit() {
                 bytes.split_residual(&residual, &mut digits);
                 let size = d.div_ceil(TILE) * m * TILE;
                 let mut once = vec![f32::NAN; size];
-                bytes.add_gradient(matrix, 0..d, &rows, &digits, &[3, 7], &mut once, false);
+                bytes.add_gradient((matrix, 0..d), &rows, &digits, &[3, 7], &mut once, false);
                 let mut twice = once.clone();
-                bytes.add_gradient(matrix, 0..d, &rows, &digits, &[3, 7], &mut twice, true);
+                bytes.add_gradient((matrix, 0..d), &rows, &digits, &[3, 7], &mut twice, true);
                 for j in 0..m {
                     let column = || (0..n_rows).map(|i| of_samples[i * m + j]);
                     let unit = unit(column());
@@ -161,7 +161,7 @@ fn what_is_not_finite_stays_so() {
         start[3 * 20 + 1] = bad;
         let digits = digits_of(bytes, shape, start);
         let mut out = vec![0.0; 3 * TILE];
-        bytes.logits(Matrix { x: &x, d: 40 }, 0..40, &[0, 1, 2, 3], &digits, &[], &mut out);
+        bytes.logits((Matrix { x: &x, d: 40 }, 0..40), &[0, 1, 2, 3], &digits, &[], &mut out);
         for (j, out) in out.chunks_exact(TILE).enumerate() {
             assert!(out[..4].iter().all(|o| o.is_finite() == (j != 1)), "{bad}, {j}: {:?}", &out[..4]);
         }
@@ -170,7 +170,7 @@ fn what_is_not_finite_stays_so() {
         let mut digits = ResidualDigits::new(shape).unwrap();
         bytes.split_residual(&residual, &mut digits);
         let mut gradient = vec![0.0; 2 * 3 * TILE];
-        bytes.add_gradient(Matrix { x: &x, d: 40 }, 0..40, &rows(8, 5), &digits, &[], &mut gradient, false);
+        bytes.add_gradient((Matrix { x: &x, d: 40 }, 0..40), &rows(8, 5), &digits, &[], &mut gradient, false);
         assert!(gradient[2 * TILE].is_nan() && gradient[TILE].is_finite(), "{bad}");
     }
 }
@@ -190,7 +190,7 @@ fn sums_do_not_overflow() {
         let digits = digits_of(bytes, shape, values);
         assert_eq!(digits.error(d), 127.5 * d as f32);
         let mut out = vec![0.0; TILE];
-        bytes.logits(matrix, 0..d, &[0, 1, 2, 3], &digits, &[], &mut out);
+        bytes.logits((matrix, 0..d), &[0, 1, 2, 3], &digits, &[], &mut out);
         let sum: f64 = (0..d).map(|k| 255.0 * f64::from(sign * number(k))).sum();
         assert!((f64::from(out[3]) / sum - 1.0).abs() < 16.0 * UNIT_ROUNDOFF, "{} {sum}", out[3]);
 
@@ -198,7 +198,7 @@ fn sums_do_not_overflow() {
         let residual: Vec<f32> = (0..SAMPLES).map(|i| sign * number(i)).collect();
         bytes.split_residual(&residual, &mut digits);
         let mut gradient = vec![0.0; d];
-        bytes.add_gradient(matrix, 0..d, &rows(SAMPLES, SAMPLES), &digits, &[], &mut gradient, false);
+        bytes.add_gradient((matrix, 0..d), &rows(SAMPLES, SAMPLES), &digits, &[], &mut gradient, false);
         let sum: f64 = residual.iter().map(|&r| 255.0 * f64::from(r)).sum();
         for g in gradient {
             assert!((f64::from(g) / sum - 1.0).abs() < 4.0 * UNIT_ROUNDOFF, "{g} {sum}");

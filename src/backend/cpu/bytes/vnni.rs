@@ -115,8 +115,7 @@ impl Bytes {
     /// (h·q × 32); the first of the `next` rows are brought into the cache meanwhile.
     pub fn logits(
         self,
-        x: Matrix<u8>,
-        features: Range<usize>,
+        (x, features): (Matrix<u8>, Range<usize>),
         rows: &[u32],
         w: &WeightDigits,
         next: &[u32],
@@ -170,8 +169,7 @@ impl Bytes {
     /// (h·q × 32), where `adds` added to it; rows `ahead`, up to 64, are brought into the cache meanwhile.
     pub fn add_gradient(
         self,
-        x: Matrix<u8>,
-        features: Range<usize>,
+        (x, features): (Matrix<u8>, Range<usize>),
         rows: &[u32],
         r: &ResidualDigits,
         ahead: &[u32],
