@@ -37,7 +37,7 @@ impl Bytes {
         match self {}
     }
 
-    pub fn logits(self, _: Matrix<u8>, _: Range<usize>, _: &[u32], _: &WeightDigits, _: &[u32], _: &mut [f32]) {
+    pub fn logits(self, _: (Matrix<u8>, Range<usize>), _: &[u32], _: &WeightDigits, _: &[u32], _: &mut [f32]) {
         match self {}
     }
 
